@@ -1,0 +1,25 @@
+"""Speculative decoding with a diffusion drafter (DiffuSpec, arXiv 2510.02358).
+
+    from diffuspec import DiffuSpec, Settings, load_pair
+
+    pair = load_pair("embedded")
+    trace = DiffuSpec(pair, Settings(k_min=4, k_max=12)).run("Why is the sky blue?")
+    print(trace.text, trace.tokens_per_step)
+"""
+
+import importlib
+
+from diffuspec.errors import DiffuSpecError
+from diffuspec.settings import Settings
+from diffuspec.trace import Trace
+
+__all__ = ["DiffuSpec", "DiffuSpecError", "Settings", "Trace", "load_pair"]
+
+# Looking at a trace must not wait for torch.
+_LATE = {"DiffuSpec": "diffuspec.engine", "load_pair": "diffuspec.models.pair"}
+
+
+def __getattr__(name: str):
+    if name in _LATE:
+        return getattr(importlib.import_module(_LATE[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,182 @@
+"""Algorithm 1 of DiffuSpec (arXiv 2510.02358), one method a line of the paper.
+
+    draft    k masked positions in one drafter pass          -> token lattice
+    search   a left-to-right path through the lattice        -> CPS
+    verify   the path in one target pass                     -> accepted tokens and one of its own
+    commit   keep what was accepted, roll the caches back
+    adapt    the next draft length                           -> ADL
+
+The newest token, the *anchor*, is always emitted but not yet in the target's cache: each target
+pass reads the anchor and the path, so that a step emits at least one token.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+from diffuspec.errors import PromptError, SettingsError
+from diffuspec.method.acceptance import Verdict, verify
+from diffuspec.method.lattice import TokenLattice, generated_length, prune
+from diffuspec.method.length import make_policy
+from diffuspec.method.proxy import make_proxy
+from diffuspec.method.search import SearchResult, argmax_path, beam_search
+from diffuspec.models.pair import Pair
+from diffuspec.recorder import Recorder
+from diffuspec.settings import Settings
+from diffuspec.trace import Step, Trace
+
+LATTICE_ROWS = 15
+
+
+class DiffuSpec:
+    """Speculative decoding of one pair with one choice of settings.
+
+    Raises `SettingsError` where a draft length exceeds what the pair's drafter can fill.
+    """
+
+    def __init__(self, pair: Pair, settings: Settings | None = None):
+        self.pair = pair
+        self.settings = settings or Settings()
+        longest = "k_max" if self.settings.length == "adl" else "k"
+        if getattr(self.settings, longest) > pair.drafter.max_block:
+            raise SettingsError(
+                f"{longest} = {getattr(self.settings, longest)} exceeds the {pair.drafter.max_block} positions "
+                f"the drafter of the pair {pair.info.name!r} can fill."
+            )
+
+    def run(self, prompt: str | list | None = None, **options) -> Trace:
+        """Decode to the end; arguments as `stream`."""
+        run = self.stream(prompt, **options)
+        for _ in run:
+            pass
+        return run.trace
+
+    def stream(
+        self, prompt: str | list | None = None, *, ids: Sequence[int] | None = None, max_new_tokens: int | None = None
+    ) -> Run:
+        """Start a run and return it; iterating yields a `Step` at a time.
+
+        prompt: a user turn, or chat messages, put into the chat template; ids: raw token ids instead.
+        Raises `PromptError` for an empty prompt or one that leaves no room for an answer.
+        """
+        settings = self.settings
+        if max_new_tokens is not None:
+            settings = settings.replace(max_new_tokens=max_new_tokens)
+        if (prompt is None) == (ids is None):
+            raise PromptError("Give either a prompt or token ids.")
+        ids = self.pair.encode(prompt) if ids is None else list(ids)
+        if not ids or not all(0 <= i < self.pair.target.vocab_size for i in ids):
+            raise PromptError(f"Token ids must be given, each from 0 to {self.pair.target.vocab_size - 1}.")
+        if len(ids) >= self.pair.info.context:
+            raise PromptError(
+                f"The prompt has {len(ids)} tokens; the target {self.pair.info.target} can hold "
+                f"{self.pair.info.context}, answer included. Shorten the prompt."
+            )
+        return Run(self.pair, settings, ids, prompt)
+
+
+class Run:
+    """One answer in the making: an iterator of steps that owns the caches.
+
+    `trace` is what has happened so far, at any time; `stop()` ends the run before its next step.
+    """
+
+    def __init__(self, pair: Pair, settings: Settings, ids: Sequence[int], prompt: str | list | None = None):
+        self.pair, self.settings = pair, settings
+        self.prefix = list(ids)
+        self.stop_ids = pair.stop_ids
+        self.budget = min(settings.max_new_tokens, pair.info.context - len(ids))
+        self.policy = make_policy(settings)
+        self.proxy = make_proxy(
+            settings.proxy if settings.search == "cps" else "none",
+            ngram=pair.proxy, vocab_size=pair.target.vocab_size, weight=settings.context_weight, prompt_ids=ids,
+        )  # fmt: skip
+        self.random = torch.Generator(pair.target.device).manual_seed(settings.seed)
+        self.cache = None
+        self.stop_reason = "running"
+        self.recorder = Recorder(pair, settings, prompt, ids)
+
+    @property
+    def trace(self) -> Trace:
+        return self.recorder.trace(self.stop_reason)
+
+    def stop(self) -> None:
+        """May be called from another thread: a step under way is finished first."""
+        if self.stop_reason == "running":
+            self.stop_reason = "stopped"
+
+    def __iter__(self) -> Iterator[Step]:
+        return self
+
+    def __next__(self) -> Step:
+        if self.stop_reason != "running":
+            self.cache = None
+            raise StopIteration
+        if self.cache is None:
+            self.prefill()
+        return self.step()
+
+    def prefill(self) -> None:
+        """Read the prompt, all but its last token, which is the first anchor."""
+        started = time.perf_counter()
+        self.cache = self.pair.target.new_cache()
+        self.pair.target.prefill(self.cache, self.prefix[:-1])
+        self.recorder.prefilled(time.perf_counter() - started)
+
+    def step(self) -> Step:
+        clock = self.recorder.clock()
+        k = min(self.policy.k, self.budget - 1)
+
+        ids, logq = self.draft(k)
+        clock.lap("draft")
+        lattice = prune(ids, logq, tau=self.settings.tau, m_max=self.settings.m_max, stop_ids=self.stop_ids)
+        path = self.search(lattice)
+        clock.lap("search")
+        logits = self.pair.target.forward(self.cache, [self.prefix[-1], *path.ids.tolist()])
+        verdict = verify(path.ids, self.chooser(logits), self.stop_ids)
+        clock.lap("verify")
+        emitted = self.commit(path, verdict)
+        decision = self.policy.update(generated_length(lattice.ids[:, 0], self.stop_ids), verdict.accepted)
+        clock.lap("commit")
+        return self.recorder.record(clock, lattice, path, logits, verdict, decision, emitted)
+
+    def draft(self, k: int):
+        width = max(self.settings.m_max, LATTICE_ROWS)
+        return self.pair.drafter.draft(self.prefix, k, width=width, passes=self.settings.passes, cache=self.cache)
+
+    def search(self, lattice: TokenLattice) -> SearchResult:
+        if self.settings.search == "argmax":
+            return argmax_path(lattice, self.stop_ids)
+        return beam_search(
+            lattice, self.proxy, self.prefix, beam=self.settings.beam, lam=self.settings.lam, stop_ids=self.stop_ids
+        )
+
+    def chooser(self, logits: torch.Tensor) -> Callable[[int], int]:
+        """The target's own token after i drafted ones: argmax, or a draw at the temperature."""
+        if self.settings.temperature == 0:
+            return logits.argmax(-1).tolist().__getitem__
+
+        def draw(i: int) -> int:
+            p = (logits[i] / self.settings.temperature).softmax(-1)
+            return int(torch.multinomial(p, 1, generator=self.random))
+
+        return draw
+
+    def commit(self, path: SearchResult, verdict: Verdict) -> tuple[int, ...]:
+        """Emit what was accepted and the target's own token; forget the rejected tail."""
+        emitted = path.ids[: verdict.accepted].tolist()
+        if verdict.token is not None:
+            emitted.append(verdict.token)
+        self.pair.target.rollback(self.cache, len(path) - verdict.accepted)
+        self.prefix.extend(emitted)
+        self.proxy.extend(emitted)
+        self.budget -= len(emitted)
+        if emitted[-1] in self.stop_ids:
+            self.stop_reason = "stop token"
+        elif self.budget == 0:
+            full = len(self.prefix) == self.pair.info.context
+            self.stop_reason = "context" if full else "max tokens"
+        return tuple(emitted)

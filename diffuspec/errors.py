@@ -1,0 +1,29 @@
+"""Errors meant for the person at the keyboard.
+
+Every message says what is wrong and what to do about it. The command line prints it without
+a traceback, the playground shows it as a notice.
+"""
+
+
+class DiffuSpecError(Exception):
+    """Base of every error the user can cause or mend."""
+
+
+class SettingsError(DiffuSpecError, ValueError):
+    """A knob outside its bounds, or knobs that contradict each other."""
+
+
+class PromptError(DiffuSpecError, ValueError):
+    """An empty prompt, or one that does not fit the context."""
+
+
+class PairError(DiffuSpecError, ValueError):
+    """An unknown pair, or a drafter that does not fit its target."""
+
+
+class WeightsError(DiffuSpecError, RuntimeError):
+    """Weights that are missing, damaged or out of reach."""
+
+
+class TraceError(DiffuSpecError, ValueError):
+    """A file that is not a readable trace."""

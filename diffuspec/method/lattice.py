@@ -1,0 +1,70 @@
+"""The token lattice and its pruning (DiffuSpec, section 3.2, Eq. 7).
+
+One drafter pass gives a distribution q_i per masked position i. Its likeliest tokens, ranked,
+are column i of the lattice. Pruning keeps, per column,
+
+    m_i = min { m : sum of the m largest q_i  >=  tau },   m_i <= M_max
+
+and keeps every stop token that the drafter ranked among its top M_max, so that an early end
+of the answer stays reachable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class TokenLattice:
+    """k columns of W ranked candidates.
+
+    ids:  int32 [k, W], token ids, best first.
+    logq: float32 [k, W], natural log of the drafter's probability, descending along a row.
+    kept: bool [k, W], True where the candidate survives pruning.
+
+    W may exceed M_max: what was pruned is still there to be looked at.
+    """
+
+    ids: np.ndarray
+    logq: np.ndarray
+    kept: np.ndarray
+
+    @property
+    def k(self) -> int:
+        return self.ids.shape[0]
+
+    @property
+    def width(self) -> int:
+        return self.ids.shape[1]
+
+    def rank_of(self, column: int, token: int) -> int | None:
+        """0-based rank of `token` in a column, None where the lattice does not hold it."""
+        hits = np.flatnonzero(self.ids[column] == token)
+        return int(hits[0]) if hits.size else None
+
+
+def prune(ids: np.ndarray, logq: np.ndarray, *, tau: float, m_max: int, stop_ids: Collection[int]) -> TokenLattice:
+    """Eq. 7 for every column of ranked candidates `ids`, `logq` (both [k, W]).
+
+    A column whose W candidates do not reach `tau` keeps min(W, m_max) of them.
+    """
+    ids = np.ascontiguousarray(ids, dtype=np.int32)
+    logq = np.ascontiguousarray(logq, dtype=np.float32)
+    mass_before = np.zeros_like(logq, dtype=np.float64)
+    np.cumsum(np.exp(logq[:, :-1], dtype=np.float64), axis=1, out=mass_before[:, 1:])
+    kept = mass_before < tau
+    if stop_ids:
+        kept |= np.isin(ids, np.fromiter(stop_ids, dtype=np.int32))
+    kept[:, m_max:] = False
+    return TokenLattice(ids, logq, kept)
+
+
+def generated_length(raw_draft: np.ndarray, stop_ids: Collection[int]) -> int:
+    """L_gen (Eq. 9): tokens of the raw draft [k] before its first stop token, at most k."""
+    for position, token in enumerate(raw_draft.tolist()):
+        if token in stop_ids:
+            return position
+    return len(raw_draft)

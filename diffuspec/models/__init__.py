@@ -1,0 +1,1 @@
+"""All that holds weights: targets, drafters, and the pairs they form."""

@@ -1,0 +1,255 @@
+"""Diffusion drafters: one pass fills k masked positions at once.
+
+Two families share one interface:
+
+StandaloneDrafter   a pretrained diffusion language model, as in the paper: it reads token ids
+BlockDrafter        a small block drafter tied to one target: it also reads the key-value cache
+                    the target has already computed (as DFlash, arXiv 2602.06036)
+
+The embedded drafter is of the second kind. The paper's method needs no training; this stand-in
+did, because no pretrained diffusion model exists at its size.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from transformers import DynamicCache
+
+from diffuspec.errors import PairError, WeightsError
+from diffuspec.models.target import Target
+
+MASKED = -1
+
+
+class DiffusionDrafter(ABC):
+    """kind: "standalone" or "target-conditioned"; max_block: the largest k."""
+
+    kind: str
+    max_block: int
+
+    @abstractmethod
+    def logits(self, prefix: Sequence[int], block: Sequence[int], cache: DynamicCache) -> torch.Tensor:
+        """One denoising pass: logits [k, drafter's vocabulary] of the k block positions after `prefix`.
+
+        block: k token ids, `MASKED` where the position is to be filled; cache: the target's, holding
+        prefix[:-1]. The newest token of the prefix is the *anchor*: emitted, not yet in that cache.
+        """
+
+    @abstractmethod
+    def to_target_ids(self, columns: torch.Tensor) -> torch.Tensor:
+        """Rows of the drafter's logits -> token ids of the target."""
+
+    @torch.inference_mode()
+    def draft(
+        self, prefix: Sequence[int], k: int, *, width: int, passes: int, cache: DynamicCache
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Ranked candidates of the k positions after `prefix`: ids int32 and log q float32, both [k, width].
+
+        With S = passes > 1, pass s fills the most confident masks until ceil(k s / S) are filled (Eq. 5);
+        a column shows the distribution from which its position was filled.
+        """
+        block = [MASKED] * k
+        ids = np.zeros((k, width), np.int32)
+        logq = np.zeros((k, width), np.float32)
+        for s in range(1, min(passes, k) + 1):
+            logits = self.logits(prefix, block, cache).float()
+            top_logits, columns = logits.topk(width, dim=-1)
+            top = (top_logits - logits.logsumexp(-1, keepdim=True)).cpu().numpy()
+            tokens = self.to_target_ids(columns).cpu().numpy()
+            masked = [i for i in range(k) if block[i] == MASKED]
+            masked.sort(key=lambda i: -top[i, 0])
+            for i in masked[: math.ceil(k * s / min(passes, k)) - (k - len(masked))]:
+                ids[i], logq[i] = tokens[i], top[i]
+                block[i] = int(tokens[i, 0])
+        return ids, logq
+
+
+@dataclass(frozen=True)
+class Convention:
+    """How a standalone diffusion model wants to be read.
+
+    mask_token: its mask as an id or as text of the tokenizer; attention: "full" or "block-causal" (then
+    blocks of `block` positions, counted from the start of the text); shifted: True for models adapted
+    from autoregressive ones, where position p is read from output row p - 1; layout: the transformers
+    class whose weight names the checkpoint uses, where its own type is not built in; context: tokens
+    the model can hold, prompt and draft together.
+    """
+
+    mask_token: int | str
+    attention: str = "full"
+    shifted: bool = False
+    block: int = 32
+    layout: str | None = None
+    context: int | None = None
+
+
+class StandaloneDrafter(DiffusionDrafter):
+    """A diffusion LM that sees token ids only; the whole text is read at each pass (as the paper does)."""
+
+    kind = "standalone"
+
+    def __init__(self, model: torch.nn.Module, mask_id: int, convention: Convention, target_vocab: int):
+        if convention.attention not in ("full", "block-causal"):
+            raise PairError(f"Unknown attention {convention.attention!r}: use full or block-causal.")
+        self.model, self.mask_id, self.convention = model.eval(), mask_id, convention
+        self.context = convention.context or int(model.config.max_position_embeddings)
+        self.max_block = min(100, self.context - 1)
+        width = model.get_output_embeddings().weight.shape[0]
+        if not 0 <= mask_id < width:
+            raise PairError(f"The mask id {mask_id} lies outside the drafter's vocabulary of {width}.")
+        self._vocab = min(width, target_vocab)
+
+    def logits(self, prefix, block, cache):
+        room = self.context - len(block)
+        text = list(prefix)[-room:]
+        n = len(text) + len(block)
+        ids = torch.tensor([text + [self.mask_id if t == MASKED else t for t in block]], device=self.model.device)
+        out = self.model(ids, attention_mask=self._mask(n), use_cache=False).logits[0]
+        first = len(text) - int(self.convention.shifted)
+        rows = out[first : first + len(block), : self._vocab]
+        if self.mask_id < self._vocab:
+            rows = rows.clone()
+            rows[:, self.mask_id] = -torch.inf
+        return rows
+
+    def _mask(self, n: int) -> torch.Tensor:
+        """Additive attention mask [1, 1, n, n]: 0 where row i may look at column j."""
+        mask = torch.zeros(n, n, dtype=self.model.dtype, device=self.model.device)
+        if self.convention.attention == "block-causal":
+            block = torch.arange(n, device=self.model.device) // self.convention.block
+            mask.masked_fill_(block[None, :] > block[:, None], torch.finfo(mask.dtype).min)
+        return mask[None, None]
+
+    def to_target_ids(self, columns):
+        return columns
+
+
+class BlockDrafter(DiffusionDrafter):
+    """The embedded drafter: a few Llama layers over the anchor and the masks of one block.
+
+    Row 0 of the block is the embedding of the anchor at position P, rows 1 .. k - 1 stand for positions
+    P + 1 ..; row i predicts the token at P + 1 + i. Layer i attends, without a mask, to the target's cached
+    keys and values of its layer target_layers[i] for positions 0 .. P - 1 and to the block itself. The
+    output is a dot product with the target's embeddings of a reduced draft vocabulary.
+    """
+
+    kind = "target-conditioned"
+
+    def __init__(self, config: dict, weights: dict[str, torch.Tensor], target: Target):
+        shape = target.model.config
+        for name in ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim"):
+            if getattr(shape, name) != config[name]:
+                raise PairError(f"The drafter was made for a target of {name} {config[name]}: {config['target']}.")
+        self.config = config
+        self.max_block = config["max_block"]
+        self.heads, self.kv_heads, self.head_dim = (
+            config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"],
+        )  # fmt: skip
+        embedding = target.model.get_input_embeddings().weight
+        dtype, device = embedding.dtype, embedding.device
+        self._embedding = embedding
+        self.draft_vocab = weights["draft_vocab"].long().to(device)
+        self._head = embedding[self.draft_vocab]
+        weights = {name: tensor.to(device, dtype) for name, tensor in weights.items() if name != "draft_vocab"}
+        self._mask = weights["mask_embedding"]
+        self._norm = weights["norm.weight"]
+        self._layers = [_Layer(weights, f"layers.{i}.") for i in range(len(config["target_layers"]))]
+        inverse = config["rope_theta"] ** (-torch.arange(0, self.head_dim, 2, device=device) / self.head_dim)
+        angle = torch.arange(target.context + self.max_block, device=device)[:, None] * inverse.repeat(2)[None]
+        self._cos, self._sin = angle.cos().to(dtype), angle.sin().to(dtype)
+
+    def logits(self, prefix, block, cache):
+        k, start = len(block), len(prefix) - 1
+        rows = self._embedding[[prefix[-1], *(max(t, 0) for t in block[:-1])]]
+        masked = [i + 1 for i, t in enumerate(block[:-1]) if t == MASKED]
+        rows[masked] = self._mask
+        cos, sin = self._cos[start : start + k], self._sin[start : start + k]
+        for layer, source in zip(self._layers, self.config["target_layers"], strict=True):
+            rows = self._attend(layer, rows, cache.layers[source], start, cos, sin)
+            gate, up = F.linear(self._normed(rows, layer.mlp_norm), layer.gate_up).chunk(2, -1)
+            rows = rows + F.linear(F.silu(gate) * up, layer.down)
+        return F.linear(self._normed(rows, self._norm), self._head)
+
+    def _normed(self, rows, weight):
+        return F.rms_norm(rows, (rows.shape[-1],), weight, self.config["rms_norm_eps"])
+
+    def _attend(self, layer, rows, past, start, cos, sin):
+        k, kv = len(rows), self.kv_heads
+        mixed = F.linear(self._normed(rows, layer.attention_norm), layer.qkv).view(k, -1, self.head_dim).transpose(0, 1)
+        turned, value = mixed[: self.heads + kv], mixed[self.heads + kv :]
+        half = self.head_dim // 2
+        turned = turned * cos + torch.cat([-turned[..., half:], turned[..., :half]], -1) * sin
+        query, key = turned[: self.heads], turned[self.heads :]
+        if start:
+            key = torch.cat([past.keys[0, :, :start].to(key.dtype), key], 1)
+            value = torch.cat([past.values[0, :, :start].to(key.dtype), value], 1)
+        # Without a mask, the query heads that share a key head are just more rows.
+        seen = F.scaled_dot_product_attention(query.reshape(1, kv, -1, self.head_dim), key[None], value[None])
+        return rows + F.linear(seen.view(self.heads, k, self.head_dim).transpose(0, 1).reshape(k, -1), layer.output)
+
+    def to_target_ids(self, columns):
+        return self.draft_vocab[columns]
+
+
+class _Layer:
+    """One layer's weights, products that share an input fused into one."""
+
+    def __init__(self, weights: dict[str, torch.Tensor], at: str):
+        attention = f"{at}self_attn."
+        self.qkv = torch.cat([weights[f"{attention}{name}_proj.weight"] for name in "qkv"])
+        self.output = weights[f"{attention}o_proj.weight"]
+        self.gate_up = torch.cat([weights[f"{at}mlp.{name}_proj.weight"] for name in ("gate", "up")])
+        self.down = weights[f"{at}mlp.down_proj.weight"]
+        self.attention_norm = weights[f"{at}input_layernorm.weight"]
+        self.mlp_norm = weights[f"{at}post_attention_layernorm.weight"]
+
+
+SCALE = ".scale"
+
+
+def pack(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """8-bit form of a drafter: matrices as int8 with one float32 scale an output row, the rest as it is."""
+    packed = {}
+    for name, tensor in weights.items():
+        if tensor.ndim != 2:
+            packed[name] = tensor.clone()
+            continue
+        tensor = tensor.float()
+        scale = tensor.abs().amax(1, keepdim=True).clamp_min(1e-12) / 127
+        packed[name] = (tensor / scale).round().to(torch.int8)
+        packed[name + SCALE] = scale
+    return packed
+
+
+def unpack(packed: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The float32 weights that `pack` wrote down; tensors without a scale are returned as they are."""
+    return {
+        name: tensor.float() * packed[name + SCALE] if name + SCALE in packed else tensor
+        for name, tensor in packed.items()
+        if not name.endswith(SCALE)
+    }
+
+
+def load_block_drafter(folder: Path, target: Target) -> BlockDrafter:
+    """A block drafter from `config.json` and `model.safetensors` (8-bit or plain); `WeightsError` if damaged."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        with safe_open(folder / "model.safetensors", "pt") as file:
+            packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return BlockDrafter(config, unpack(packed), target)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        if isinstance(error, PairError):
+            raise
+        raise WeightsError(
+            f"The drafter in {folder.name}/ is missing or damaged ({error}). Restore it with `git checkout -- assets`."
+        ) from error

@@ -1,0 +1,85 @@
+"""The autoregressive target: a cached forward pass over several tokens, and its rollback.
+
+Any `transformers` causal language model serves. State lives in the cache a run owns, never in the
+`Target`, so that many runs may share one set of weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+
+from diffuspec.errors import WeightsError
+
+
+class Target:
+    """A causal LM and what decoding needs to know about it.
+
+    vocab_size: width of its output; context: tokens it can hold.
+    """
+
+    def __init__(self, model: torch.nn.Module):
+        self.model = model.eval()
+        config = model.config.get_text_config()
+        self.vocab_size = model.get_output_embeddings().weight.shape[0]
+        self.context = int(config.max_position_embeddings)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def new_cache(self) -> DynamicCache:
+        return DynamicCache(config=self.model.config)
+
+    @torch.inference_mode()
+    def prefill(self, cache: DynamicCache, ids: Sequence[int]) -> None:
+        """Read `ids` into the cache; their logits are not wanted."""
+        if ids:
+            self.model.base_model(self._tensor(ids), past_key_values=cache, use_cache=True)
+
+    @torch.inference_mode()
+    def forward(self, cache: DynamicCache, ids: Sequence[int]) -> torch.Tensor:
+        """Append n `ids` to the cache; logits float32 [n, vocab_size], row i after ids[: i + 1]."""
+        return self.model(self._tensor(ids), past_key_values=cache, use_cache=True).logits[0].float()
+
+    def rollback(self, cache: DynamicCache, n: int) -> None:
+        """Forget the newest n tokens of the cache."""
+        if n:
+            cache.crop(-n)
+
+    def _tensor(self, ids: Sequence[int]) -> torch.Tensor:
+        return torch.tensor([list(ids)], device=self.device)
+
+
+def load_target(source: str | Path, *, dtype: torch.dtype, device: str):
+    """(Target, tokenizer) from a folder or a Hub id; raises `WeightsError` with what to do."""
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="sdpa")
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"The target {source} could not be loaded: {str(error).strip().splitlines()[0]} "
+            "Check the name, the network, and for gated models `hf auth login`."
+        ) from error
+    return Target(model.to(device)), tokenizer
+
+
+def stop_ids(model: torch.nn.Module, tokenizer) -> frozenset[int]:
+    """Every id that ends an answer: the model's own end tokens and the chat template's.
+
+    The template's is found by rendering an assistant turn and looking at the special token after it.
+    """
+    found = set()
+    for ends in (model.generation_config.eos_token_id, model.config.get_text_config().eos_token_id):
+        if ends is not None:
+            found.update([ends] if isinstance(ends, int) else ends)
+    if tokenizer.chat_template:
+        turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
+        after = tokenizer.apply_chat_template(turns, tokenize=False).rpartition("answer")[2]
+        tail = tokenizer(after, add_special_tokens=False).input_ids
+        if tail and tail[0] in tokenizer.all_special_ids:
+            found.add(tail[0])
+    return frozenset(found)

@@ -1,0 +1,167 @@
+"""Writes a run down as it happens, without making it slower."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import os
+import platform
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from diffuspec.method.acceptance import Verdict
+from diffuspec.method.lattice import TokenLattice
+from diffuspec.method.length import LengthDecision
+from diffuspec.method.search import SearchResult
+from diffuspec.models.pair import Pair
+from diffuspec.settings import Settings
+from diffuspec.trace import Provenance, Step, Timing, Trace, Verification
+
+ALTERNATIVES = 8
+_BLOCK = 128
+
+
+class Clock:
+    """Wall time of the stages of one step, in milliseconds."""
+
+    def __init__(self):
+        self.ms: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.ms[stage] = (now - self._last) * 1e3
+        self._last = now
+
+
+class Recorder:
+    """Collects the steps of one run and makes a `Trace` of them at any time."""
+
+    def __init__(self, pair: Pair, settings: Settings, prompt: str | list | None, ids: Sequence[int]):
+        self.pair, self.settings = pair, settings
+        self.prompt = prompt if isinstance(prompt, str) or prompt is None else prompt[-1]["content"]
+        self.prompt_ids = tuple(ids)
+        self.anchor = ids[-1]
+        self.steps: list[Step] = []
+        self.start = 0
+        self.prefill_s = 0.0
+
+    def prefilled(self, seconds: float) -> None:
+        self.prefill_s = seconds
+
+    def clock(self) -> Clock:
+        return Clock()
+
+    def record(
+        self,
+        clock: Clock,
+        lattice: TokenLattice,
+        path: SearchResult,
+        logits: torch.Tensor,
+        verdict: Verdict,
+        decision: LengthDecision,
+        emitted: tuple[int, ...],
+    ) -> Step:
+        verification = look(logits, lattice, path, verdict, self.settings.temperature or 1.0)
+        clock.lap("record")
+        timing = Timing(**{f"{stage}_ms": ms for stage, ms in clock.ms.items()})
+        step = Step(
+            index=len(self.steps), start=self.start, anchor=self.anchor, lattice=lattice, search=path,
+            verification=verification, length=decision, emitted=emitted, timing=timing,
+        )  # fmt: skip
+        self.steps.append(step)
+        self.start += len(emitted)
+        self.anchor = emitted[-1]
+        return step
+
+    def trace(self, stop_reason: str) -> Trace:
+        steps = tuple(self.steps)
+        answer = [token for step in steps for token in step.emitted]
+        seen = {*self.prompt_ids, *answer}
+        for step in steps:
+            seen.update(step.lattice.ids.ravel().tolist(), step.verification.top_ids.ravel().tolist())
+        special = self.pair.special_ids
+        return Trace(
+            prompt=self.prompt,
+            prompt_ids=self.prompt_ids,
+            settings=self.settings,
+            pair=self.pair.info,
+            provenance=provenance(),
+            stop_ids=tuple(sorted(self.pair.stop_ids)),
+            pieces={token: self.pair.piece(token).decode("latin-1") for token in sorted(seen)},
+            special=tuple(sorted(seen & special)),
+            steps=steps,
+            text=self.pair.tokenizer.decode([t for t in answer if t not in special]),
+            stop_reason=stop_reason,
+            prefill_ms=self.prefill_s * 1e3,
+            wall_s=self.prefill_s + sum(step.timing.total_ms for step in steps) / 1e3,
+        )
+
+
+@torch.inference_mode()
+def look(
+    logits: torch.Tensor, lattice: TokenLattice, path: SearchResult, verdict: Verdict, temperature: float
+) -> Verification:
+    """What the target thought of the path and of its neighbours; logits float32 [n + 1, V]."""
+    n = len(path)
+    logits = logits / temperature if temperature != 1.0 else logits
+    norm = logits.logsumexp(-1, keepdim=True)
+    top_logits, top_ids = top(logits, ALTERNATIVES)
+    path_ids = torch.from_numpy(path.ids).long()[:, None].to(logits.device)
+    path_logits = logits[:n].gather(1, path_ids)
+    cells = torch.from_numpy(lattice.ids[:n]).long().to(logits.device)
+    return Verification(
+        accepted=verdict.accepted,
+        token=verdict.token,
+        kind=verdict.kind,
+        draws=verdict.draws,
+        path_logp=_numpy(path_logits - norm[:n])[:, 0],
+        path_rank=_numpy((logits[:n] > path_logits).sum(1)).astype(np.int32),
+        top_ids=_numpy(top_ids).astype(np.int32),
+        top_logp=_numpy(top_logits - norm),
+        cell_logp=_numpy(logits[:n].gather(1, cells) - norm[:n]),
+    )
+
+
+def top(values: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `values.topk(n)` for a wide float [rows, V]: the n best lie in the n blocks with the best maxima."""
+    rows, width = values.shape
+    blocks = width // _BLOCK
+    if blocks * _BLOCK != width or blocks <= n:
+        return values.topk(min(n, width), dim=-1)
+    tiled = values.view(rows, blocks, _BLOCK)
+    best = tiled.amax(-1).topk(n, dim=-1).indices
+    found, at = tiled.gather(1, best[..., None].expand(-1, -1, _BLOCK)).flatten(1).topk(n, dim=-1)
+    return found, best.gather(1, at // _BLOCK) * _BLOCK + at % _BLOCK
+
+
+def _numpy(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.cpu().numpy()
+
+
+@functools.cache
+def _machine() -> str:
+    name = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo") as lines:
+            name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    except OSError:
+        pass
+    if torch.cuda.is_available():
+        name = f"{torch.cuda.get_device_name()}, {name}"
+    return f"{name}, {os.cpu_count()} cores"
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    import transformers
+
+    return {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
+
+
+def provenance() -> Provenance:
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return Provenance(recorded_at=now, machine=_machine(), threads=torch.get_num_threads(), versions=_versions())

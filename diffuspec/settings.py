@@ -1,0 +1,176 @@
+"""Every knob of the method, once.
+
+A knob's symbol, bounds, default and one-line meaning stand here and nowhere else: sliders,
+command-line flags, and the header of a trace are derived from `Settings.knobs()`.
+Symbols are those of DiffuSpec (arXiv 2510.02358).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from diffuspec.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One setting as a user meets it. `low` and `high` are inclusive; choices replace them."""
+
+    name: str
+    symbol: str
+    label: str
+    meaning: str
+    group: str
+    default: Any
+    kind: type
+    low: float | None = None
+    high: float | None = None
+    step: float | None = None
+    choices: tuple[str, ...] = ()
+
+    def parse(self, value: Any) -> Any:
+        """Turn text or a number into a valid value, or raise `SettingsError`."""
+        if self.choices:
+            if value in self.choices:
+                return value
+            raise SettingsError(f"{self.name} = {value!r}: choose one of {', '.join(self.choices)}.")
+        try:
+            number = float(value)
+            if isinstance(value, bool) or not math.isfinite(number):
+                raise ValueError
+            if self.kind is int:
+                if number != int(number):
+                    raise ValueError
+                number = int(number)
+        except (TypeError, ValueError, OverflowError):
+            noun = "a whole number" if self.kind is int else "a number"
+            raise SettingsError(f"{self.name} = {value!r} is not {noun}.") from None
+        if not self.low <= number <= self.high:
+            raise SettingsError(
+                f"{self.name} = {number:g} is out of bounds: {self.label.lower()} must lie "
+                f"between {self.low:g} and {self.high:g}."
+            )
+        return number
+
+
+def _knob(default, symbol, label, meaning, group, *, low=None, high=None, step=None, choices=()):
+    return dataclasses.field(
+        default=default,
+        metadata=dict(
+            symbol=symbol, label=label, meaning=meaning, group=group,
+            low=low, high=high, step=step, choices=tuple(choices),
+        ),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The knobs of one run; immutable, checked on construction.
+
+    The defaults suit the embedded pair on two CPU cores. `Settings.paper()` holds the paper's
+    values, made for a 32-billion-parameter target. Raises `SettingsError` on a bad value.
+    """
+
+    length: str = _knob(
+        "adl", "", "Length policy", "adl: adaptive draft length (Eqs. 9-11); fixed: always k",
+        "length", choices=("adl", "fixed"))  # fmt: skip
+    k: int = _knob(
+        6, "k", "Draft length", "masked positions filled by one drafter pass, when the length is fixed",
+        "length", low=1, high=100, step=1)  # fmt: skip
+    k_min: int = _knob(
+        3, "k_min", "Shortest draft", "lower guard rail of the adaptive length",
+        "length", low=1, high=100, step=1)  # fmt: skip
+    k_max: int = _knob(
+        8, "k_max", "Longest draft", "upper guard rail of the adaptive length, and the length of the first draft",
+        "length", low=1, high=100, step=1)  # fmt: skip
+    delta: int = _knob(
+        4, "δ", "Growth", "added to the next length when acceptance keeps up with generation (Eq. 11)",
+        "length", low=0, high=50, step=1)  # fmt: skip
+    rho: float = _knob(
+        0.5, "ρ", "Smoothing", "weight of the newest step in both moving averages (Eq. 10)",
+        "length", low=0.05, high=1.0, step=0.05)  # fmt: skip
+    search: str = _knob(
+        "cps", "", "Path search", "cps: causal-consistency path search (Eq. 8); argmax: each column's likeliest token",
+        "search", choices=("cps", "argmax"))  # fmt: skip
+    beam: int = _knob(
+        3, "B", "Beam width", "partial paths kept at each position",
+        "search", low=1, high=32, step=1)  # fmt: skip
+    tau: float = _knob(
+        0.8, "τ", "Mass kept", "a column keeps its likeliest tokens until their probability reaches this (Eq. 7)",
+        "search", low=0.05, high=1.0, step=0.05)  # fmt: skip
+    m_max: int = _knob(
+        15, "M_max", "Candidates at most", "upper bound on the tokens a column keeps (Eq. 7)",
+        "search", low=1, high=64, step=1)  # fmt: skip
+    lam: float = _knob(
+        0.5, "λ", "Drafter weight", "weight of the drafter's log q against the causal proxy's log p (Eq. 8)",
+        "search", low=0.0, high=1.0, step=0.05)  # fmt: skip
+    proxy: str = _knob(
+        "ngram+context", "", "Causal proxy",
+        "what judges left-to-right fluency: a 3-gram, a 3-gram of this text so far, both, or nothing",
+        "search", choices=("ngram", "ngram+context", "context", "none"))  # fmt: skip
+    context_weight: float = _knob(
+        0.5, "μ", "In-context weight", "share of the text-so-far 3-gram in the mixture ngram+context",
+        "search", low=0.0, high=1.0, step=0.05)  # fmt: skip
+    passes: int = _knob(
+        1, "S", "Drafter passes", "refinement passes of the drafter; each fills the most confident masks (Eq. 5)",
+        "draft", low=1, high=16, step=1)  # fmt: skip
+    temperature: float = _knob(
+        0.0, "T", "Temperature", "of the target; 0 is greedy, above 0 samples exactly by the point-mass rule",
+        "verify", low=0.0, high=2.0, step=0.05)  # fmt: skip
+    seed: int = _knob(
+        0, "", "Seed", "of the random numbers used when the temperature is above 0",
+        "verify", low=0, high=2**31 - 1, step=1)  # fmt: skip
+    max_new_tokens: int = _knob(
+        128, "", "Max tokens", "exact bound on the tokens of the answer",
+        "verify", low=1, high=4096, step=1)  # fmt: skip
+
+    def __post_init__(self):
+        for name, knob in self.knobs().items():
+            object.__setattr__(self, name, knob.parse(getattr(self, name)))
+        if self.k_min > self.k_max:
+            raise SettingsError(
+                f"k_min = {self.k_min} is larger than k_max = {self.k_max}: lower k_min or raise k_max."
+            )
+
+    @classmethod
+    def knobs(cls) -> dict[str, Knob]:
+        """Name -> `Knob`, in the order of declaration."""
+        return dict(_KNOBS)
+
+    @classmethod
+    def paper(cls, **changes) -> Settings:
+        """The paper's settings (section 4.1): k 20..30, δ 10, ρ 0.5, M_max 15, τ 0.8, B 3, λ 0.5, S 1."""
+        values = dict(
+            length="adl", k=30, k_min=20, k_max=30, delta=10, rho=0.5, search="cps",
+            m_max=15, tau=0.8, beam=3, lam=0.5, passes=1, proxy="ngram",
+        )  # fmt: skip
+        return cls(**{**values, **changes})
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Settings:
+        """Build from untrusted names and values; unknown names raise `SettingsError`."""
+        return cls().replace(**values)
+
+    def replace(self, **changes) -> Settings:
+        """A copy with some knobs changed; names are case-insensitive (`M_max` is `m_max`)."""
+        lowered = {str(name).lower(): value for name, value in changes.items()}
+        unknown = sorted(set(lowered) - set(_KNOBS))
+        if unknown:
+            raise SettingsError(f"There is no setting {unknown[0]!r}. Settings: {', '.join(_KNOBS)}.")
+        return dataclasses.replace(self, **lowered)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+_KNOBS = {
+    field.name: Knob(
+        name=field.name, default=field.default,
+        kind={"int": int, "float": float, "str": str}[field.type], **field.metadata,
+    )
+    for field in dataclasses.fields(Settings)
+}  # fmt: skip

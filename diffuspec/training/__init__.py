@@ -1,0 +1,1 @@
+"""How the files in `assets/` were made."""
