@@ -2,9 +2,9 @@
 
     from diffuspec import DiffuSpec, Settings, load_pair
 
-    pair = load_pair("embedded")
-    trace = DiffuSpec(pair, Settings(k_min=4, k_max=12)).run("Why is the sky blue?")
-    print(trace.text, trace.tokens_per_step)
+pair = load_pair("embedded")
+trace = DiffuSpec(pair, Settings(k_min=4, k_max=12)).run("Why is the sky blue?")
+print(trace.text, trace.tokens_per_step)
 """
 
 import importlib

@@ -3,12 +3,42 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
 from diffuspec.models.pair import Pair
+from diffuspec.settings import Settings
 from diffuspec.trace import Baseline, Difference, Trace
+
+
+class AutoregressiveRun:
+    """One token a target pass: an iterator of token ids; `logits` are those the newest came from [V]."""
+
+    def __init__(self, pair: Pair, settings: Settings, ids: Sequence[int]):
+        self.pair, self.settings = pair, settings
+        self.budget = min(settings.max_new_tokens, pair.info.context - len(ids))
+        self.random = torch.Generator(pair.target.device).manual_seed(settings.seed)
+        self.token = ids[-1]
+        self.cache = pair.target.new_cache()
+        self.pair.target.prefill(self.cache, ids[:-1])
+        self.logits = None
+
+    def __iter__(self) -> Iterator[int]:
+        return self
+
+    def __next__(self) -> int:
+        ended = self.logits is not None and self.token in self.pair.stop_ids
+        if ended or not self.budget:
+            raise StopIteration
+        self.logits = self.pair.target.forward(self.cache, [self.token])[0]
+        if self.settings.temperature:
+            p = (self.logits / self.settings.temperature).softmax(-1)
+            self.token = int(torch.multinomial(p, 1, generator=self.random))
+        else:
+            self.token = int(self.logits.argmax())
+        self.budget -= 1
+        return self.token
 
 
 def compare_with_ar(pair: Pair, trace: Trace, *, on_token: Callable[[int], bool | None] | None = None) -> Baseline:
@@ -19,31 +49,25 @@ def compare_with_ar(pair: Pair, trace: Trace, *, on_token: Callable[[int], bool 
     measured time; returning True ends the comparison early.
     """
     settings, expected = trace.settings, trace.token_ids
-    budget = len(expected) if trace.stop_reason in ("stopped", "running") else settings.max_new_tokens
-    budget = min(budget, pair.info.context - len(trace.prompt_ids))
-    random = torch.Generator(pair.target.device).manual_seed(settings.seed)
-    made, times, difference = [], [], None
-    spent, started = 0.0, time.perf_counter()
-    cache = pair.target.new_cache()
-    pair.target.prefill(cache, trace.prompt_ids[:-1])
-    prefill_s = time.perf_counter() - started
-    token = trace.prompt_ids[-1]
-    while len(made) < budget and (not made or token not in pair.stop_ids):
-        logits = pair.target.forward(cache, [token])[0]
-        if settings.temperature:
-            token = int(torch.multinomial((logits / settings.temperature).softmax(-1), 1, generator=random))
-        else:
-            token = int(logits.argmax())
-        made.append(token)
-        spent += time.perf_counter() - started
-        times.append(spent * 1e3)
-        if difference is None and not settings.temperature:
-            difference = _difference(len(made) - 1, token, expected, logits)
-        if on_token and on_token(len(made)):
-            break
+    if trace.stop_reason in ("stopped", "running"):
+        settings = settings.replace(max_new_tokens=max(1, len(expected)))
+    greedy = not settings.temperature
+    made, times, difference, ended_early = [], [], None, False
+    started = time.perf_counter()
+    run = AutoregressiveRun(pair, settings, trace.prompt_ids)
+    spent = prefill_s = time.perf_counter() - started
+    while not ended_early:
         started = time.perf_counter()
-    complete = len(made) == budget or token in pair.stop_ids
-    if difference is None and complete and not settings.temperature and len(expected) > len(made):
+        token = next(run, None)
+        spent += time.perf_counter() - started
+        if token is None:
+            break
+        made.append(token)
+        times.append(spent * 1e3)
+        if greedy and difference is None:
+            difference = _difference(len(made) - 1, token, expected, run.logits)
+        ended_early = bool(on_token and on_token(len(made)))
+    if greedy and difference is None and not ended_early and len(expected) > len(made):
         difference = Difference(len(made), None, expected[len(made)], None)
     return Baseline(
         token_ids=tuple(made), wall_s=spent, prefill_ms=prefill_s * 1e3, times_ms=tuple(times),

@@ -1,0 +1,3 @@
+from diffuspec.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,313 @@
+"""The command line: `python -m diffuspec run | replay | bench | train`.
+
+Results go to stdout, progress and messages to stderr. Exit status: 0 done, 1 an error the message
+explains, 2 wrong usage, 130 interrupted (what was made until then is printed and saved).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from diffuspec.errors import DiffuSpecError, PromptError, SettingsError
+from diffuspec.settings import Settings
+from diffuspec.trace import Trace
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    try:
+        return arguments.command(arguments) or 0
+    except DiffuSpecError as error:
+        print(f"diffuspec: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("diffuspec: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="diffuspec", description="Speculative decoding with a diffusion drafter.", allow_abbrev=False
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="answer one prompt and measure it against plain decoding", allow_abbrev=False)
+    run.add_argument("prompt", metavar="PROMPT", help="the user's turn; - reads it from standard input")
+    run.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else")
+    run.add_argument("--trace", metavar="FILE", type=Path, help="save the trace: .jsonl, or .jsonl.gz to compress")
+    run.add_argument("--no-compare", action="store_true", help="do not run plain AR decoding beside it")
+    _add_pair(run)
+    _add_settings(run)
+    run.set_defaults(command=_run)
+
+    replay = commands.add_parser("replay", help="show a saved trace, step by step", allow_abbrev=False)
+    replay.add_argument("file", metavar="FILE", type=Path)
+    replay.set_defaults(command=_replay)
+
+    bench = commands.add_parser("bench", help="measure methods by Spec-Bench's protocol", allow_abbrev=False)
+    bench.add_argument("--questions", metavar="FILE.jsonl", type=Path, required=True, help="in Spec-Bench's format")
+    bench.add_argument("--methods", default="ar,plain,diffuspec", help="comma-separated: ar, hf-generate, plain, "
+                       "cps, adl, diffuspec (default: %(default)s)")  # fmt: skip
+    bench.add_argument("--limit", type=int, metavar="N", help="only the first N questions")
+    bench.add_argument("--stride", type=int, metavar="N", default=1, help="only every Nth question")
+    bench.add_argument("--json", metavar="OUT", type=Path, help="write the table's rows and the settings to this file")
+    _add_pair(bench)
+    _add_settings(bench)
+    bench.set_defaults(command=_bench)
+
+    train = commands.add_parser("train", help="make the files in assets/", allow_abbrev=False)
+    stages = train.add_subparsers(required=True, metavar="STAGE")
+    ngram = stages.add_parser("ngram", help="fit the causal proxy, a token 3-gram, on the target's answers")
+    ngram.add_argument("--answers", metavar="FILE", type=Path, required=True,
+                       help='turns as JSON Lines, plain or gzip: "r" holds an answer\'s token ids')  # fmt: skip
+    ngram.add_argument("--out", metavar="FILE.npz", type=Path, required=True)
+    ngram.set_defaults(command=_train_ngram)
+    pack = stages.add_parser("pack", help="store a block drafter's matrices in 8 bits")
+    pack.add_argument("source", metavar="FOLDER", type=Path, help="holds config.json and model.safetensors")
+    pack.add_argument("--out", metavar="FOLDER", type=Path, required=True)
+    pack.set_defaults(command=_train_pack)
+    return parser
+
+
+def _add_pair(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("models")
+    group.add_argument("--pair", metavar="NAME", help="a known pair (default: embedded)")
+    group.add_argument("--target", metavar="MODEL", help="folder or Hub id of any causal LM; needs --drafter")
+    group.add_argument("--drafter", metavar="MODEL", help="folder or Hub id of a diffusion LM with the same token ids")
+    group.add_argument("--mask-token", metavar="ID", help="the drafter's mask, an id or its text, if it is not known")
+    group.add_argument("--attention", choices=("full", "block-causal"), default="full", help="the drafter's attention")
+    group.add_argument("--shifted", action="store_true", help="the drafter reads position p from output row p - 1")
+    group.add_argument("--dtype", choices=("float32", "bfloat16"),
+                       help="float32 keeps the output identical to plain decoding and is the default on a CPU; "
+                            "bfloat16 is faster and may differ where logits tie")  # fmt: skip
+    group.add_argument("--device", metavar="D", help="cpu or cuda (default: the best here)")
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], dest="assignments",
+                        help="any setting by name, repeatable; the named flags below do the same")  # fmt: skip
+    group = parser.add_argument_group("settings")
+    for name, knob in Settings.knobs().items():
+        symbol = f"{knob.symbol}: " if knob.symbol else ""
+        bounds = "" if knob.choices else f", {knob.low:g} to {knob.high:g}"
+        group.add_argument(
+            "--" + name.replace("_", "-"), metavar="|".join(knob.choices) or name.upper(), dest=f"knob_{name}",
+            help=f"{symbol}{knob.meaning} (default {knob.default}{bounds})".replace("%", "%%"),
+        )  # fmt: skip
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    changes = {}
+    for assignment in arguments.assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise SettingsError(f"--set {assignment}: write it as NAME=VALUE, for example --set k=8.")
+        changes[name.strip()] = value.strip()
+    for name in Settings.knobs():
+        value = getattr(arguments, f"knob_{name}")
+        if value is not None:
+            changes[name] = value
+    return Settings().replace(**changes)
+
+
+def _load_pair(arguments: argparse.Namespace):
+    show = _Progress()
+    show(0.0, "Starting")
+    from transformers.utils import logging
+
+    from diffuspec.models.drafter import Convention
+    from diffuspec.models.pair import load_pair
+
+    logging.disable_progress_bar()
+    convention = None
+    if arguments.mask_token is not None:
+        mask = arguments.mask_token
+        convention = Convention(int(mask) if mask.isdigit() else mask, arguments.attention, arguments.shifted)
+    try:
+        return load_pair(
+            arguments.pair, target=arguments.target, drafter=arguments.drafter, convention=convention,
+            dtype=arguments.dtype, device=arguments.device, progress=show,
+        )  # fmt: skip
+    finally:
+        show.close()
+
+
+class _Progress:
+    """One line on a terminal that rewrites itself; plain lines where stderr is not a terminal."""
+
+    def __init__(self):
+        self._shown = False
+
+    def __call__(self, fraction: float | None, message: str) -> None:
+        percent = "" if fraction is None else f"{fraction:4.0%} "
+        if sys.stderr.isatty():
+            print(f"\r\x1b[K{percent}{message}", end="", file=sys.stderr, flush=True)
+            self._shown = True
+        elif fraction is None or message.startswith(("Downloading", "Converting", "pip")):
+            print(message, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            self._shown = False
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    settings = _settings(arguments)
+    prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
+    if not prompt.strip():
+        raise PromptError("The prompt is empty: type a question.")
+    pair = _load_pair(arguments)
+    from diffuspec.baselines import compare_with_ar
+    from diffuspec.engine import DiffuSpec
+
+    run = DiffuSpec(pair, settings).stream(prompt)
+    progress = _Progress()
+    interrupted = False
+    try:
+        made = 0
+        for step in run:
+            made += len(step.emitted)
+            progress(made / settings.max_new_tokens, f"step {step.index + 1}: {made} tokens")
+    except KeyboardInterrupt:
+        run.stop()
+        interrupted = True
+    trace = run.trace
+    if not (arguments.no_compare or interrupted):
+        try:
+            baseline = compare_with_ar(
+                pair, trace, on_token=lambda n: progress(n / trace.new_tokens, f"plain AR: {n} tokens")
+            )
+            trace = trace.with_baseline(baseline)
+        except KeyboardInterrupt:
+            interrupted = True
+    progress.close()
+    if arguments.trace:
+        trace.save(arguments.trace)
+    if arguments.json:
+        print(json.dumps(report(trace), ensure_ascii=False))
+    else:
+        print(trace.text)
+        print(_merits(trace), file=sys.stderr)
+    return INTERRUPTED if interrupted else 0
+
+
+def report(trace: Trace) -> dict:
+    """The figures of a run as `run --json` prints them; AR's are None where it was not run."""
+    return {
+        "text": trace.text,
+        "token_ids": list(trace.token_ids),
+        "new_tokens": trace.new_tokens,
+        "steps": len(trace.steps),
+        "accepted_per_step": trace.accepted_per_step,
+        "tokens_per_step": trace.tokens_per_step,
+        "wall_s": trace.wall_s,
+        "ar_wall_s": trace.baseline.wall_s if trace.baseline else None,
+        "speedup": trace.speedup,
+        "identical_to_ar": trace.identical_to_ar,
+    }
+
+
+def _merits(trace: Trace) -> str:
+    stages = trace.stage_ms()
+    total = sum(stages.values()) or 1.0
+    lines = [
+        "",
+        f"{trace.new_tokens} tokens in {len(trace.steps)} steps, ended by: {trace.stop_reason}",
+        f"tokens/step {trace.tokens_per_step:.2f}, accepted/step {trace.accepted_per_step:.2f}, "
+        f"{trace.tokens_per_second:.1f} tokens/s",
+        "time: " + ", ".join(f"{name} {ms / total:.1%}" for name, ms in stages.items()),
+    ]
+    if trace.baseline:
+        ar = f"plain AR {trace.baseline.tokens_per_second:.1f} tokens/s, speed-up {trace.speedup:.2f}"
+        difference = trace.baseline.difference
+        if trace.identical_to_ar is None:
+            verdict = "sampled: same distribution, not the same text"
+        elif difference is None:
+            verdict = "identical to plain AR"
+        else:
+            gap = f", logit gap {difference.gap:.3g}" if difference.gap is not None else ""
+            verdict = f"differs from plain AR first at token {difference.position + 1}{gap}"
+        lines.append(f"{ar}; {verdict}")
+    return "\n".join(lines)
+
+
+def _replay(arguments: argparse.Namespace) -> None:
+    trace = Trace.load(arguments.file)
+    show = lambda tokens: b"".join(trace.piece(t) for t in tokens).decode("utf-8", "replace")  # noqa: E731
+    for step in trace.steps:
+        last = step.verification.kind or "end"
+        print(
+            f"{step.index + 1:4}  k={step.draft_length:<3} accepted {step.accepted}/{len(step.path)}  {last:10} "
+            f"{show(step.path)!r} -> {show(step.emitted)!r}"
+        )
+    print(_merits(trace))
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    settings = _settings(arguments)
+    from tqdm import tqdm
+
+    from diffuspec import bench
+
+    methods = bench.parse_methods(arguments.methods)
+    questions = bench.read_questions(arguments.questions)[:: max(1, arguments.stride)][: arguments.limit]
+    if not questions:
+        raise DiffuSpecError(f"{arguments.questions} holds no question.")
+    pair = _load_pair(arguments)
+    results, interrupted = [], False
+    with tqdm(total=len(questions), unit="question", file=sys.stderr) as bar:
+
+        def on_question(question, rows):
+            results.extend(rows)
+            bar.update()
+
+        try:
+            bench.measure(pair, settings, questions, methods, on_question)
+        except KeyboardInterrupt:
+            interrupted = True
+    rows = bench.summarise(results)
+    print(_table(rows))
+    if arguments.json:
+        from diffuspec.recorder import provenance
+
+        document = {"settings": settings.to_dict(), "pair": vars(pair.info), "provenance": vars(provenance()),
+                    "complete": not interrupted, "rows": rows}  # fmt: skip
+        arguments.json.write_text(json.dumps(document, indent=1))
+    return INTERRUPTED if interrupted else 0
+
+
+def _table(rows: list[dict]) -> str:
+    head = ("method", "category", "questions", "accepted_per_step", "tokens_per_step", "tokens_per_second",
+            "speedup", "identical", "draft_ms", "search_ms", "verify_ms", "record_ms")  # fmt: skip
+    cells = [[f"{r[h]:.2f}" if isinstance(r[h], float) else str(r[h]) for h in head] for r in rows]
+    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
+    return "\n".join("  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) for line in [head, *cells])
+
+
+def _train_ngram(arguments: argparse.Namespace) -> None:
+    from diffuspec.models.pair import load_pair
+    from diffuspec.training import ngram
+
+    answers = ngram.read_answers(arguments.answers)
+    pair = load_pair(progress=_Progress())
+    table = ngram.fit(answers, pair.target.vocab_size, tuple(pair.encode("x")[-2:]))
+    table.save(arguments.out)
+    size = arguments.out.stat().st_size / 2**20
+    print(f"{len(table.keys2)} bigrams and {len(table.keys3)} trigrams in {arguments.out} ({size:.1f} MB)")
+
+
+def _train_pack(arguments: argparse.Namespace) -> None:
+    from diffuspec.models.drafter import pack_folder
+
+    before, after = pack_folder(arguments.source, arguments.out)
+    print(f"{before / 2**20:.1f} MB -> {after / 2**20:.1f} MB in {arguments.out}")
