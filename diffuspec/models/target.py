@@ -13,19 +13,23 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from diffuspec.errors import WeightsError
+from diffuspec.models.packed import pack_linears, packed_fits
 
 
 class Target:
     """A causal LM and what decoding needs to know about it.
 
-    vocab_size: width of its output; context: tokens it can hold.
+    vocab_size: width of its output; context: tokens it can hold. On a CPU the model's linear layers are
+    repacked in place, so that everything run on `model` gains, plain decoding included.
     """
 
     def __init__(self, model: torch.nn.Module):
-        self.model = model.eval()
+        self.model = model.eval().requires_grad_(False)
         config = model.config.get_text_config()
         self.vocab_size = model.get_output_embeddings().weight.shape[0]
         self.context = int(config.max_position_embeddings)
+        if packed_fits(model.dtype, model.device):
+            pack_linears(model)
 
     @property
     def device(self) -> torch.device:
