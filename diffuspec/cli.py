@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffuspec.errors import DiffuSpecError, PromptError, SettingsError
+from diffuspec.errors import DiffuSpecError, PromptError, SettingsError, TraceError
 from diffuspec.settings import Settings
 from diffuspec.trace import Trace
 
@@ -152,7 +152,7 @@ class _Progress:
         if sys.stderr.isatty():
             print(f"\r\x1b[K{percent}{message}", end="", file=sys.stderr, flush=True)
             self._shown = True
-        elif fraction is None or message.startswith(("Downloading", "Converting", "pip")):
+        else:
             print(message, file=sys.stderr, flush=True)
 
     def close(self) -> None:
@@ -166,6 +166,8 @@ def _run(arguments: argparse.Namespace) -> int:
     prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
     if not prompt.strip():
         raise PromptError("The prompt is empty: type a question.")
+    if arguments.trace and not arguments.trace.parent.is_dir():
+        raise TraceError(f"Cannot write the trace to {arguments.trace}: there is no such folder.")
     pair = _load_pair(arguments)
     from diffuspec.baselines import compare_with_ar
     from diffuspec.engine import DiffuSpec
@@ -191,13 +193,13 @@ def _run(arguments: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             interrupted = True
     progress.close()
-    if arguments.trace:
-        trace.save(arguments.trace)
     if arguments.json:
         print(json.dumps(report(trace), ensure_ascii=False))
     else:
         print(trace.text)
         print(_merits(trace), file=sys.stderr)
+    if arguments.trace:
+        trace.save(arguments.trace)
     return INTERRUPTED if interrupted else 0
 
 

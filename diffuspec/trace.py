@@ -327,7 +327,8 @@ def _json(value: Any) -> bytes:
 
 # Array fields of the recorded classes: dtype and number of dimensions.
 _ARRAYS = {
-    (TokenLattice, "ids"): (np.int32, 2), (TokenLattice, "logq"): (np.float32, 2), (TokenLattice, "kept"): (np.bool_, 2),
+    (TokenLattice, "ids"): (np.int32, 2), (TokenLattice, "logq"): (np.float32, 2),
+    (TokenLattice, "kept"): (np.bool_, 2),
     (BeamLevel, "parent"): (np.int16, 1), (BeamLevel, "rank"): (np.int16, 1),
     (BeamLevel, "score"): (np.float32, 1), (BeamLevel, "ended"): (np.bool_, 1),
     (SearchResult, "ids"): (np.int32, 1), (SearchResult, "ranks"): (np.int32, 1),

@@ -1,0 +1,169 @@
+"""The command line as a user meets it: a real process, real models, real exit codes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from diffuspec import Settings, Trace
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = [sys.executable, "-m", "diffuspec"]
+
+
+def diffuspec(*arguments, **options):
+    return subprocess.run([*COMMAND, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, **options)
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory):
+    """One `run --json --trace` of the embedded pair, and where its trace lies."""
+    trace = tmp_path_factory.mktemp("cli") / "run.jsonl.gz"
+    done = diffuspec("run", "Name three primary colours.", "--json", "--trace", trace, "--max-new-tokens", 20,
+                     "--k-max", 5, "--set", "M_max=7")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done, trace
+
+
+def test_json_is_one_object_and_nothing_else(answered):
+    report = json.loads(answered[0].stdout)
+    assert list(report) == ["text", "token_ids", "new_tokens", "steps", "accepted_per_step", "tokens_per_step",
+                            "wall_s", "ar_wall_s", "speedup", "identical_to_ar"]  # fmt: skip
+    assert report["identical_to_ar"] is True
+    assert report["new_tokens"] == len(report["token_ids"]) <= 20
+    assert report["speedup"] == pytest.approx(report["ar_wall_s"] / report["wall_s"])
+
+
+def test_trace_is_saved_with_the_settings_asked_for(answered):
+    done, file = answered
+    trace = Trace.load(file)
+    assert list(trace.token_ids) == json.loads(done.stdout)["token_ids"]
+    assert (trace.settings.k_max, trace.settings.m_max, trace.settings.max_new_tokens) == (5, 7, 20)
+    assert trace.prompt == "Name three primary colours."
+    assert max(step.draft_length for step in trace.steps) == 5
+
+
+def test_replay_shows_every_step(answered):
+    done = diffuspec("replay", answered[1])
+    assert done.returncode == 0
+    steps = [line for line in done.stdout.splitlines() if " accepted " in line and "k=" in line]
+    assert len(steps) == len(Trace.load(answered[1]).steps)
+    assert "identical to plain AR" in done.stdout
+
+
+def test_help_explains_each_knob():
+    shown = " ".join(diffuspec("run", "--help", env={**os.environ, "COLUMNS": "400"}).stdout.split())
+    for name, knob in Settings.knobs().items():
+        assert f"--{name.replace('_', '-')}" in shown
+        assert knob.meaning in shown
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["run", "  "], "The prompt is empty"),
+        (["run", "x", "--k-min", 9, "--k-max", 3], "k_min = 9 is larger than k_max = 3"),
+        (["run", "x", "--beam", 0], "between 1 and 32"),
+        (["run", "x", "--set", "beem=3"], "no setting 'beem'"),
+        (["run", "x", "--set", "beam"], "NAME=VALUE"),
+        (["run", "x", "--tau", "lots"], "is not a number"),
+        (["run", "x", "--pair", "nonesuch"], "Unknown pair 'nonesuch'"),
+        (["run", "x", "--device", "quantum"], "Unknown device 'quantum'"),
+        (["run", "x", "--target", "somewhere"], "both a target and a drafter"),
+        (["run", "x", "--k", 64, "--length", "fixed"], "exceeds the 32 positions"),
+        (["run", "word " * 9000], "Shorten the prompt"),
+        (["run", "x", "--trace", "/nonexistent/t.jsonl", "--max-new-tokens", 1], "Cannot write the trace"),
+        (["replay", "README.md"], "not a DiffuSpec trace"),
+        (["replay", "nowhere.jsonl"], "Cannot read"),
+        (["bench", "--questions", "README.md"], "not a question file"),
+        (["bench", "--questions", "README.md", "--methods", "magic"], "Unknown method"),
+    ],
+)
+def test_bad_input_gets_one_clear_line(arguments, says):
+    done = diffuspec(*arguments)
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_wrong_usage_exits_with_2():
+    assert diffuspec("run").returncode == 2
+    assert diffuspec("dance").returncode == 2
+
+
+def test_missing_asset_says_how_to_get_it_back(tmp_path):
+    for name in ("diffuspec", "assets"):
+        (tmp_path / name).mkdir()
+    subprocess.run(["cp", "-r", ROOT / "diffuspec", tmp_path], check=True)
+    done = subprocess.run([*COMMAND, "run", "x"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "git checkout -- assets" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_interrupt_keeps_what_was_made(tmp_path):
+    file = tmp_path / "stopped.jsonl"
+    process = subprocess.Popen(
+        [*COMMAND, "run", "Tell a very long story.", "--max-new-tokens", "2000", "--json", "--trace", str(file)],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    for line in process.stderr:
+        if line.startswith("step 5:"):
+            break
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    trace = Trace.load(file)
+    assert trace.stop_reason == "stopped"
+    assert 5 <= len(trace.steps) < 2000
+    assert json.loads(out)["token_ids"] == list(trace.token_ids)
+
+
+def test_bench_writes_rows_in_spec_bench_terms(tmp_path):
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text(
+        "\n".join(
+            json.dumps(row)
+            for row in (
+                {"question_id": 1, "category": "writing", "turns": ["Write a haiku.", "Another, shorter."]},
+                {"question_id": 2, "category": "qa", "turns": ["What is the capital of France?"]},
+            )
+        )
+    )
+    out = tmp_path / "out.json"
+    done = diffuspec("bench", "--questions", questions, "--methods", "ar,hf-generate,plain,diffuspec", "--limit", 2,
+                     "--max-new-tokens", 8, "--set", "k=3", "--json", out)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(out.read_text())["rows"]
+    fields = (
+        "method category questions accepted_per_step tokens_per_step tokens_per_second speedup identical "
+        "draft_ms search_ms verify_ms"
+    )
+    assert set(rows[0]) >= set(fields.split())
+    table = {(row["method"], row["category"]): row for row in rows}
+    assert set(table) == {
+        (method, category)
+        for method in ("ar", "hf-generate", "plain", "diffuspec")
+        for category in ("mt", "qa", "mean")
+    }
+    assert all(row["identical"] == 1 for row in rows)
+    assert table["ar", "mean"]["speedup"] == 1 and table["ar", "mean"]["tokens_per_step"] == 1
+    assert table["plain", "mean"]["draft_ms"] > 0
+    assert table["diffuspec", "mean"]["tokens_per_step"] > table["diffuspec", "mean"]["accepted_per_step"] >= 0
+    assert "diffuspec" in done.stdout
+
+
+def test_train_ngram_and_pack_make_what_ships(tmp_path):
+    turns = tmp_path / "turns.jsonl"
+    turns.write_text("\n".join(json.dumps({"r": [10, 11, 12, 11, 12, 2]}) for _ in range(3)))
+    assert diffuspec("train", "ngram", "--answers", turns, "--out", tmp_path / "n.npz").returncode == 0
+    assert (tmp_path / "n.npz").stat().st_size < 2**20
+    done = diffuspec("train", "ngram", "--answers", "README.md", "--out", tmp_path / "m.npz")
+    assert done.returncode == 1 and "not a file of turns" in done.stderr
+    done = diffuspec("train", "pack", tmp_path / "nowhere", "--out", tmp_path / "p")
+    assert done.returncode == 1 and "Cannot pack" in done.stderr
