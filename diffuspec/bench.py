@@ -9,6 +9,7 @@ with AR's. Later turns follow AR's answers, so that all methods see the same pro
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -21,6 +22,7 @@ from diffuspec.baselines import AutoregressiveRun
 from diffuspec.engine import DiffuSpec
 from diffuspec.errors import DiffuSpecError, SettingsError
 from diffuspec.models.pair import Pair
+from diffuspec.models.target import stock_model
 from diffuspec.settings import Settings
 from diffuspec.trace import Trace
 
@@ -89,11 +91,21 @@ def _ar(pair: Pair, settings: Settings, ids: Sequence[int]):
     return answer, time.perf_counter() - started, None
 
 
+@functools.lru_cache(1)
+def _stock(source, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
+    model = stock_model(source, dtype).to(device)
+    model(torch.zeros(1, 9, dtype=torch.long, device=device))
+    return model
+
+
 @torch.inference_mode()
 def _hf_generate(pair: Pair, settings: Settings, ids: Sequence[int]):
+    """What transformers does by itself: its own `generate` on its own layers."""
+    target = pair.target
+    model = _stock(target.source, target.model.dtype, target.device)
     started = time.perf_counter()
-    prompt = torch.tensor([list(ids)], device=pair.target.device)
-    out = pair.target.model.generate(
+    prompt = torch.tensor([list(ids)], device=target.device)
+    out = model.generate(
         prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=settings.max_new_tokens,
         eos_token_id=sorted(pair.stop_ids), pad_token_id=min(pair.stop_ids),
     )  # fmt: skip

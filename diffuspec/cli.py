@@ -194,29 +194,13 @@ def _run(arguments: argparse.Namespace) -> int:
             interrupted = True
     progress.close()
     if arguments.json:
-        print(json.dumps(report(trace), ensure_ascii=False))
+        print(json.dumps(trace.report(), ensure_ascii=False))
     else:
         print(trace.text)
         print(_merits(trace), file=sys.stderr)
     if arguments.trace:
         trace.save(arguments.trace)
     return INTERRUPTED if interrupted else 0
-
-
-def report(trace: Trace) -> dict:
-    """The figures of a run as `run --json` prints them; AR's are None where it was not run."""
-    return {
-        "text": trace.text,
-        "token_ids": list(trace.token_ids),
-        "new_tokens": trace.new_tokens,
-        "steps": len(trace.steps),
-        "accepted_per_step": trace.accepted_per_step,
-        "tokens_per_step": trace.tokens_per_step,
-        "wall_s": trace.wall_s,
-        "ar_wall_s": trace.baseline.wall_s if trace.baseline else None,
-        "speedup": trace.speedup,
-        "identical_to_ar": trace.identical_to_ar,
-    }
 
 
 def _merits(trace: Trace) -> str:

@@ -139,12 +139,12 @@ class Run:
         verdict = verify(path.ids, self.chooser(logits), self.stop_ids)
         clock.lap("verify")
         emitted = self.commit(path, verdict)
-        decision = self.policy.update(generated_length(lattice.ids[:, 0], self.stop_ids), verdict.accepted)
+        decision = self.policy.update(generated_length(lattice.raw_draft, self.stop_ids), verdict.accepted)
         clock.lap("commit")
         return self.recorder.record(clock, lattice, path, logits, verdict, decision, emitted)
 
     def draft(self, k: int):
-        width = max(self.settings.m_max, LATTICE_ROWS)
+        width = max(self.settings.m_max, LATTICE_ROWS) if k else 0
         return self.pair.drafter.draft(self.prefix, k, width=width, passes=self.settings.passes, cache=self.cache)
 
     def search(self, lattice: TokenLattice) -> SearchResult:

@@ -7,7 +7,7 @@ import functools
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -48,6 +48,8 @@ class Recorder:
         self.steps: list[Step] = []
         self.start = 0
         self.prefill_s = 0.0
+        self._pieces = self._spell({}, self.prompt_ids)
+        self._spelled = 0
 
     def prefilled(self, seconds: float) -> None:
         self.prefill_s = seconds
@@ -79,10 +81,11 @@ class Recorder:
 
     def trace(self, stop_reason: str) -> Trace:
         steps = tuple(self.steps)
+        for step in steps[self._spelled :]:
+            seen = np.concatenate([step.lattice.ids.ravel(), step.verification.top_ids.ravel(), step.emitted])
+            self._pieces = self._spell(self._pieces, np.unique(seen).tolist())
+        self._spelled = len(steps)
         answer = [token for step in steps for token in step.emitted]
-        seen = {*self.prompt_ids, *answer}
-        for step in steps:
-            seen.update(step.lattice.ids.ravel().tolist(), step.verification.top_ids.ravel().tolist())
         special = self.pair.special_ids
         return Trace(
             prompt=self.prompt,
@@ -91,14 +94,18 @@ class Recorder:
             pair=self.pair.info,
             provenance=provenance(),
             stop_ids=tuple(sorted(self.pair.stop_ids)),
-            pieces={token: self.pair.piece(token).decode("latin-1") for token in sorted(seen)},
-            special=tuple(sorted(seen & special)),
+            pieces=self._pieces,
+            special=tuple(sorted(special & self._pieces.keys())),
             steps=steps,
             text=self.pair.tokenizer.decode([t for t in answer if t not in special]),
             stop_reason=stop_reason,
             prefill_ms=self.prefill_s * 1e3,
             wall_s=self.prefill_s + sum(step.timing.total_ms for step in steps) / 1e3,
         )
+
+    def _spell(self, known: dict[int, str], ids: Iterable[int]) -> dict[int, str]:
+        """`known` and the bytes of the tokens it lacks; a new dict, since traces given out hold the old one."""
+        return {**known, **{i: self.pair.piece(i).decode("latin-1") for i in ids if i not in known}}
 
 
 @torch.inference_mode()

@@ -244,6 +244,21 @@ class Trace:
         step = self.steps[index]
         return oracle_accepted(step.lattice, self.token_ids[step.start : step.start + step.lattice.k])
 
+    def report(self) -> dict[str, Any]:
+        """The figures of the run by name; plain AR's are None where it was not run."""
+        return {
+            "text": self.text,
+            "token_ids": list(self.token_ids),
+            "new_tokens": self.new_tokens,
+            "steps": len(self.steps),
+            "accepted_per_step": self.accepted_per_step,
+            "tokens_per_step": self.tokens_per_step,
+            "wall_s": self.wall_s,
+            "ar_wall_s": self.baseline.wall_s if self.baseline else None,
+            "speedup": self.speedup,
+            "identical_to_ar": self.identical_to_ar,
+        }
+
     def with_baseline(self, baseline: Baseline) -> Trace:
         return dataclasses.replace(self, baseline=baseline)
 
@@ -344,14 +359,12 @@ def _array(value: Any, dtype: type, ndim: int, where: str) -> np.ndarray:
         raw = np.array(value if value else np.zeros((0,) * ndim))
         if raw.dtype == object:
             raw = np.array(value, dtype=np.float64)  # null stands for NaN
-        if np.issubdtype(dtype, np.floating):
+        if raw.size and (raw.dtype.kind not in "biuf" or (raw.dtype.kind == "b") != (dtype is np.bool_)):
+            raise ValueError
+        with np.errstate(invalid="ignore", over="ignore"):
             array = raw.astype(dtype)
-        elif np.issubdtype(dtype, np.bool_):
-            array = raw.astype(dtype)
-        else:
-            array = raw.astype(dtype)
-            if raw.size and not (raw == array).all():
-                raise ValueError
+        if raw.size and np.issubdtype(dtype, np.integer) and not (raw == array).all():
+            raise ValueError
     except (ValueError, TypeError, OverflowError):
         raise ValueError(f"{where} holds something other than numbers") from None
     if array.ndim != ndim:
@@ -423,7 +436,7 @@ def _check(trace: Trace) -> None:
             and step.start == position
             and (not n or (0 <= search.ranks.min() and search.ranks.max() < width))
             and (not n or search.proxy_logp.shape == check.cell_logp.shape == (n, width))
-            and len(search.levels) <= k
+            and (not search.levels or n <= len(search.levels) <= k)
             and (not search.levels or 0 <= search.chosen < len(search.levels[n - 1].rank))
         )
         below = 1

@@ -13,6 +13,8 @@ ContextNGram  interpolated absolute discounting on the prompt and the output so 
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -124,7 +126,7 @@ class NGram:
                     np.cumsum(table["delta2"].astype(np.int64)), table["logp2"], table["backoff2"],
                     np.cumsum(table["delta3"]), table["logp3"],
                 )  # fmt: skip
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
             raise WeightsError(
                 f"The n-gram table {path} is missing or damaged ({error}). Restore it with `git checkout -- assets`."
             ) from error

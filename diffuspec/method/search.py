@@ -62,7 +62,7 @@ class SearchResult:
 
 def argmax_path(lattice: TokenLattice, stop_ids: Collection[int]) -> SearchResult:
     """Each column's likeliest token, up to and with the first stop token."""
-    ids = lattice.ids[:, 0] if lattice.k else np.zeros(0, np.int32)
+    ids = lattice.raw_draft
     n = next((i + 1 for i, token in enumerate(ids.tolist()) if token in stop_ids), len(ids))
     return SearchResult(
         method="argmax",
@@ -125,8 +125,7 @@ def beam_search(
         if not len(alive):
             break
         scores = flat[best[alive]]
-        if order:
-            history = np.concatenate([history[parent[alive], 1:], candidates[column[alive], None]], axis=1)
+        history = np.concatenate([history[parent[alive]], candidates[column[alive], None]], axis=1)[:, 1:]
     return _result(lattice, levels, proxies, rows)
 
 

@@ -19,11 +19,13 @@ from diffuspec.models.packed import pack_linears, packed_fits
 class Target:
     """A causal LM and what decoding needs to know about it.
 
-    vocab_size: width of its output; context: tokens it can hold. On a CPU the model's linear layers are
+    vocab_size: width of its output; context: tokens it can hold; source: where
+    its weights were loaded from. On a CPU the model's linear layers are
     repacked in place, so that everything run on `model` gains, plain decoding included.
     """
 
-    def __init__(self, model: torch.nn.Module):
+    def __init__(self, model: torch.nn.Module, source: str | Path | None = None):
+        self.source = source
         self.model = model.eval().requires_grad_(False)
         config = model.config.get_text_config()
         self.vocab_size = model.get_output_embeddings().weight.shape[0]
@@ -61,14 +63,19 @@ class Target:
 def load_target(source: str | Path, *, dtype: torch.dtype, device: str):
     """(Target, tokenizer) from a folder or a Hub id; raises `WeightsError` with what to do."""
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="sdpa")
+        model = stock_model(source, dtype)
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise WeightsError(
             f"The target {source} could not be loaded: {str(error).strip().splitlines()[0]} "
             "Check the name, the network, and for gated models `hf auth login`."
         ) from error
-    return Target(model.to(device)), tokenizer
+    return Target(model.to(device), source), tokenizer
+
+
+def stock_model(source: str | Path, dtype: torch.dtype) -> torch.nn.Module:
+    """The model as transformers loads it, nothing repacked."""
+    return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="sdpa").eval()
 
 
 def stop_ids(model: torch.nn.Module, tokenizer) -> frozenset[int]:

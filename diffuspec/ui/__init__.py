@@ -1,0 +1,1 @@
+"""The playground: everything it shows is drawn from a `Trace`."""

@@ -1,0 +1,1 @@
+"""Our own components: a Python file with its HTML, CSS and JavaScript beside it."""

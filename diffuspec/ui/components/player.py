@@ -1,0 +1,31 @@
+"""The player as a Gradio component: its value is the JSON text of `views.payload`, drawn in the browser.
+
+The template is constant and the text never becomes part of it: Gradio evaluates rendered templates
+as JavaScript, so a token `${...}` in one would run. A function, not a subclass of `gr.HTML`: for a
+subclass Gradio writes a stub file beside the source.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gradio as gr
+import plotly
+
+HERE = Path(__file__).parent
+PLOTLY_JS = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+CSS = HERE / "player.css"
+
+
+def player(value: str | None = None, **options) -> gr.HTML:
+    """Draws and steps through one trace; needs `CSS` on the page."""
+    gr.set_static_paths([PLOTLY_JS])
+    scripts = [(HERE / name).read_text(encoding="utf-8") for name in ("player.js", "player_gradio.js")]
+    return gr.HTML(
+        value=value,
+        html_template=(HERE / "player.html").read_text(encoding="utf-8"),
+        js_on_load="\n".join(scripts),
+        apply_default_css=False,
+        plotly_url=f"gradio_api/file={PLOTLY_JS.as_posix()}",
+        **options,
+    )

@@ -1,0 +1,1 @@
+"""What the page shows, as pure functions of a `Trace`; no Gradio, no model."""

@@ -1,0 +1,173 @@
+"""A pair without models: a script stands for the target, noise around it for the drafter.
+
+Lattices, search, verification and lengths come from the real `diffuspec.method`, so its traces hold
+together like real ones; a run takes as long as it is told to.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+
+import numpy as np
+
+from diffuspec.errors import PromptError
+from diffuspec.method.acceptance import verify
+from diffuspec.method.lattice import generated_length, prune
+from diffuspec.method.length import make_policy
+from diffuspec.method.proxy import ContextNGram
+from diffuspec.method.search import argmax_path, beam_search
+from diffuspec.settings import Settings
+from diffuspec.trace import Baseline, Difference, PairInfo, Provenance, Step, Timing, Trace, Verification
+
+SCRIPT = (
+    "To find the car's acceleration, we need to know the initial speed and the time it took to reach that speed.\n\n"
+    "Let's denote the initial speed as x. The final speed is 60 mph, and the time is 8 seconds. Acceleration is the "
+    "change in speed divided by the time: a = (60 - 0) / 8 = 7.5 mph per second. A café in Zürich calls this “naïve”, "
+    "日本 says 加速度 🚗.\n"
+)
+WIDTH = 15
+
+
+class FakePair:
+    """Words of the script and of `extra` as the vocabulary; bytes where a character is not ASCII."""
+
+    def __init__(self, script: str = SCRIPT, extra: tuple[str, ...] = (), dtype: str = "float32"):
+        self.pieces: list[bytes] = [b"<|im_end|>", b"<|im_start|>"]
+        self.stop_ids, self.special_ids = frozenset({0}), frozenset({0, 1})
+        self.script = self.encode(script)
+        for word in (*extra, *" of speed rate time velocity a an its for in on x is it then so and out".split(" ")):
+            self.encode(" " + word)
+        self.info = PairInfo("fake", "scripted target", "noisy drafter", "none", dtype, "cpu", 2048, 32)
+
+    def encode(self, text: str) -> list[int]:
+        pieces = []
+        for word in re.findall(r" ?[A-Za-z']+| ?[0-9]+|\s+|.", text, re.S):
+            raw = word.encode()
+            pieces += [raw] if len(raw) == len(word) else [raw[i : i + 1] for i in range(len(raw))]
+        for piece in pieces:
+            if piece not in self.pieces:
+                self.pieces.append(piece)
+        return [self.pieces.index(piece) for piece in pieces]
+
+
+class FakeRun:
+    """Has the engine's face: iterate for steps, `trace` at any time, `stop()` from anywhere."""
+
+    def __init__(self, pair: FakePair, settings: Settings, prompt: str, *, pause: float = 0.0, skill: float = 0.72):
+        self.prompt_ids = (1, *pair.encode(prompt), 0)
+        if len(self.prompt_ids) >= pair.info.context:
+            raise PromptError(f"The prompt has {len(self.prompt_ids)} tokens; the target can hold 2048. Shorten it.")
+        self.pair, self.settings, self.prompt, self.pause, self.skill = pair, settings, prompt, pause, skill
+        self.random = np.random.default_rng(settings.seed + 7)
+        self.policy = make_policy(settings)
+        self.proxy = ContextNGram(len(pair.pieces), [*self.prompt_ids, *pair.script[:40]])
+        self.prefix = list(self.prompt_ids)
+        self.made, self.steps, self.stop_reason = 0, [], "running"
+
+    def stop(self):
+        if self.stop_reason == "running":
+            self.stop_reason = "stopped"
+
+    def __iter__(self):
+        return self
+
+    def truth(self, place: int) -> int:
+        return self.pair.script[place % len(self.pair.script)]
+
+    def __next__(self) -> Step:
+        if self.stop_reason != "running":
+            raise StopIteration
+        time.sleep(self.pause)
+        settings = self.settings
+        k = min(self.policy.k, settings.max_new_tokens - self.made - 1)
+        lattice = self.draft(k)
+        if settings.search == "argmax":
+            path = argmax_path(lattice, self.pair.stop_ids)
+        else:
+            path = beam_search(
+                lattice, self.proxy, self.prefix, beam=settings.beam, lam=settings.lam, stop_ids=self.pair.stop_ids
+            )
+        n = len(path)
+        verdict = verify(path.ids, lambda i: self.truth(self.made + i), self.pair.stop_ids)
+        emitted = tuple(path.ids[: verdict.accepted].tolist()) + ((verdict.token,) if verdict.token is not None else ())
+        check = self.look(lattice, path, verdict, n)
+        decision = self.policy.update(generated_length(lattice.ids[:, 0] if k else path.ids, self.pair.stop_ids), verdict.accepted)
+        timing = Timing(*(self.random.uniform(0.9, 1.1, 5) * (12, 0.4, 48, 0.1, 0.6)).tolist())
+        step = Step(len(self.steps), self.made, self.prefix[-1], lattice, path, check, decision, emitted, timing)
+        self.steps.append(step)
+        self.made += len(emitted)
+        self.prefix += emitted
+        self.proxy.extend(emitted)
+        if self.made >= settings.max_new_tokens:
+            self.stop_reason = "max tokens"
+        return step
+
+    def draft(self, k: int):
+        vocab = len(self.pair.pieces)
+        width = min(max(WIDTH, self.settings.m_max), vocab)
+        ids, logq = np.zeros((k, width), np.int32), np.zeros((k, width), np.float32)
+        for column in range(k):
+            right = self.truth(self.made + column)
+            others = self.random.permutation([i for i in range(2, vocab) if i != right])[: width - 1]
+            row = np.sort(self.random.dirichlet(np.full(width, 0.25)))[::-1]
+            hit = self.random.random() < self.skill ** (1 + 0.25 * column)
+            missing = self.random.random() < 0.15
+            place = 0 if hit else int(self.random.integers(1, min(6, width)))
+            tokens = others.tolist()
+            tokens.insert(place, right)
+            ids[column] = [t for t in tokens if not (missing and not hit and t == right)][:width] if not missing else (
+                tokens[:width] if hit else [*others.tolist(), 0][:width]
+            )
+            logq[column] = np.log(row * 0.98 + 1e-4)
+        return prune(ids, logq, tau=self.settings.tau, m_max=self.settings.m_max, stop_ids=self.pair.stop_ids)
+
+    def look(self, lattice, path, verdict, n) -> Verification:
+        vocab = len(self.pair.pieces)
+        p = self.random.dirichlet(np.full(vocab, 0.02), n + 1)
+        for i in range(n + 1):
+            p[i] = 0.25 * p[i]
+            p[i, self.truth(self.made + i)] += 0.75
+        logp = np.log(p + 1e-9).astype(np.float32)
+        top = np.argsort(-logp, axis=1, kind="stable")[:, :8].astype(np.int32)
+        path_logp = logp[np.arange(n), path.ids]
+        return Verification(
+            accepted=verdict.accepted, token=verdict.token, kind=verdict.kind, draws=verdict.draws, path_logp=path_logp,
+            path_rank=(logp[:n] > path_logp[:, None]).sum(1).astype(np.int32),
+            top_ids=top, top_logp=np.take_along_axis(logp, top, 1),
+            cell_logp=np.take_along_axis(logp[:n], lattice.ids[:n].astype(np.int64), 1),
+        )  # fmt: skip
+
+    @property
+    def trace(self) -> Trace:
+        steps = tuple(self.steps)
+        raw = b"".join(self.pair.pieces[t] for s in steps for t in s.emitted)
+        return Trace(
+            prompt=self.prompt, prompt_ids=self.prompt_ids, settings=self.settings, pair=self.pair.info,
+            provenance=Provenance("2026-11-23T12:00:00+00:00", "test machine, 2 cores", 2, {"torch": "none"}),
+            stop_ids=(0,), pieces={i: piece.decode("latin-1") for i, piece in enumerate(self.pair.pieces)},
+            special=(0, 1), steps=steps, text=raw.decode("utf-8", "replace"), stop_reason=self.stop_reason,
+            prefill_ms=40.0, wall_s=0.04 + sum(s.timing.total_ms for s in steps) / 1e3,
+        )  # fmt: skip
+
+
+def fake_compare(pair: FakePair, trace: Trace, on_token, *, pause: float = 0.0) -> Baseline:
+    made = []
+    for token in trace.token_ids:
+        time.sleep(pause)
+        made.append(token)
+        if on_token(len(made)):
+            break
+    difference = Difference(16, made[16], made[3], 0.004) if pair.info.dtype == "bfloat16" and len(made) > 16 else None
+    times = tuple(40.0 + 42.0 * (i + 1) for i in range(len(made)))
+    return Baseline(tuple(made), times[-1] / 1e3, 40.0, times, len(made), difference)
+
+
+def fake_trace(prompt: str = "If a car accelerates from 0 to 60 mph in 8 seconds?", *, script: str = SCRIPT,
+               extra: tuple[str, ...] = (), skill: float = 0.72, compare: bool = True, **settings) -> Trace:
+    pair = FakePair(script, extra)
+    run = FakeRun(pair, Settings(**settings), prompt, skill=skill)
+    for _ in run:
+        pass
+    trace = run.trace
+    return trace.with_baseline(fake_compare(pair, trace, lambda count: False)) if compare else trace
