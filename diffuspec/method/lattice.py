@@ -45,11 +45,6 @@ class TokenLattice:
         """The likeliest token of every column, int32 [k]."""
         return self.ids[:, 0] if self.k else np.zeros(0, np.int32)
 
-    @property
-    def raw_draft(self) -> np.ndarray:
-        """The likeliest token of every column, int32 [k]."""
-        return self.ids[:, 0] if self.k else np.zeros(0, np.int32)
-
     def rank_of(self, column: int, token: int) -> int | None:
         """0-based rank of `token` in a column, None where the lattice does not hold it."""
         hits = np.flatnonzero(self.ids[column] == token)
@@ -61,9 +56,8 @@ def prune(ids: np.ndarray, logq: np.ndarray, *, tau: float, m_max: int, stop_ids
 
     A column whose W candidates do not reach `tau` keeps min(W, m_max) of them.
     """
-    width = ids.shape[1] if len(ids) else 0  # a lattice without columns has no rows, as a saved one has none
-    ids = np.ascontiguousarray(ids[:, :width], dtype=np.int32)
-    logq = np.ascontiguousarray(logq[:, :width], dtype=np.float32)
+    ids = np.ascontiguousarray(ids, dtype=np.int32)
+    logq = np.ascontiguousarray(logq, dtype=np.float32)
     mass_before = np.zeros_like(logq, dtype=np.float64)
     np.cumsum(np.exp(logq[:, :-1], dtype=np.float64), axis=1, out=mass_before[:, 1:])
     kept = mass_before < tau

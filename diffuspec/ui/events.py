@@ -57,7 +57,7 @@ class Events:
         self.jobs[request.session_hash] = job
         return message(None), gr.Button(interactive=False), gr.Button(interactive=True), uuid.uuid4().hex
 
-    def run(self, ticket: str, request: gr.Request) -> Iterator[tuple]:
+    def follow(self, ticket: str, request: gr.Request) -> Iterator[tuple]:
         """Stream the visitor's job. -> player, trace, notice, run, stop"""
         job = self.jobs.get(request.session_hash)
         idle = gr.Button(interactive=True), gr.Button(interactive=False)
@@ -133,7 +133,7 @@ class Events:
         settings: a JSON object of knobs by name, e.g. {"k_max": 12, "lam": 0.4}. Returns text, token_ids,
         new_tokens, steps, accepted_per_step, tokens_per_step, wall_s, ar_wall_s, speedup, identical_to_ar.
         """
-        return summary(self._whole(prompt, settings, dtype, compare))
+        return self._whole(prompt, settings, dtype, compare).report()
 
     def api_trace(self, prompt: str, settings: str = "{}", dtype: str = "float32", compare: bool = True) -> gr.FileData:
         """Answer a prompt and return the whole trace, a gzip file of JSON Lines; arguments as `run`."""
@@ -168,23 +168,6 @@ def _mapping(settings: str | dict) -> dict:
     if not isinstance(values, dict):
         raise SettingsError('The settings must be a JSON object, such as {"k_max": 12}.')
     return values
-
-
-def summary(trace: Trace) -> dict[str, Any]:
-    """The figures of a run by name, as the command line prints them with --json."""
-    baseline = trace.baseline
-    return {
-        "text": trace.text,
-        "token_ids": list(trace.token_ids),
-        "new_tokens": trace.new_tokens,
-        "steps": len(trace.steps),
-        "accepted_per_step": trace.accepted_per_step,
-        "tokens_per_step": trace.tokens_per_step,
-        "wall_s": trace.wall_s,
-        "ar_wall_s": baseline.wall_s if baseline else None,
-        "speedup": trace.speedup,
-        "identical_to_ar": trace.identical_to_ar,
-    }
 
 
 def write(trace: Trace | None) -> str:

@@ -49,7 +49,8 @@ def build(host: Host, first: Trace | None = None, problem: str | None = None) ->
     knobs = Settings.knobs()
     with gr.Blocks(title="DiffuSpec Playground", fill_width=True, analytics_enabled=False) as demo:
         trace = gr.State(first)
-        ticket = gr.State("")
+        # A textbox, because a change of `gr.State` starts no event after an unqueued one.
+        ticket = gr.Textbox(visible="hidden", elem_id="ticket", label="ticket", container=False)
         with gr.Row(elem_id="playground", equal_height=False):
             with gr.Column(elem_id="controls", min_width=280):
                 gr.HTML(
@@ -95,7 +96,7 @@ def build(host: Host, first: Trace | None = None, problem: str | None = None) ->
         for trigger in (run.click, prompt.submit):
             trigger(events.enter, inputs, [said, run, stop, ticket], queue=False, show_progress="hidden", **PRIVATE)
         ticket.change(
-            events.run, ticket, [drawn, trace, said, run, stop], concurrency_limit=1, concurrency_id=MODELS,
+            events.follow, ticket, [drawn, trace, said, run, stop], concurrency_limit=1, concurrency_id=MODELS,
             show_progress="minimal", show_progress_on=said, **PRIVATE,
         )  # fmt: skip
         stop.click(events.stop, queue=False, show_progress="hidden", **PRIVATE)
