@@ -113,6 +113,7 @@ def build(host: Host, first: Trace | None = None, problem: str | None = None) ->
                 lambda values=values: _values(values, controls), None, [adl, cps, *controls.values()],
                 queue=False, show_progress="hidden", **PRIVATE,
             )  # fmt: skip
+        demo.load(None, js="() => innerWidth > 1000 || document.querySelector('#settings > button').click()", **PRIVATE)
         demo.unload(events.leave)
         models = {"concurrency_limit": 1, "concurrency_id": MODELS}
         gr.api(events.api_run, api_name="run", **models)

@@ -92,7 +92,8 @@ class FakeRun:
         verdict = verify(path.ids, lambda i: self.truth(self.made + i), self.pair.stop_ids)
         emitted = tuple(path.ids[: verdict.accepted].tolist()) + ((verdict.token,) if verdict.token is not None else ())
         check = self.look(lattice, path, verdict, n)
-        decision = self.policy.update(generated_length(lattice.ids[:, 0] if k else path.ids, self.pair.stop_ids), verdict.accepted)
+        raw = lattice.ids[:, 0] if k else path.ids
+        decision = self.policy.update(generated_length(raw, self.pair.stop_ids), verdict.accepted)
         timing = Timing(*(self.random.uniform(0.9, 1.1, 5) * (12, 0.4, 48, 0.1, 0.6)).tolist())
         step = Step(len(self.steps), self.made, self.prefix[-1], lattice, path, check, decision, emitted, timing)
         self.steps.append(step)

@@ -273,8 +273,10 @@ const DiffuSpecPlayer = (() => {
         });
       }
       this.data = next;
-      if (this.follow || this.at >= next.steps.length) this.at = Math.max(next.steps.length - 1, 0);
+      const before = this.at;
+      if (this.follow || this.at >= next.steps.length) this.at = this.lastDraft();
       if (fresh && !next.live) this.at = this.tellingStep();
+      if (this.at !== before) this.cell = null;
       if (!next.live) this.follow = false;
       this.drawMerits();
       this.drawText();
@@ -289,6 +291,13 @@ const DiffuSpecPlayer = (() => {
       let found = steps.findIndex((s) => cut(s) && s.oracle > s.accepted);
       if (found < 0) found = steps.findIndex(cut);
       return Math.max(found, 0);
+    }
+
+    /** The newest step that drafted anything: the very last may have had one token of the budget left. */
+    lastDraft() {
+      const { steps } = this.data;
+      const last = Math.max(steps.length - 1, 0);
+      return steps.length > 1 && !steps[last].k ? last - 1 : last;
     }
 
     get step() {
@@ -373,8 +382,9 @@ const DiffuSpecPlayer = (() => {
       let col = Number(cell.dataset.col);
       let rank = Number(cell.dataset.rank);
       if (move) {
+        const rows = this.phase === "mask" ? [0] : this.rowsOf(this.step);
         col += move[0];
-        rank += move[1];
+        rank = rows[rows.indexOf(rank) + move[1]];
       } else if (event.key === "Home") col = 0;
       else if (event.key === "End") col = this.step.k - 1;
       else if (event.key !== "Enter" && event.key !== " ") return;
@@ -523,14 +533,16 @@ const DiffuSpecPlayer = (() => {
       return `k = ${step.k} · accepted ${step.accepted} · ${end}`;
     }
 
-    /** Rows drawn: the first ROWS ranks unless all are asked for, more where the story needs one. */
+    /** Ranks drawn as rows: ROWS of them unless all are asked for; the path and the right token among them. */
     rowsOf(step) {
-      const all = step.detail.ids[0].length;
-      if (this.show.rows) return all;
-      let need = Math.max(-1, ...step.detail.ranks);
-      const right = step.seen < step.path.length ? step.detail.ids[step.seen].indexOf(step.detail.draws[step.seen]) : -1;
-      need = Math.max(need, right);
-      return Math.min(all, Math.max(ROWS, need + 1));
+      const d = step.detail;
+      const all = d.ids[0].length;
+      if (this.show.rows || all <= ROWS) return Array.from({ length: all }, (_, rank) => rank);
+      const needed = new Set(d.ranks);
+      if (step.seen < step.path.length) needed.add(d.ids[step.seen].indexOf(d.draws[step.seen]));
+      needed.delete(-1);
+      for (let rank = 0; needed.size < ROWS; rank++) needed.add(rank);
+      return [...needed].sort((x, y) => x - y);
     }
 
     drawLattice() {
@@ -551,7 +563,7 @@ const DiffuSpecPlayer = (() => {
       const rows = this.rowsOf(step);
       const grid = make("div", `ds-grid phase-${this.phase}`);
       grid.setAttribute("role", "grid");
-      grid.setAttribute("aria-label", `Token lattice of step ${this.at + 1}: ${step.k} positions, ${rows} ranks`);
+      grid.setAttribute("aria-label", `Token lattice of step ${this.at + 1}: ${step.k} positions, ${rows.length} ranks`);
       grid.style.setProperty("--k", String(step.k + 1));
       const row = (className = "") => {
         const node = make("div", `ds-row ${className}`);
@@ -571,17 +583,17 @@ const DiffuSpecPlayer = (() => {
         head.append(node);
       }
       const oracle = this.show.oracle ? this.oraclePath(step) : [];
-      for (let rank = 0; rank < rows; rank++) {
-        const line = row();
+      rows.forEach((rank, place) => {
+        const line = row(place && rank > rows[place - 1] + 1 ? "ds-row-jump" : "");
         line.append(this.rowHeader(this.phase === "mask" ? (rank ? "" : "?") : String(rank + 1)));
         for (let col = 0; col < step.k; col++) line.append(this.latticeCell(step, col, rank, oracle));
         line.append(make("span", "ds-gap"));
-      }
+      });
       if (this.phase === "verify" || this.phase === "commit") this.targetRow(step, row("ds-row-target"));
       if (this.phase === "commit") this.commitRow(step, row("ds-row-commit"));
-      box.style.setProperty("--rows", String(Math.max(rows, Math.min(ROWS, step.detail.ids[0].length))));
+      box.style.setProperty("--rows", String(Math.max(rows.length, ROWS)));
       box.replaceChildren(grid);
-      if (this.phase !== "mask" && this.phase !== "lattice") this.drawLinks(grid, step, rows, oracle);
+      if (this.phase !== "mask" && this.phase !== "lattice") this.drawLinks(grid, step, oracle);
       box.scrollLeft = scroll;
       if (this.cell) this.select(this.cell.col, this.cell.rank, hadFocus);
       else this.drawInspector();
@@ -692,7 +704,7 @@ const DiffuSpecPlayer = (() => {
     }
 
     /** Lines between neighbouring columns: the chosen path, and on demand the others. */
-    drawLinks(grid, step, rows, oracle) {
+    drawLinks(grid, step, oracle) {
       const d = step.detail;
       const cells = new Map();
       for (const node of grid.querySelectorAll("[data-col]")) cells.set(`${node.dataset.col},${node.dataset.rank}`, node);

@@ -1,0 +1,125 @@
+"""A real server on a free port and a real Chromium; every request that leaves localhost fails its test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlparse
+
+import pytest
+from playwright.sync_api import expect, sync_playwright
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+sys.path.insert(0, str(Path(__file__).parent))
+
+from fake import FakePair, FakeRun, fake_compare, fake_trace  # noqa: E402
+
+from diffuspec.ui.host import Host  # noqa: E402
+from diffuspec.ui.page import build, launch_options  # noqa: E402
+
+expect.set_options(timeout=15_000)
+
+HOSTILE = (
+    " <img src=x onerror=window.hacked=1>", " ${window.hacked=2}", " {{window.hacked=3}}",
+    " <script>window.hacked=4</script>", " </script><svg onload=window.hacked=5>",
+)  # fmt: skip
+HOSTILE_SCRIPT = " so".join(HOSTILE) + " the end."
+
+
+def chromium() -> str:
+    found = os.environ.get("CHROMIUM") or next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
+    if not found:
+        pytest.fail("The browser tests need Chromium: install it, or name its program in the variable CHROMIUM.")
+    return found
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """One Chromium a module: Playwright's own loop must end before another module starts one."""
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        instance = playwright.chromium.launch(executable_path=chromium(), args=arguments)
+        yield instance
+        instance.close()
+
+
+class Site:
+    """A page served from this process on fake models."""
+
+    def __init__(self, trace, *, pause=0.05, script=None, extra=(), load=None):
+        made = {} if script is None else {"script": script}
+
+        def fake_load(dtype, progress):
+            return FakePair(extra=extra, dtype=dtype, **made)
+
+        self.runs = []
+
+        def start(pair, settings, prompt):
+            self.runs.append(FakeRun(pair, settings, prompt, pause=pause))
+            return self.runs[-1]
+
+        self.host = Host(load or fake_load, start, partial(fake_compare, pause=0.012))
+        self.demo = build(self.host, trace)
+        self.host.warm_up()
+        self.demo.queue().launch(quiet=True, prevent_thread_lock=True, inbrowser=False, **launch_options())
+        self.url = self.demo.local_url
+
+
+@pytest.fixture(scope="session")
+def serve():
+    made = []
+
+    def start(*args, **options) -> Site:
+        made.append(Site(*args, **options))
+        return made[-1]
+
+    yield start
+    for site in made:
+        site.demo.close(verbose=False)
+
+
+@pytest.fixture(scope="session")
+def site(serve):
+    return serve(fake_trace(k_min=4, k_max=14, max_new_tokens=128))
+
+
+@pytest.fixture(scope="session")
+def slow_site(serve):
+    """A step takes a fifth of a second: long enough to press Stop."""
+    return serve(fake_trace(max_new_tokens=64), pause=0.2)
+
+
+@pytest.fixture
+def visit(browser):
+    """visit(site, **context options) -> page with the player drawn; fails on foreign requests and script errors."""
+    contexts, foreign, broken = [], [], []
+
+    def look(request):
+        address = urlparse(request.url)
+        if address.scheme not in ("data", "blob") and address.hostname not in ("127.0.0.1", "localhost"):
+            foreign.append(request.url)
+
+    def open_page(site, query="", **options):
+        context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}, **options})
+        context.set_default_timeout(20_000)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("request", look)
+        page.on("websocket", lambda socket: foreign.append(socket.url) if "127.0.0.1" not in socket.url else None)
+        page.on("pageerror", lambda error: broken.append(str(error)))
+        page.goto(site.url + query)
+        page.wait_for_selector("#lattice [data-col], #lattice .ds-empty")
+        # The page is alive once Gradio has mounted its events.
+        page.wait_for_function("document.querySelector('#run') && document.querySelector('#step-label b')")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not foreign, f"requests left localhost: {foreign}"
+    assert not broken, f"errors in the page: {broken}"

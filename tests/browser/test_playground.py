@@ -1,0 +1,456 @@
+"""The playground in a real browser, on scripted models (fake.py)."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from conftest import HOSTILE, HOSTILE_SCRIPT
+from fake import FakePair, fake_trace
+from playwright.sync_api import expect
+
+from diffuspec.errors import WeightsError
+from diffuspec.trace import Trace
+
+IDS = (
+    "prompt run stop text merits step-first step-prev step-next step-last step-play lattice inspector adl acceptance "
+    "knob-k knob-k_min knob-k_max knob-beam knob-tau knob-m_max knob-lam knob-delta knob-rho knob-max_new_tokens "
+    "switch-cps switch-adl dtype compare notice trace-file trace-download"
+).split()
+DONE = "[data-merit=verdict]:not([data-state=pending])"
+STATE = "[data-run]"
+
+
+def step_number(page) -> int:
+    return int(re.match(r"Step (\d+) of", page.inner_text("#step-label")).group(1))
+
+
+def steps_shown(page) -> int:
+    return int(re.search(r"of (\d+)", page.inner_text("#step-label")).group(1))
+
+
+def run(page, prompt="What is the acceleration?"):
+    page.fill("#prompt textarea", prompt)
+    page.click("#run")
+    expect(page.locator("[data-badge]")).to_have_text("measured here")
+
+
+def finish(page):
+    expect(page.locator("#run")).to_be_enabled(timeout=40_000)
+    expect(page.locator(DONE)).to_be_visible()
+
+
+def test_first_paint_shows_the_recorded_trace(visit, site):
+    page = visit(site)
+    for elem_id in IDS:
+        assert page.locator(f"[id='{elem_id}']").count() == 1, elem_id
+    assert page.inner_text("#text").startswith("To find the car's acceleration")
+    expect(page.locator("[data-badge]")).to_contain_text("recorded 2026-11-23")
+    expect(page.locator("[data-merit=verdict]")).to_contain_text("identical")
+    expect(page.locator("#adl .plot-container")).to_be_visible()
+    expect(page.locator("#acceptance .plot-container")).to_be_visible()
+
+
+def test_characters_split_over_tokens_are_whole(visit, site):
+    page = visit(site)
+    unit = page.locator("#text .ds-unit", has_text="é").first
+    assert unit.inner_text() == "é"
+    assert "one character out of 2 tokens" in unit.get_attribute("title")
+    assert "\ufffd" not in page.inner_text("#text")
+
+
+def test_run_streams_and_is_compared_with_ar(visit, site):
+    page = visit(site)
+    run(page)
+    expect(page.locator(STATE)).to_contain_text(re.compile(r"\d+ tokens? of 128 …"))
+    early = len(page.inner_text("#text"))
+    expect(page.locator("[data-merit=verdict]")).to_contain_text("measuring plain AR")
+    assert len(page.inner_text("#text")) > early
+    finish(page)
+    expect(page.locator("[data-merit=verdict]")).to_contain_text("128 of 128 tokens")
+    expect(page.locator("[data-merit=speedup]")).to_contain_text("×")
+    expect(page.locator("[data-merit=speedup]")).to_contain_text("measured here")
+    made = site.runs[-1].trace
+    assert steps_shown(page) == len(made.steps)
+    # Every step can be looked at, whatever the browser dropped while streaming.
+    for index in range(0, len(made.steps) - 1, 7):
+        page.evaluate("i => { const s = document.querySelector('#step-scrub'); s.value = i + 1;"
+                      " s.dispatchEvent(new Event('input', {bubbles: true})); }", index)
+        assert page.locator("#lattice [data-col]").count() > 0
+        assert page.locator("#lattice .ds-cell.path").count() == len(made.steps[index].path)
+
+
+def test_bfloat16_shows_the_first_difference_and_its_gap(visit, site):
+    page = visit(site)
+    page.click("#dtype label:has-text('bfloat16')")
+    run(page)
+    finish(page)
+    expect(page.locator("[data-merit=verdict]")).to_have_attribute("data-state", "differs")
+    expect(page.locator("[data-merit=verdict]")).to_contain_text("at token 17")
+    expect(page.locator("[data-merit=verdict]")).to_contain_text("logit gap 0.004")
+
+
+def test_steps_by_button_scrubber_token_and_keyboard(visit, site):
+    page = visit(site)
+    last = steps_shown(page)
+    page.click("#step-first")
+    assert step_number(page) == 1 and page.locator("#step-prev").is_disabled()
+    page.click("#step-next")
+    assert step_number(page) == 2
+    page.click("#step-last")
+    assert step_number(page) == last and page.locator("#step-next").is_disabled()
+    page.locator("#text [data-step='4']").first.click()
+    assert step_number(page) == 5
+    page.locator("#step-label").click()
+    page.keyboard.press("ArrowRight")
+    assert step_number(page) == 6
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Home")
+    assert step_number(page) == 1
+    page.keyboard.press("End")
+    assert step_number(page) == last
+    page.keyboard.press("Home")
+    page.keyboard.press("Space")
+    expect(page.locator("#step-play")).to_have_attribute("aria-pressed", "true")
+    page.wait_for_function("document.querySelector('#step-label').textContent.startsWith('Step 3 ')")
+    page.keyboard.press("Space")
+    expect(page.locator("#step-play")).to_have_attribute("aria-pressed", "false")
+    page.click("#step-first")
+    page.focus("#prompt textarea")
+    page.keyboard.press("End")
+    page.keyboard.press("ArrowRight")
+    assert step_number(page) == 1
+
+
+def test_phases_tell_the_step_in_order(visit, site):
+    page = visit(site)
+    counts = {}
+    for phase in ("mask", "lattice", "search", "verify", "commit"):
+        page.click(f"#phase-{phase}")
+        counts[phase] = {
+            mark: page.locator(f"#lattice {mark}").count()
+            for mark in (".masked", ".path", ".accepted, #lattice .rejected", ".ds-target", ".ds-out")
+        }
+    assert counts["mask"][".masked"] > 0 and counts["mask"][".path"] == 0
+    assert counts["lattice"][".masked"] == 0 and counts["lattice"][".path"] == 0
+    assert counts["search"][".path"] > 0 and counts["search"][".ds-target"] == 0
+    assert counts["verify"][".ds-target"] > 0 and counts["verify"][".ds-out"] == 0
+    assert counts["commit"][".ds-out"] > 0
+
+
+@pytest.fixture(scope="module")
+def misses():
+    """(trace, step index of a search miss, of a drafter miss, of a pruning miss) among scripted runs."""
+    trace = fake_trace(k_min=4, k_max=14, max_new_tokens=128)
+    found = {}
+    for step in trace.steps:
+        at = step.verification.accepted
+        if at >= len(step.path):
+            continue
+        rank = step.lattice.rank_of(at, step.verification.draws[at])
+        if rank is None:
+            found.setdefault("drafter", step.index)
+        elif not step.lattice.kept[at, rank]:
+            found.setdefault("pruned", step.index)
+        elif step.search.proxy_logp[at, rank] == step.search.proxy_logp[at, rank]:
+            found.setdefault("search", step.index)
+    return trace, found
+
+
+def test_why_a_cell_was_rejected(visit, site, misses):
+    trace, found = misses
+    page = visit(site)
+    assert set(found) == {"search", "drafter", "pruned"}
+    expected = {"search": "a search miss, not a drafter miss", "drafter": "a drafter miss", "pruned": "but was pruned"}
+    for kind, index in found.items():
+        step = trace.steps[index]
+        at = step.verification.accepted
+        page.locator(f"#text [data-step='{index}']").first.click()
+        assert step_number(page) == index + 1
+        page.locator(f"#lattice [data-col='{at}'].rejected").click()
+        said = page.inner_text("#inspector .ds-why")
+        right = trace.piece(step.verification.draws[at]).decode("utf-8", "replace").replace(" ", "·").replace("\n", "↵")
+        assert said.startswith("Why rejected? The target’s own choice here is"), said
+        assert expected[kind] in said, said
+        if "\ufffd" not in right:
+            assert f"“{right}”" in said
+        assert re.search(r"\(p [=<] \d", said)
+        if kind == "search":
+            rank = step.lattice.rank_of(at, step.verification.draws[at])
+            lam = trace.settings.lam
+            scores = [
+                lam * float(step.lattice.logq[at, r]) + (1 - lam) * float(step.search.proxy_logp[at, r])
+                for r in (step.search.ranks[at], rank)
+            ]
+            assert f"at rank {rank + 1} (q" in said
+            assert f"{abs(scores[0] - scores[1]):.1f}" in said
+
+
+def test_cells_are_reached_by_keyboard(visit, site):
+    page = visit(site)
+    page.locator("#lattice [data-col='0'][data-rank='0']").click()
+    before, number = page.inner_text("#inspector h2"), step_number(page)
+    page.keyboard.press("ArrowDown")
+    expect(page.locator("#lattice [data-col='0'][data-rank='1']")).to_be_focused()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#lattice [data-col='1'][data-rank='1']")).to_have_attribute("aria-selected", "true")
+    assert page.inner_text("#inspector h2") != before
+    assert step_number(page) == number
+    assert page.locator("#lattice [data-col][tabindex='0']").count() == 1
+
+
+def test_overlays_and_ghosts(visit, site):
+    page = visit(site)
+    assert page.locator("#text .ghost").count() == 0
+    page.click("[data-toggle=ghosts]")
+    assert page.locator("#text .ghost").count() > 5
+    page.click("[data-toggle=prompt]")
+    expect(page.locator("#text .prompt").first).to_be_visible()
+    for name, mark in (("argmax", ".argmax"), ("oracle", ".oracle"), ("beams", ".ds-link.beam.lost")):
+        assert page.locator(f"#lattice {mark}").count() == 0
+        page.click(f"[data-toggle={name}]")
+        assert page.locator(f"#lattice {mark}").count() > 0, name
+    rows = page.locator("#lattice [role=rowheader]").count()
+    page.click("[data-toggle=rows]")
+    assert page.locator("#lattice [role=rowheader]").count() == rows + 7
+
+
+def test_each_picture_has_its_table(visit, site):
+    page = visit(site)
+    for name in ("lattice", "adl", "acceptance"):
+        page.click(f"[data-table={name}] summary")
+        assert page.locator(f"[data-table={name}] tbody tr").count() > 3
+    assert page.locator("[data-table=adl] tbody tr").count() == steps_shown(page)
+
+
+def test_click_in_the_timeline_goes_to_the_step(visit, site):
+    page = visit(site)
+    page.wait_for_selector("#adl .nsewdrag")
+    page.locator("#adl").scroll_into_view_if_needed()
+    box = page.locator("#adl .nsewdrag").bounding_box()
+    target = 10
+    x = box["x"] + box["width"] * (target - 0.4) / (steps_shown(page) + 0.2)
+    page.mouse.move(x, box["y"] + box["height"] * 0.9)
+    page.mouse.click(x, box["y"] + box["height"] * 0.9)
+    page.wait_for_function(f"document.querySelector('#step-label').textContent.startsWith('Step {target} ')")
+
+
+def test_stop_keeps_what_was_made(visit, slow_site):
+    page = visit(slow_site)
+    run(page)
+    expect(page.locator(STATE)).to_contain_text(re.compile(r"\d+ tokens? of 128 …"))
+    page.wait_for_timeout(800)
+    page.click("#stop")
+    expect(page.locator("#run")).to_be_enabled()
+    made = slow_site.runs[-1].trace
+    assert made.stop_reason == "stopped" and 1 <= len(made.steps) < 20
+    expect(page.locator(STATE)).to_contain_text("ended by you")
+    assert steps_shown(page) == len(made.steps)
+    assert len(page.inner_text("#text")) > 10
+    expect(page.locator("[data-merit=verdict]")).to_contain_text("stopped: not compared")
+
+
+def test_a_closed_tab_frees_its_run(visit, slow_site):
+    page = visit(slow_site)
+    run(page)
+    left = slow_site.runs[-1]
+    page.close()
+    other = visit(slow_site)
+    run(other, "second visitor")
+    assert left.stop_reason == "stopped"
+    assert slow_site.runs[-1] is not left
+    other.click("#stop")
+    expect(other.locator("#run")).to_be_enabled()
+
+
+def test_two_visitors_are_served_in_turn_and_see_their_own(visit, slow_site):
+    first, second = visit(slow_site), visit(slow_site)
+    run(first, "first visitor asks")
+    second.fill("#prompt textarea", "second visitor asks")
+    second.click("#run")
+    expect(second.locator("#notice")).to_contain_text("queue", ignore_case=True)
+    first.click("#stop")
+    expect(first.locator("#run")).to_be_enabled()
+    expect(second.locator("[data-badge]")).to_have_text("measured here")
+    second.click("#stop")
+    expect(second.locator("#run")).to_be_enabled()
+    first.click("[data-toggle=prompt]")
+    second.click("[data-toggle=prompt]")
+    assert "first" in first.inner_text("#text") and "second" not in first.inner_text("#text")
+    assert "second" in second.inner_text("#text")
+
+
+def test_bad_input_is_said_and_loses_nothing(visit, site, tmp_path):
+    page = visit(site)
+    text = page.inner_text("#text")
+    page.fill("#prompt textarea", "   ")
+    page.click("#run")
+    expect(page.locator("#notice .ds-message")).to_contain_text("The prompt is empty")
+    page.fill("#prompt textarea", "word " * 3000)
+    page.click("#run")
+    expect(page.locator("#notice .ds-message")).to_contain_text("the target can hold 2048")
+    expect(page.locator("#run")).to_be_enabled()
+    files = {
+        "foreign.jsonl": b'{"hello": 1}\n', "noise.jsonl.gz": b"\x1f\x8bnot gzip at all", "empty.jsonl": b"\n",
+    }  # fmt: skip
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        page.click("#notice button:visible")
+        with page.expect_file_chooser() as chooser:
+            page.click("#trace-file")
+        chooser.value.set_files(tmp_path / name)
+        expect(page.locator("#notice .ds-message")).to_contain_text("The trace on the page is kept")
+        assert "Traceback" not in page.inner_text("body")
+    assert page.inner_text("#text") == text
+
+
+def test_save_and_open_a_trace(visit, site, tmp_path):
+    page = visit(site)
+    page.click("[data-toggle=prompt]")
+    page.wait_for_timeout(800)
+    with page.expect_download() as download:
+        page.click("#trace-download")
+    path = tmp_path / "saved.jsonl.gz"
+    download.value.save_as(path)
+    assert Trace.load(path).text.startswith("To find the car")
+    other = fake_trace("Another prompt?", script="Quite another answer stands here. " * 9, max_new_tokens=40)
+    other.save(tmp_path / "other.jsonl.gz")
+    with page.expect_file_chooser() as chooser:
+        page.click("#trace-file")
+    chooser.value.set_files(tmp_path / "other.jsonl.gz")
+    expect(page.locator("#text")).to_contain_text("Quite another answer")
+    assert steps_shown(page) == len(other.steps)
+
+
+def test_knobs_depend_on_each_other(visit, site):
+    page = visit(site)
+    page.wait_for_timeout(800)
+    number = "#knob-{} input[type=number]"
+    expect(page.locator(number.format("k"))).to_be_disabled()
+    page.click("#switch-adl input")
+    expect(page.locator(number.format("k"))).to_be_enabled()
+    expect(page.locator(number.format("k_min"))).to_be_disabled()
+    page.click("#switch-cps input")
+    expect(page.locator(number.format("beam"))).to_be_disabled()
+    page.click("#switch-adl input")
+    expect(page.locator(number.format("k_min"))).to_be_enabled()
+    page.fill(number.format("k_min"), "12")
+    page.keyboard.press("Tab")
+    expect(page.locator(number.format("k_max"))).to_have_value("12")
+    page.fill(number.format("k_max"), "5")
+    page.keyboard.press("Tab")
+    expect(page.locator(number.format("k_min"))).to_have_value("5")
+    page.click("#settings-paper")
+    expect(page.locator(number.format("k_max"))).to_have_value("30")
+    expect(page.locator(number.format("k_min"))).to_have_value("20")
+    page.click("#settings-default")
+    expect(page.locator(number.format("k_max"))).to_have_value("8")
+    assert page.locator(number.format("k_max")).get_attribute("max") == "32"
+
+
+def test_hostile_prompt_and_tokens_change_nothing(visit, serve):
+    hostile = fake_trace("".join(HOSTILE), script=HOSTILE_SCRIPT, extra=HOSTILE, max_new_tokens=80)
+    site = serve(hostile, script=HOSTILE_SCRIPT, extra=HOSTILE)
+    page = visit(site)
+    assert "<img src=x onerror=window.hacked=1>" in page.inner_text("#text")
+    page.click("[data-toggle=prompt]")
+    page.click("[data-toggle=ghosts]")
+    run(page, "".join(HOSTILE))
+    finish(page)
+    for _ in range(5):
+        page.click("#step-prev")
+    page.click("[data-table=lattice] summary")
+    page.click("[data-toggle=prompt]")
+    assert "${window.hacked=2}" in page.inner_text("#text") and "{{window.hacked=3}}" in page.inner_text("#text")
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("#player img, #player script, #player svg[onload]").count() == 0
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_no_serious_violation(visit, site, theme):
+    page = visit(site, f"?__theme={theme}", reduced_motion="reduce")
+    page.wait_for_selector("#adl .plot-container")
+    for name in ("argmax", "oracle", "beams", "ghosts"):
+        page.click(f"[data-toggle={name}]")
+    page.mouse.move(0, 0)
+    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    bad = [
+        (v["id"], v["impact"], [n["html"][:160] for n in v["nodes"][:4]])
+        for v in found if v["impact"] in ("serious", "critical")
+    ]  # fmt: skip
+    assert not bad, bad
+
+
+def test_dark_theme_reaches_the_figures(visit, site):
+    colours = {}
+    for theme in ("light", "dark"):
+        page = visit(site, f"?__theme={theme}")
+        page.wait_for_selector("#adl .plot-container text")
+        colours[theme] = (
+            page.evaluate("getComputedStyle(document.querySelector('#lattice')).backgroundColor"),
+            page.evaluate("getComputedStyle(document.querySelector('#adl .xtick text')).fill"),
+        )
+    assert colours["light"][0] == "rgb(255, 255, 255)" and colours["dark"][0] == "rgb(24, 32, 42)"
+    assert colours["light"][1] != colours["dark"][1]
+
+
+@pytest.mark.parametrize("width", [820, 1440])
+def test_no_horizontal_scroll_even_with_32_columns(visit, serve, width):
+    wide = serve(fake_trace(length="fixed", k=32, max_new_tokens=128, skill=0.9))
+    page = visit(wide, viewport={"width": width, "height": 900})
+    page.wait_for_selector("#adl .plot-container")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.evaluate("(n => n.scrollWidth > n.clientWidth)(document.querySelector('[data-lattice]'))")
+
+
+def test_a_long_trace_scrubs_without_lag(visit, serve):
+    long = fake_trace(length="fixed", k=30, max_new_tokens=1100, skill=0.4)
+    assert len(long.steps) >= 300
+    page = visit(serve(long))
+    page.wait_for_selector("#adl .plot-container")
+    page.click("#step-first")
+    spent = page.evaluate(
+        """async () => {
+            const next = document.querySelector('#step-next'), spent = [];
+            for (let i = 0; i < 40; i++) {
+                const from = performance.now();
+                next.click();
+                document.body.offsetHeight;
+                spent.push(performance.now() - from);
+                await new Promise(requestAnimationFrame);
+            }
+            return spent.sort((a, b) => a - b);
+        }"""
+    )
+    assert spent[len(spent) // 2] < 100, spent
+
+
+def test_models_that_do_not_load_are_explained(visit, serve):
+    def load(dtype, progress):
+        raise WeightsError("The weights are out of reach: check the network.")
+
+    page = visit(serve(fake_trace(max_new_tokens=32), load=load))
+    expect(page.locator("#notice .ds-loading")).to_contain_text("The weights are out of reach")
+    text = page.inner_text("#text")
+    page.click("#run")
+    expect(page.locator("#notice .ds-message")).to_contain_text("The weights are out of reach")
+    expect(page.locator("#run")).to_be_enabled()
+    assert page.inner_text("#text") == text
+
+
+def test_loading_is_shown_while_the_page_is_already_there(visit, serve):
+    import threading
+
+    done = threading.Event()
+
+    def load(dtype, progress):
+        progress(0.4, "Converting the weights")
+        done.wait(20)
+        return FakePair(dtype=dtype)
+
+    page = visit(serve(fake_trace(max_new_tokens=32), load=load))
+    expect(page.locator("#notice .ds-loading")).to_contain_text("Converting the weights")
+    assert page.locator("#notice progress").evaluate("n => n.value") == pytest.approx(0.4)
+    done.set()
+    expect(page.locator("#notice .ds-loading")).to_be_hidden()

@@ -1,0 +1,216 @@
+"""Standalone drafters: each family is read as its authors meant it, on tiny checkpoints saved here."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from diffuspec import DiffuSpec, Settings, load_pair
+from diffuspec.baselines import compare_with_ar
+from diffuspec.errors import PairError, WeightsError
+from diffuspec.models.drafter import MASKED, Convention, StandaloneDrafter
+from diffuspec.models.presets import CONVENTIONS, PRESETS
+
+SHAPE = dict(vocab_size=272, hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
+             num_key_value_heads=2, max_position_embeddings=96, tie_word_embeddings=False,
+             initializer_range=0.25)  # fmt: skip
+PREFIX = [20, 30, 40, 50, 60, 70, 80]
+MASK = 270
+
+
+def save(folder, network, config, model_type=None):
+    torch.manual_seed(5)
+    model = network(config).eval()
+    with torch.no_grad():
+        for name, tensor in model.named_parameters():
+            if name.endswith(".bias"):
+                tensor.normal_(0, 0.2)
+    model.save_pretrained(folder)
+    if model_type:
+        path = folder / "config.json"
+        changed = {**json.loads(path.read_text()), "model_type": model_type, "architectures": [model_type + "Model"],
+                   "auto_map": {"AutoModel": "modeling.Some"}}  # fmt: skip
+        path.write_text(json.dumps(changed))
+    return model
+
+
+def qwen2_by_hand(model, ids, see) -> torch.Tensor:
+    """Qwen2 in plain arithmetic: logits [n, V]. see(i, j): whether row i may look at column j."""
+    state, config = {k: v.detach() for k, v in model.state_dict().items()}, model.config
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    size, n = config.hidden_size // heads, len(ids)
+    theta = config.rope_parameters["rope_theta"]
+    angles = torch.arange(n)[:, None] * theta ** (-torch.arange(0, size, 2) / size)[None]
+    cos, sin = angles.cos(), angles.sin()
+
+    def norm(x, weight):
+        return x / (x.pow(2).mean(-1, keepdim=True) + config.rms_norm_eps).sqrt() * weight
+
+    def turn(x):
+        a, b = x[:, : size // 2], x[:, size // 2 :]
+        return torch.cat([a * cos - b * sin, b * cos + a * sin], 1)
+
+    visible = torch.tensor([[see(i, j) for j in range(n)] for i in range(n)])
+    x = state["model.embed_tokens.weight"][ids]
+    for layer in range(config.num_hidden_layers):
+        at = f"model.layers.{layer}."
+        h = norm(x, state[at + "input_layernorm.weight"])
+        q, k, v = (
+            h @ state[f"{at}self_attn.{p}_proj.weight"].T + state[f"{at}self_attn.{p}_proj.bias"] for p in "qkv"
+        )
+        seen = []
+        for head in range(heads):
+            group = head // (heads // kv_heads)
+            query, key = turn(q[:, head * size : (head + 1) * size]), turn(k[:, group * size : (group + 1) * size])
+            score = (query @ key.T / math.sqrt(size)).masked_fill(~visible, -torch.inf)
+            seen.append(score.softmax(-1) @ v[:, group * size : (group + 1) * size])
+        x = x + torch.cat(seen, 1) @ state[at + "self_attn.o_proj.weight"].T
+        h = norm(x, state[at + "post_attention_layernorm.weight"])
+        gate, up = h @ state[at + "mlp.gate_proj.weight"].T, h @ state[at + "mlp.up_proj.weight"].T
+        x = x + (gate * gate.sigmoid() * up) @ state[at + "mlp.down_proj.weight"].T
+    return norm(x, state["model.norm.weight"]) @ state["lm_head.weight"].T
+
+
+@pytest.fixture(scope="module")
+def dream(tmp_path_factory):
+    """Dream's disguise: Qwen2's weights, a model type that transformers does not know."""
+    folder = tmp_path_factory.mktemp("dream")
+    return folder, save(folder, Qwen2ForCausalLM, Qwen2Config(**SHAPE), model_type="Dream")
+
+
+def load(tiny_folder, folder, convention):
+    return load_pair(target=str(tiny_folder), drafter=str(folder), convention=convention)
+
+
+@torch.inference_mode()
+def drafted(pair, prefix, block):
+    return pair.drafter.logits(prefix, block, None)
+
+
+@pytest.mark.parametrize("block", [[MASKED] * 5, [MASKED, 33, MASKED, 44], [MASKED]])
+@pytest.mark.parametrize("shifted", [True, False])
+def test_dream_attends_both_ways_and_is_read_one_row_earlier(tiny_folder, dream, block, shifted):
+    folder, model = dream
+    pair = load(tiny_folder, folder, Convention(MASK, shifted=shifted, layout="qwen2"))
+    ids = [*PREFIX, *(MASK if token == MASKED else token for token in block)]
+    expected = qwen2_by_hand(model, ids, see=lambda i, j: True)
+    first = len(PREFIX) - shifted
+    made = drafted(pair, PREFIX, block)
+    assert made.shape == (len(block), 264), "the rows end with the target's vocabulary"
+    torch.testing.assert_close(made, expected[first : first + len(block), :264], rtol=1e-3, atol=1e-3)
+
+
+def test_block_causal_attention_is_as_by_hand(tiny_folder, dream):
+    folder, model = dream
+    convention = Convention(MASK, attention="block-causal", block=4, shifted=True, layout="qwen2")
+    made = drafted(load(tiny_folder, folder, convention), PREFIX, [MASKED] * 6)
+    expected = qwen2_by_hand(model, [*PREFIX, *[MASK] * 6], see=lambda i, j: j // 4 <= i // 4)
+    torch.testing.assert_close(made, expected[6:12, :264], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("changed_at", "rows_that_move"), [(9, {0, 1, 2, 3, 4, 5}), (4, {0, 1, 2, 3, 4, 5})])
+def test_full_attention_reads_every_position(tiny_folder, dream, changed_at, rows_that_move):
+    pair = load(tiny_folder, dream[0], Convention(MASK, layout="qwen2"))
+    assert moved_rows(pair, changed_at) == rows_that_move
+
+
+# Blocks of 4 from the start of the text: positions 7 | 8 .. 11 | 12 hold rows 0 | 1 .. 4 | 5 of the draft.
+@pytest.mark.parametrize(("changed_at", "rows_that_move"), [(12, {5}), (9, {1, 2, 3, 4, 5}), (2, {0, 1, 2, 3, 4, 5})])
+def test_a_later_block_is_not_seen_by_an_earlier_one(tiny_folder, dream, changed_at, rows_that_move):
+    pair = load(tiny_folder, dream[0], Convention(MASK, attention="block-causal", block=4, layout="qwen2"))
+    assert moved_rows(pair, changed_at) == rows_that_move
+
+
+def moved_rows(pair, changed_at):
+    prefix, block = list(PREFIX), [MASKED] * 6
+    before = drafted(pair, prefix, block)
+    if changed_at < len(prefix):
+        prefix[changed_at] = 111
+    else:
+        block[changed_at - len(prefix)] = 111
+    after = drafted(pair, prefix, block)
+    return {i for i in range(6) if not torch.allclose(before[i], after[i], rtol=1e-5, atol=1e-5)}
+
+
+def test_llada_like_models_are_not_shifted_and_load_by_their_own_type(tiny_folder, tmp_path):
+    model = save(tmp_path, LlamaForCausalLM, LlamaConfig(**SHAPE, head_dim=8))
+    made = drafted(load(tiny_folder, tmp_path, Convention(MASK)), PREFIX, [MASKED] * 4)
+    full = torch.zeros(1, 1, 11, 11)
+    expected = model(torch.tensor([[*PREFIX, *[MASK] * 4]]), attention_mask=full).logits[0, 7:11, :264]
+    torch.testing.assert_close(made, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_mask_may_be_a_word_and_is_never_drafted(tiny_folder, tiny, tmp_path):
+    save(tmp_path, Qwen3ForCausalLM, Qwen3Config(**SHAPE, head_dim=8), model_type="a2d-qwen3")
+    tiny.tokenizer().save_pretrained(tmp_path)
+    pair = load(tiny_folder, tmp_path, Convention("<mask>", layout="qwen3"))
+    assert pair.drafter.mask_id == 4
+    assert (drafted(pair, PREFIX, [MASKED] * 5)[:, 4] == -torch.inf).all()
+    ids, logq = pair.drafter.draft(PREFIX, 5, width=200, passes=1, cache=None)
+    assert 4 not in ids and ((logq <= 0) & (logq > -1e9)).all()
+
+
+def test_a_long_text_is_cut_to_the_drafters_own_context(tiny_folder, dream):
+    """The target holds 512 tokens, this drafter 96: it reads the newest."""
+    pair = load(tiny_folder, dream[0], Convention(MASK, shifted=True, layout="qwen2", context=20))
+    long = [*range(100, 140), *PREFIX]
+    torch.testing.assert_close(drafted(pair, long, [MASKED] * 5), drafted(pair, long[-15:], [MASKED] * 5))
+
+
+@pytest.mark.parametrize("convention", [
+    Convention(MASK, shifted=True, layout="qwen2"), Convention(MASK, layout="qwen2"),
+    Convention(MASK, attention="block-causal", block=4, layout="qwen2"),
+    Convention(MASK, shifted=True, layout="qwen2", context=16),
+], ids=["shifted", "unshifted", "block-causal", "small context"])  # fmt: skip
+def test_whatever_the_convention_the_answer_is_the_targets(tiny_folder, tiny_model, dream, plain_greedy, convention):
+    pair = load(tiny_folder, dream[0], convention)
+    trace = DiffuSpec(pair, Settings(proxy="context", passes=2)).run(ids=PREFIX, max_new_tokens=16)
+    assert list(trace.token_ids) == plain_greedy(tiny_model, PREFIX, 16)
+    assert compare_with_ar(pair, trace).difference is None
+    assert trace.pair.drafter_kind == "standalone"
+
+
+@pytest.mark.parametrize("mask", [272, -1, 10**9])
+def test_a_mask_outside_the_vocabulary_is_a_pair_error(tiny_folder, dream, mask):
+    with pytest.raises(PairError, match="outside the drafter's vocabulary of 272"):
+        load(tiny_folder, dream[0], Convention(mask, layout="qwen2"))
+
+
+def test_a_mask_word_the_tokenizer_lacks_is_a_pair_error(tiny_folder):
+    with pytest.raises(PairError, match="no token '<nope>'"):
+        load(tiny_folder, tiny_folder, Convention("<nope>"))
+
+
+def test_what_is_not_known_is_a_pair_error(tiny_folder, dream):
+    folder = str(tiny_folder)
+    for arguments, said in (
+        (dict(target=folder, drafter=folder), "How to read the drafter"),
+        (dict(target=folder), "both a target and a drafter"),
+        (dict(drafter=folder), "both a target and a drafter"),
+        (dict(name="embedded", target=folder, drafter=folder), "either the name"),
+        (dict(name="no-such-pair"), "Unknown pair 'no-such-pair'. Known pairs: embedded"),
+        (dict(dtype="float16"), "Unknown dtype 'float16'"),
+        (dict(device="toaster"), "Unknown device 'toaster'"),
+        (dict(target=folder, drafter=str(dream[0]), convention=Convention(MASK)), "unknown type 'Dream'"),
+        (dict(target=folder, drafter=folder, convention=Convention(4, attention="causal")), "Unknown attention"),
+    ):
+        with pytest.raises(PairError, match=said):
+            load_pair(**arguments)
+
+
+def test_a_folder_that_holds_no_model_is_a_weights_error(tiny_folder, tmp_path):
+    for target, drafter in ((tmp_path, tiny_folder), (tiny_folder, tmp_path)):
+        with pytest.raises(WeightsError, match="could not be loaded"):
+            load_pair(target=str(target), drafter=str(drafter), convention=Convention(4))
+
+
+def test_every_preset_has_a_convention():
+    assert all(preset.drafter in CONVENTIONS for preset in PRESETS.values())
+
+
+def test_the_drafter_needs_room_for_one_token_of_text(dream):
+    assert StandaloneDrafter(dream[1], MASK, Convention(MASK, context=20), 264).max_block == 19

@@ -1,0 +1,95 @@
+"""The 8-bit form of a drafter, and the ways in which its folder can be damaged."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from diffuspec.errors import PairError, WeightsError
+from diffuspec.models.drafter import SCALE, load_block_drafter, pack, pack_folder, unpack
+
+
+@given(st.integers(0, 2**31), st.integers(1, 20), st.integers(1, 40), st.sampled_from([1e-6, 0.02, 1.0, 1e4]))
+def test_no_weight_moves_by_more_than_half_a_scale(seed, rows, columns, spread):
+    matrix = spread * torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+    packed = pack({"w": matrix})
+    scale = matrix.abs().amax(1, keepdim=True) / 127
+    assert packed["w"].dtype == torch.int8 and packed["w" + SCALE].shape == (rows, 1)
+    assert ((unpack(packed)["w"] - matrix).abs() <= scale * 0.5001).all()
+
+
+def test_a_row_of_noughts_stays_one():
+    assert not unpack(pack({"w": torch.zeros(3, 4)}))["w"].any()
+
+
+def test_vectors_and_ids_are_kept_as_they_are():
+    kept = {"norm.weight": torch.randn(7), "draft_vocab": torch.arange(5, dtype=torch.int32)}
+    after = unpack(pack(kept))
+    assert all(torch.equal(after[name], tensor) and after[name].dtype == tensor.dtype for name, tensor in kept.items())
+
+
+def test_plain_weights_pass_unpack_unchanged():
+    plain = {"w": torch.randn(3, 4)}
+    assert torch.equal(unpack(plain)["w"], plain["w"])
+
+
+@pytest.fixture
+def folder(tiny, tiny_model, tmp_path):
+    config, weights = tiny.block_parts(tiny_model)
+    source = tmp_path / "plain"
+    source.mkdir()
+    (source / "config.json").write_text(json.dumps(config))
+    save_file(weights, source / "model.safetensors")
+    return source
+
+
+def test_a_packed_folder_is_about_a_quarter_and_drafts_nearly_the_same(folder, tiny_pair, tmp_path):
+    before, after = pack_folder(folder, tmp_path / "packed")
+    assert after < 0.5 * before  # the tiny one's scales weigh more than a real one's
+    target = tiny_pair.target
+    cache = target.new_cache()
+    target.prefill(cache, [5, 6])
+    plain, packed = (
+        load_block_drafter(path, target).logits([5, 6, 7], [-1] * 4, cache).float()
+        for path in (folder, tmp_path / "packed")
+    )
+    assert not torch.equal(plain, packed)
+    assert torch.nn.functional.cosine_similarity(plain, packed).min() > 0.99
+
+
+@pytest.mark.parametrize(
+    "damage", ["no config", "no weights", "cut", "text", "bad json", "a tensor less", "a key less"]
+)
+def test_a_damaged_folder_is_a_weights_error(folder, tiny_pair, damage):
+    weights, config = folder / "model.safetensors", folder / "config.json"
+    if damage == "no config":
+        config.unlink()
+    elif damage == "no weights":
+        weights.unlink()
+    elif damage == "bad json":
+        config.write_text("{")
+    elif damage == "a key less":
+        config.write_text(json.dumps({k: v for k, v in json.loads(config.read_text()).items() if k != "max_block"}))
+    elif damage == "a tensor less":
+        save_file({"draft_vocab": torch.arange(3)}, weights)
+    else:
+        weights.write_bytes(weights.read_bytes()[:2000] if damage == "cut" else b"hello")
+    with pytest.raises(WeightsError, match="missing or damaged"):
+        load_block_drafter(folder, tiny_pair.target)
+
+
+def test_a_drafter_for_another_target_is_a_pair_error(folder, tiny_pair):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_size": 576}))
+    with pytest.raises(PairError, match="hidden_size 576"):
+        load_block_drafter(folder, tiny_pair.target)
+
+
+def test_packing_what_is_not_there_is_a_weights_error(tmp_path):
+    with pytest.raises(WeightsError, match="Cannot pack"):
+        pack_folder(tmp_path, tmp_path / "out")

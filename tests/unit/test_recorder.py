@@ -1,0 +1,54 @@
+"""What the recorder adds: a fast top-n, and pieces that are bytes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from diffuspec.recorder import top
+
+
+@pytest.mark.parametrize("width", [8, 100, 128 * 8, 128 * 9, 128 * 40, 49152, 128 * 40 + 1])
+@pytest.mark.parametrize("seed", range(3))
+def test_top_is_topk(width, seed):
+    values = torch.randn(5, width, generator=torch.Generator().manual_seed(seed))
+    found, ids = top(values, 8)
+    expected, expected_ids = values.topk(8)
+    assert torch.equal(found, expected) and torch.equal(ids, expected_ids)
+
+
+def test_top_finds_neighbours_in_one_block():
+    values = torch.zeros(1, 128 * 40)
+    values[0, 300:308] = torch.arange(8.0, 0, -1)
+    assert top(values, 8)[1].tolist() == [list(range(300, 308))]
+
+
+def test_top_with_ties_gives_the_same_values_and_distinct_ids():
+    values = torch.randint(0, 3, (20, 128 * 40), generator=torch.Generator().manual_seed(0)).float()
+    found, ids = top(values, 8)
+    assert torch.equal(found, values.topk(8).values) and torch.equal(values.gather(1, ids), found)
+    assert all(len(set(row)) == 8 for row in ids.tolist())
+
+
+def test_top_copes_with_minus_infinity_and_few_values():
+    values = torch.full((1, 128 * 40), -torch.inf)
+    values[0, 77] = 1.0
+    assert top(values, 8)[1][0, 0] == 77
+    assert top(torch.randn(2, 3), 8)[0].shape == (2, 3)
+
+
+@pytest.mark.parametrize("text", ["plain", " spaced  out\n\t", "ümlaut", "日本", "🙂", "<b>&</b>", "${x}{{y}}"])
+def test_pieces_put_together_are_the_texts_bytes(tiny_pair, text):
+    ids = tiny_pair.tokenizer(text, add_special_tokens=False).input_ids
+    assert b"".join(map(tiny_pair.piece, ids)) == text.encode()
+
+
+def test_a_special_token_is_its_name_and_an_unused_row_is_empty(tiny_pair):
+    assert tiny_pair.piece(1) == b"<end>" and tiny_pair.piece(2) == b"<|im_start|>"
+    assert tiny_pair.piece(263) == b""
+    assert {1, 2, 3, 4} <= tiny_pair.special_ids
+
+
+def test_every_way_to_end_an_answer_is_one_set(tiny_pair):
+    """<end> from the generation config, <|im_end|> from the chat template."""
+    assert tiny_pair.stop_ids == {1, 3}
