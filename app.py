@@ -38,8 +38,9 @@ def main() -> int:
             inbrowser=not (args.no_browser or ON_SPACE) and has_display(), prevent_thread_lock=True,
             **launch_options(),
         )  # fmt: skip
-    except OSError as error:
-        print(f"Cannot listen on {args.host}: {error} Choose another port with --port.", file=sys.stderr)
+    except OSError:
+        port = f"port {args.port}" if args.port else "any port from 7860 on"
+        print(f"Cannot listen on {args.host}, {port}: it is in use. Choose another with --port.", file=sys.stderr)
         return 1
     print(f"DiffuSpec Playground: {demo.local_url}", flush=True)
     demo.block_thread()

@@ -17,7 +17,7 @@ from diffuspec.trace import Trace
 from diffuspec.ui.views.merits import MEASURED, Source
 
 DTYPES = ("float32", "bfloat16")
-POLL_S = 0.25
+POLL_S = 0.33
 
 
 def _load_embedded(dtype: str, progress: Callable[[float | None, str], None]) -> Any:

@@ -158,6 +158,7 @@ def test_the_keyboard_steps_and_leaves_typing_alone(visitor):
 
 def test_stop_keeps_what_was_made(visitor):
     run(visitor, "Tell a very long story about a lighthouse keeper.", 400)
+    expect(visitor.locator("[data-run]")).to_contain_text("of 400 …", timeout=60_000)
     expect(visitor.locator("#step-label")).to_contain_text(re.compile(r"of ([4-9]|\d\d)\b"), timeout=60_000)
     visitor.locator("#stop").click()
     expect(visitor.locator("#run")).to_be_enabled(timeout=20_000)

@@ -123,5 +123,6 @@ def test_greedy_verification_emits_a_prefix_of_the_targets_own_text(path, target
             break
     assert emitted == expected
     assert list(verdict.draws) == expected
+    assert verdict.accepted == sum(a == b for a, b in zip(path, expected, strict=False))
     ended = len(path) >= len(expected) and path[: len(expected)] == expected
     assert verdict.kind == (None if ended else "bonus" if len(expected) > len(path) else "correction")

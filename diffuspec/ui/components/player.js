@@ -553,7 +553,7 @@ const DiffuSpecPlayer = (() => {
         box.replaceChildren(make("p", "ds-empty", text));
         this.drawInspector();
       };
-      if (!step) return empty("The first step is on its way: the target reads the prompt.");
+      if (!step) return empty(this.data.live ? "The first step is on its way: the target reads the prompt." : "The run was stopped before its first step.");
       if (!step.k) return empty(`No draft in this step: one token of the budget was left, and the target wrote ${step.emitted.map((id) => `“${this.label(id)}”`).join("")} itself.`);
       if (!step.detail) return empty("This step’s lattice arrives when the run ends.");
       if (!this.cell || this.cell.col >= step.k) this.cell = defaultCell(step);
