@@ -143,7 +143,7 @@ def _load_standalone(name, target_id, drafter_id, convention, dtype, device, pro
     if isinstance(mask_id, str):
         from transformers import AutoTokenizer
 
-        mask_id = AutoTokenizer.from_pretrained(drafter_id).convert_tokens_to_ids(convention.mask_token)
+        mask_id = AutoTokenizer.from_pretrained(drafter_id).get_vocab().get(convention.mask_token)
         if mask_id is None:
             raise PairError(f"The drafter {drafter_id} has no token {convention.mask_token!r}.")
     drafter = StandaloneDrafter(model, mask_id, convention, target.vocab_size)
@@ -157,7 +157,10 @@ def _diffusion_model(source: str, convention: Convention, dtype: torch.dtype) ->
     attention mask this project passes does the rest.
     """
     try:
-        config = json.loads(Path(cached_file(source, "config.json")).read_text())
+        found = cached_file(source, "config.json")
+        if found is None:
+            raise OSError("it holds no config.json.")
+        config = json.loads(Path(found).read_text())
         if config.get("model_type") in CONFIG_MAPPING and not convention.layout:
             return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="sdpa")
         layout = convention.layout or ""
