@@ -44,9 +44,7 @@ class Events:
         self.host, self.knob_names = host, knob_names
         self.jobs: dict[str, Job] = {}
 
-    def enter(
-        self, request: gr.Request, prompt: str, adl: bool, cps: bool, dtype: str, compare: bool, *values: Any
-    ):
+    def enter(self, request: gr.Request, prompt: str, adl: bool, cps: bool, dtype: str, compare: bool, *values: Any):
         """Check the input and take a place in the queue. -> notice, run, stop, ticket"""
         try:
             settings = to_settings(adl, cps, dict(zip(self.knob_names, values, strict=True)))

@@ -30,10 +30,15 @@ def launch_options() -> dict[str, Any]:
     theme = gr.themes.Base(primary_hue="blue", neutral_hue="slate", font=FONT, font_mono=MONO, radius_size="md")
     return {
         "theme": theme.set(
-            button_primary_background_fill="#0072b2", button_primary_background_fill_dark="#0072b2",
-            button_primary_background_fill_hover="#00639c", button_primary_background_fill_hover_dark="#00639c",
-            button_primary_text_color="#ffffff", slider_color="#0072b2", slider_color_dark="#56b4e9",
-            body_background_fill="#f4f6f8", body_background_fill_dark="#10161d",
+            button_primary_background_fill="#0072b2",
+            button_primary_background_fill_dark="#0072b2",
+            button_primary_background_fill_hover="#00639c",
+            button_primary_background_fill_hover_dark="#00639c",
+            button_primary_text_color="#ffffff",
+            slider_color="#0072b2",
+            slider_color_dark="#56b4e9",
+            body_background_fill="#f4f6f8",
+            body_background_fill_dark="#10161d",
         ),  # fmt: skip
         "css_paths": [HERE / "page.css", CSS],
         "footer_links": ["api"],

@@ -117,8 +117,10 @@ class FakeRun:
             place = 0 if hit else int(self.random.integers(1, min(6, width)))
             tokens = others.tolist()
             tokens.insert(place, right)
-            ids[column] = [t for t in tokens if not (missing and not hit and t == right)][:width] if not missing else (
-                tokens[:width] if hit else [*others.tolist(), 0][:width]
+            ids[column] = (
+                [t for t in tokens if not (missing and not hit and t == right)][:width]
+                if not missing
+                else (tokens[:width] if hit else [*others.tolist(), 0][:width])
             )
             logq[column] = np.log(row * 0.98 + 1e-4)
         return prune(ids, logq, tau=self.settings.tau, m_max=self.settings.m_max, stop_ids=self.pair.stop_ids)
@@ -164,8 +166,15 @@ def fake_compare(pair: FakePair, trace: Trace, on_token, *, pause: float = 0.0) 
     return Baseline(tuple(made), times[-1] / 1e3, 40.0, times, len(made), difference)
 
 
-def fake_trace(prompt: str = "If a car accelerates from 0 to 60 mph in 8 seconds?", *, script: str = SCRIPT,
-               extra: tuple[str, ...] = (), skill: float = 0.72, compare: bool = True, **settings) -> Trace:
+def fake_trace(
+    prompt: str = "If a car accelerates from 0 to 60 mph in 8 seconds?",
+    *,
+    script: str = SCRIPT,
+    extra: tuple[str, ...] = (),
+    skill: float = 0.72,
+    compare: bool = True,
+    **settings,
+) -> Trace:
     pair = FakePair(script, extra)
     run = FakeRun(pair, Settings(**settings), prompt, skill=skill)
     for _ in run:

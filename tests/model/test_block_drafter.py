@@ -151,7 +151,5 @@ def test_several_passes_fill_the_most_confident_masks_first(tiny_pair):
 def test_one_pass_less_than_positions_or_more_is_the_same_as_one_each(tiny_pair):
     cache = tiny_pair.target.new_cache()
     tiny_pair.target.prefill(cache, [5, 6])
-    three, many = (
-        tiny_pair.drafter.draft([5, 6, 7], 3, width=4, passes=passes, cache=cache)[0] for passes in (3, 16)
-    )
+    three, many = (tiny_pair.drafter.draft([5, 6, 7], 3, width=4, passes=passes, cache=cache)[0] for passes in (3, 16))
     assert (three == many).all()

@@ -59,9 +59,7 @@ def qwen2_by_hand(model, ids, see) -> torch.Tensor:
     for layer in range(config.num_hidden_layers):
         at = f"model.layers.{layer}."
         h = norm(x, state[at + "input_layernorm.weight"])
-        q, k, v = (
-            h @ state[f"{at}self_attn.{p}_proj.weight"].T + state[f"{at}self_attn.{p}_proj.bias"] for p in "qkv"
-        )
+        q, k, v = (h @ state[f"{at}self_attn.{p}_proj.weight"].T + state[f"{at}self_attn.{p}_proj.bias"] for p in "qkv")
         seen = []
         for head in range(heads):
             group = head // (heads // kv_heads)

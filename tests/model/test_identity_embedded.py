@@ -17,8 +17,7 @@ from diffuspec import DiffuSpec, Settings
 from diffuspec.models.weights import asset
 
 PROMPTS = [
-    json.loads(line)
-    for line in (Path(__file__).parents[1] / "data" / "prompts.jsonl").read_text("utf-8").splitlines()
+    json.loads(line) for line in (Path(__file__).parents[1] / "data" / "prompts.jsonl").read_text("utf-8").splitlines()
 ]
 LONGEST = 32
 GRID = {

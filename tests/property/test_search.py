@@ -165,9 +165,7 @@ def test_every_level_is_sorted_and_grows_from_the_survivors_of_the_last(lattice,
             path = [int(lattice.ids[i, r]) for i, r in enumerate(ranks)]
             assert not set(path[:-1]) & stop_ids, "a path went on after its stop token"
             assert ended == (path[-1] in stop_ids)
-            assert math.isclose(
-                score, equation_8(lattice, ranks, proxy, context, lam)[-1], rel_tol=1e-4, abs_tol=1e-5
-            )
+            assert math.isclose(score, equation_8(lattice, ranks, proxy, context, lam)[-1], rel_tol=1e-4, abs_tol=1e-5)
         if depth:
             last = result.levels[depth - 1]
             assert (level.parent < last.survivors).all(), "a runner-up had children"

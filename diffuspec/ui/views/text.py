@@ -51,8 +51,7 @@ def token_label(trace: Trace, token: int) -> str:
 def origins(step: Step) -> tuple[str, ...]:
     """Where each emitted token of a step came from."""
     return tuple(
-        ACCEPTED if place < step.accepted else step.verification.kind or ACCEPTED
-        for place in range(len(step.emitted))
+        ACCEPTED if place < step.accepted else step.verification.kind or ACCEPTED for place in range(len(step.emitted))
     )
 
 
