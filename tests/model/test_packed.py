@@ -25,3 +25,8 @@ def test_a_row_has_the_same_bits_however_many_share_the_pass(dtype, shape):
 def test_leading_dimensions_are_kept():
     layer = PackedLinear(torch.eye(4))
     assert layer(torch.ones(2, 3, 4)).shape == (2, 3, 4)
+
+
+def test_float32_is_packed_wherever_torch_has_onednn():
+    """Else the test above would look at nothing."""
+    assert packed_fits(torch.float32, torch.device("cpu")) == torch.backends.mkldnn.is_available()
