@@ -27,3 +27,7 @@ class WeightsError(DiffuSpecError, RuntimeError):
 
 class TraceError(DiffuSpecError, ValueError):
     """A file that is not a readable trace."""
+
+
+class BusyError(DiffuSpecError, RuntimeError):
+    """More work is waiting for the models than this machine takes on."""

@@ -1,23 +1,27 @@
 """The models of this process, shared by all visitors, and the runs they make on them.
 
 Models are loaded in the background, one pair a dtype. Everything that computes with them runs on
-one thread, in turn; a visitor's `Job` is followed from another and can be stopped at any time.
+one thread, in turn (`turns.py`); a visitor's `Job` is followed from another thread, which is told
+its place in the line, and can be stopped at any time.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from diffuspec.settings import Settings
 from diffuspec.trace import Trace
+from diffuspec.ui.turns import Turns
 from diffuspec.ui.views.merits import MEASURED, Source
 
 DTYPES = ("float32", "bfloat16")
 POLL_S = 0.33
+
+T = TypeVar("T")
 
 
 def _load_embedded(dtype: str, progress: Callable[[float | None, str], None]) -> Any:
@@ -49,26 +53,46 @@ class Status:
 
 
 @dataclass
-class Job:
-    """One visitor's run, from the click to the end of the comparison with plain AR."""
+class Work:
+    """What one visitor asked the models for; may be stopped from anywhere, at any time."""
+
+    stopped: threading.Event = field(default_factory=threading.Event, kw_only=True)
+
+    def stop(self) -> None:
+        """No further step; a step under way is finished first."""
+        self.stopped.set()
+
+
+@dataclass
+class Job(Work):
+    """One run, from the click to the end of the comparison with plain AR."""
 
     prompt: str
     settings: Settings
     dtype: str = DTYPES[0]
     compare: bool = True
-    stopped: threading.Event = field(default_factory=threading.Event)
     run: Any = None
+    compared: int | None = None
 
     def stop(self) -> None:
-        """No further step; a step under way is finished first."""
-        self.stopped.set()
+        super().stop()
         if self.run is not None:
             self.run.stop()
+
+    def heard(self, count: int) -> bool:
+        """Plain AR has made so many tokens. True: it may stop."""
+        self.compared = count
+        return self.stopped.is_set()
+
+    def look(self) -> Progress:
+        if self.run is None:
+            return Progress(Status("Starting"))
+        return Progress(trace=self.run.trace, source=Source(MEASURED, comparing=self.compared))
 
 
 @dataclass(frozen=True)
 class Progress:
-    """One look at a job: waiting for the models (status), or the trace so far and where it comes from."""
+    """One look at a job: waiting for the models or for its turn (status), or the trace so far and its source."""
 
     status: Status | None = None
     trace: Trace | None = None
@@ -84,6 +108,7 @@ class Host:
         self._load, self._start, self._compare = load, start, compare
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._models = ThreadPoolExecutor(1, thread_name_prefix="models")
+        self._turns = Turns()
         self._pairs: dict[str, Future] = {}
         self._said: dict[str, tuple[str, float | None]] = {}
         self._lock = threading.Lock()
@@ -111,51 +136,76 @@ class Host:
         error = known.exception()
         return Status(text, error=error) if error else Status("The models are ready", 1.0, ready=True)
 
+    def pair(self, work: Work, dtype: str, waiting: Callable[[Status], T]) -> Generator[T, None, Any]:
+        """The pair of models once it is loaded, None where the work was stopped before.
+
+        Yields what `waiting` makes of the loader's status, a few times a second.
+        """
+        loading = self.warm_up(dtype)
+        while not loading.done():
+            yield waiting(self.status(dtype))
+            wait([loading], POLL_S)
+        return None if work.stopped.is_set() else loading.result()
+
+    def in_turn(
+        self, work: Work, act: Callable[[], Any], waiting: Callable[[Status], T], acting: Callable[[], T]
+    ) -> Generator[T, None, Any]:
+        """What `act` gives, run on the models' thread when its turn comes; None where the work was stopped before.
+
+        Yields a few times a second: what `waiting` makes of the place in the line, then `acting()`.
+        Raises what `act` raises, and `BusyError` where too many wait already.
+        """
+        turn = self._turns.join()
+        try:
+            while not (turn.wait(0) or work.stopped.is_set()):
+                yield waiting(Status(_in_line(turn.ahead or 1)))
+                turn.wait(POLL_S)
+            if work.stopped.is_set():
+                return None
+            acted = self._models.submit(act)
+            while not acted.done():
+                yield acting()
+                wait([acted], POLL_S)
+            return acted.result()
+        finally:
+            turn.leave()
+
     def follow(self, job: Job) -> Iterator[Progress]:
         """Run a job, with a look at it a few times a second; the last look is `final`.
 
-        Closing the iterator stops the run. Raises what loading, the engine or the comparison raise.
+        Closing the iterator stops the run. A job that is stopped before its turn has no final look.
+        Raises what loading, the engine or the comparison raise.
         """
+
+        def waiting(status: Status) -> Progress:
+            return Progress(status)
+
         try:
-            loading = self.warm_up(job.dtype)
-            while not loading.done():
-                yield Progress(self.status(job.dtype))
-                wait([loading], POLL_S)
-                if job.stopped.is_set():
-                    return
-            pair = loading.result()
-            job.run = self._models.submit(self._start, pair, job.settings, job.prompt).result()
-            if job.stopped.is_set():
-                job.run.stop()
-            decoding = self._models.submit(_exhaust, job.run)
-            while not decoding.done():
-                yield Progress(trace=job.run.trace)
-                wait([decoding], POLL_S)
-            decoding.result()
-            trace = job.run.trace
-            if job.compare and not job.stopped.is_set():
-                baseline = yield from self._against_ar(job, pair, trace)
-                # A comparison that was cut short says nothing.
-                if not job.stopped.is_set():
-                    trace = trace.with_baseline(baseline)
-            yield Progress(trace=trace, final=True)
+            pair = yield from self.pair(job, job.dtype, waiting)
+            if pair is None:
+                return
+            trace = yield from self.in_turn(job, lambda: self._answer(job, pair), waiting, job.look)
+            if trace is not None:
+                yield Progress(trace=trace, final=True)
         finally:
             job.stop()
 
-    def _against_ar(self, job: Job, pair: Any, trace: Trace) -> Iterator[Progress]:
-        made = [0]
+    def _answer(self, job: Job, pair: Any) -> Trace:
+        """The whole of a job, on the models' thread."""
+        job.run = self._start(pair, job.settings, job.prompt)
+        if job.stopped.is_set():
+            job.run.stop()
+        for _ in job.run:
+            pass
+        trace = job.run.trace
+        if job.compare and not job.stopped.is_set():
+            baseline = self._compare(pair, trace, job.heard)
+            # A comparison that was cut short says nothing.
+            if not job.stopped.is_set():
+                trace = trace.with_baseline(baseline)
+        return trace
 
-        def on_token(count: int) -> bool:
-            made[0] = count
-            return job.stopped.is_set()
 
-        comparing = self._models.submit(self._compare, pair, trace, on_token)
-        while not comparing.done():
-            yield Progress(trace=trace, source=Source(MEASURED, comparing=made[0]))
-            wait([comparing], POLL_S)
-        return comparing.result()
-
-
-def _exhaust(run: Any) -> None:
-    for _ in run:
-        pass
+def _in_line(ahead: int) -> str:
+    others = "1 run before yours" if ahead == 1 else f"{ahead} runs before yours"
+    return f"Place {ahead} in the queue: {others}"

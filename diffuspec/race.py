@@ -1,0 +1,178 @@
+"""Methods raced on one prompt: who had which token when.
+
+The methods run one after another, never side by side, so that none slows another; a `Race` is what
+each did and when. It is immutable, complete, and all that a replay needs. Saved as one JSON object.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import orjson
+
+from diffuspec.errors import DiffuSpecError, TraceError
+from diffuspec.settings import Settings
+from diffuspec.trace import PairInfo, Provenance, _decode
+
+FORMAT, VERSION = "diffuspec-race", 1
+MAX_BYTES = 8 * 2**20
+MAX_LANES, MAX_TOKENS = 24, 4096
+YARDSTICK = "ar"
+OWN, ACCEPTED, CORRECTION, BONUS = "own", "accepted", "correction", "bonus"
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One method's answer.
+
+    token_ids, origins, times_ms: of each token its id, where it came from ("own": the target alone,
+    "accepted", "correction" or "bonus") and when it was there, milliseconds since the start of
+    decoding, prefill included. passes: target passes; refused: those that ended in a correction;
+    drafted: tokens sent to the target for judgement; draft_ms, verify_ms: the whole answer's.
+    """
+
+    method: str
+    token_ids: tuple[int, ...]
+    origins: tuple[str, ...]
+    times_ms: tuple[float, ...]
+    passes: int
+    refused: int
+    drafted: int
+    prefill_ms: float
+    draft_ms: float
+    verify_ms: float
+
+    @property
+    def accepted(self) -> int:
+        return self.origins.count(ACCEPTED)
+
+    @property
+    def speculative(self) -> bool:
+        return OWN not in self.origins
+
+    @property
+    def wall_ms(self) -> float:
+        return self.times_ms[-1] if self.times_ms else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Prefill included, as Spec-Bench counts it."""
+        return len(self.token_ids) / self.wall_ms * 1e3 if self.wall_ms else 0.0
+
+    @property
+    def tokens_per_step(self) -> float:
+        return len(self.token_ids) / self.passes if self.passes else 0.0
+
+    @property
+    def accepted_per_step(self) -> float:
+        return self.accepted / self.passes if self.passes else 0.0
+
+
+@dataclass(frozen=True)
+class Race:
+    """Lanes in the order they ran; the first is plain AR, the yardstick.
+
+    pieces: token id -> its bytes, one character a byte (Latin-1); costs: what a target pass over n
+    tokens takes on this machine after this prompt, (n, milliseconds), rising in n.
+    """
+
+    prompt: str
+    settings: Settings
+    pair: PairInfo
+    provenance: Provenance
+    stop_ids: tuple[int, ...]
+    special: tuple[int, ...]
+    pieces: dict[int, str]
+    lanes: tuple[Lane, ...]
+    costs: tuple[tuple[float, ...], ...]
+
+    def __deepcopy__(self, memo) -> Race:
+        return self
+
+    def piece(self, token: int) -> bytes:
+        return self.pieces.get(token, "").encode("latin-1")
+
+    @property
+    def yardstick(self) -> Lane | None:
+        return next((lane for lane in self.lanes if lane.method == YARDSTICK), None)
+
+    def speedup(self, lane: Lane) -> float | None:
+        """Tokens per second over plain AR's; None where AR was not run."""
+        ar = self.yardstick
+        return lane.tokens_per_second / ar.tokens_per_second if ar and ar.wall_ms else None
+
+    def difference(self, lane: Lane) -> int | None:
+        """The first place (0-based) where a lane's answer is not AR's; None where they agree."""
+        ours, theirs = lane.token_ids, self.yardstick.token_ids
+        if ours == theirs:
+            return None
+        pairs = enumerate(zip(ours, theirs, strict=False))
+        return next((i for i, (a, b) in pairs if a != b), min(len(ours), len(theirs)))
+
+    def save(self, path: str | Path) -> None:
+        data = orjson.dumps(
+            {"format": FORMAT, "version": VERSION, **dataclasses.asdict(self)}, option=orjson.OPT_NON_STR_KEYS
+        )
+        try:
+            Path(path).write_bytes(data)
+        except OSError as error:
+            raise TraceError(f"Cannot write the race to {path}: {error.strerror or error}.") from error
+
+    @classmethod
+    def load(cls, path: str | Path) -> Race:
+        """Read a race; raises `TraceError` on anything that is not one."""
+        try:
+            with open(path, "rb") as file:
+                return cls.loads(file.read(MAX_BYTES + 1))
+        except OSError as error:
+            raise TraceError(f"Cannot read {path}: {error.strerror or error}.") from error
+
+    @classmethod
+    def loads(cls, data: bytes) -> Race:
+        """Parse a race from untrusted bytes."""
+        if len(data) > MAX_BYTES:
+            raise TraceError(f"This race is larger than {MAX_BYTES >> 20} MB.")
+        try:
+            body = orjson.loads(data)
+        except ValueError:
+            body = None
+        if not isinstance(body, dict) or body.get("format") != FORMAT:
+            raise TraceError("This is not a recorded race.")
+        if body.get("version") != VERSION:
+            raise TraceError(f"This race has version {body.get('version')!r}; this program reads {VERSION}.")
+        try:
+            race = _decode(cls, body, "race")
+            _check(race)
+            return race
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, DiffuSpecError) as error:
+            raise TraceError(f"This race is damaged: {error}.") from error
+
+
+def _check(race: Race) -> None:
+    """What the pictures rely on."""
+    if not race.lanes or len(race.lanes) > MAX_LANES or race.yardstick is None:
+        raise ValueError(f"it must have 1 to {MAX_LANES} lanes, plain AR among them")
+    if len({lane.method for lane in race.lanes}) < len(race.lanes):
+        raise ValueError("two lanes have one name")
+    for lane in race.lanes:
+        n = len(lane.token_ids)
+        ok = (
+            len(lane.origins) == len(lane.times_ms) == n <= MAX_TOKENS
+            and set(lane.origins) <= {OWN, ACCEPTED, CORRECTION, BONUS}
+            and all(0 <= a <= b for a, b in pairwise((0.0, *lane.times_ms)))
+            and min(lane.passes, lane.refused, lane.drafted, lane.prefill_ms, lane.draft_ms, lane.verify_ms) >= 0
+        )
+        if not ok:
+            raise ValueError(f"the lane {lane.method!r} contradicts itself")
+    if not all(len(point) == 2 and point[0] >= 1 and point[1] > 0 for point in race.costs) or not _rising(race.costs):
+        raise ValueError("the costs of a pass are not (tokens, milliseconds), rising")
+    for piece in race.pieces.values():
+        piece.encode("latin-1")
+
+
+def _rising(points: Sequence[Sequence[float]]) -> bool:
+    return all(a[0] < b[0] for a, b in pairwise(points))
