@@ -1,26 +1,26 @@
-"""Layout of the playground: what is where, and which handler it calls."""
+"""The app: one page with a navigation; each entry of PAGES builds its own tab."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import gradio as gr
 
-from diffuspec.settings import Settings
 from diffuspec.trace import Trace
 from diffuspec.ui.components.notice import message, notice
-from diffuspec.ui.components.player import CSS, player
-from diffuspec.ui.events import Events
-from diffuspec.ui.examples import EXAMPLES
-from diffuspec.ui.host import DTYPES, Host
-from diffuspec.ui.knobs import GROUPS, SWITCHED, applies, knob_component
-from diffuspec.ui.views.payload import payload
+from diffuspec.ui.components.player import CSS as PLAYER_CSS
+from diffuspec.ui.events.api import Api
+from diffuspec.ui.events.models import tick
+from diffuspec.ui.host import Host
+from diffuspec.ui.pages import playground
+from diffuspec.ui.shared import MODELS, QUIET, Shared
 
 HERE = Path(__file__).parent
-MAX_DRAFT = 32  # positions the embedded drafter can fill
-MODELS = "models"  # concurrency group of everything that computes with the models
-PRIVATE = {"api_visibility": "private"}
+PAGES: tuple[ModuleType, ...] = (
+    playground,
+)  # fmt: skip
 FONT = ["system-ui", "-apple-system", "Segoe UI", "Noto Sans", "DejaVu Sans", "sans-serif"]
 MONO = ["ui-monospace", "Cascadia Code", "DejaVu Sans Mono", "Menlo", "Consolas", "monospace"]
 
@@ -40,7 +40,8 @@ def launch_options() -> dict[str, Any]:
             body_background_fill="#f4f6f8",
             body_background_fill_dark="#10161d",
         ),  # fmt: skip
-        "css_paths": [HERE / "page.css", CSS],
+        "css_paths": [HERE / "theme.css", HERE / "page.css", PLAYER_CSS],
+        "head": f"<script>{(HERE / 'pages.js').read_text(encoding='utf-8')}</script>",
         "footer_links": ["api"],
         "max_file_size": "64mb",
         "run_history": False,
@@ -50,117 +51,22 @@ def launch_options() -> dict[str, Any]:
 
 
 def build(host: Host, first: Trace | None = None, problem: str | None = None) -> gr.Blocks:
-    """The page. first: the recorded trace shown before anything runs; problem: said where there is none."""
-    knobs = Settings.knobs()
+    """The app. first: the recorded trace shown before anything runs; problem: said where there is none."""
     with gr.Blocks(title="DiffuSpec Playground", fill_width=True, analytics_enabled=False) as demo:
-        trace = gr.State(first)
-        # A textbox, because a change of `gr.State` starts no event after an unqueued one.
-        ticket = gr.Textbox(visible="hidden", elem_id="ticket", label="ticket", container=False)
-        with gr.Row(elem_id="playground", equal_height=False):
-            with gr.Column(elem_id="controls", min_width=280):
-                gr.HTML(
-                    html_template="<h1>DiffuSpec Playground</h1><p>a diffusion model drafts, the target verifies</p>",
-                    elem_id="title", apply_default_css=False, padding=False,
-                )  # fmt: skip
-                prompt = gr.Textbox(
-                    value=first.prompt if first else EXAMPLES["maths"], label="Prompt", lines=3, max_lines=6,
-                    elem_id="prompt", placeholder="Type a question",
-                )  # fmt: skip
-                with gr.Row(elem_id="examples"):
-                    chips = {
-                        name: gr.Button(name, size="sm", elem_id=f"example-{name}", elem_classes="chip")
-                        for name in EXAMPLES
-                    }
-                with gr.Row(elem_id="go"):
-                    run = gr.Button("Run", variant="primary", elem_id="run")
-                    stop = gr.Button("Stop", elem_id="stop", interactive=False)
-                said = notice(elem_id="notice", value=message(problem) if problem else None)
-                compare = gr.Checkbox(True, label="compare with plain AR", elem_id="compare")
-                with gr.Accordion("Settings", open=True, elem_id="settings"):
-                    controls, switches = _knobs(knobs)
-                    dtype = gr.Radio(
-                        [("float32 · identical", DTYPES[0]), ("bfloat16 · faster, may differ", DTYPES[1])],
-                        value=DTYPES[0], label="dtype", elem_id="dtype",
-                    )  # fmt: skip
-                    with gr.Row(elem_id="presets"):
-                        defaults = gr.Button("Defaults", size="sm", elem_id="settings-default")
-                        paper = gr.Button("Paper’s settings", size="sm", elem_id="settings-paper")
-                with gr.Row(elem_id="trace-files"):
-                    opened = gr.UploadButton(
-                        "Open trace …", size="sm", elem_id="trace-file", file_types=[".jsonl", ".gz"]
-                    )
-                    save = gr.Button("Save trace", size="sm", elem_id="trace-download")
-                    download = gr.DownloadButton("trace", elem_id="trace-ready", visible="hidden")
-            with gr.Column(elem_id="stage", min_width=320):
-                drawn = player(payload(first, "recorded") if first else None, elem_id="player")
-        timer = gr.Timer(0.6)
-
-        events = Events(host, list(controls))
-        adl, cps = switches["length"], switches["search"]
-        inputs = [prompt, adl, cps, dtype, compare, *controls.values()]
-        for trigger in (run.click, prompt.submit):
-            trigger(events.enter, inputs, [said, run, stop, ticket], queue=False, show_progress="hidden", **PRIVATE)
-        ticket.change(
-            events.follow, ticket, [drawn, trace, said, run, stop], concurrency_limit=1, concurrency_id=MODELS,
-            show_progress="minimal", show_progress_on=said, **PRIVATE,
-        )  # fmt: skip
-        stop.click(events.stop, queue=False, show_progress="hidden", **PRIVATE)
-        timer.tick(events.tick, None, [said, timer], queue=False, show_progress="hidden", **PRIVATE)
-        opened.upload(events.open, opened, [drawn, trace, said], show_progress="hidden", **PRIVATE)
-        save.click(events.save, trace, [download, said], show_progress="hidden", **PRIVATE).success(
-            None, js="() => setTimeout(() => document.querySelector('#trace-ready').click(), 100)", **PRIVATE
-        )
-        for name, chip in chips.items():
-            chip.click(None, None, prompt, js=f"() => {EXAMPLES[name]!r}", **PRIVATE)
-        _depend(controls, adl, cps)
-        for button, values in ((defaults, Settings()), (paper, Settings.paper())):
-            button.click(
-                lambda values=values: _values(values, controls), None, [adl, cps, *controls.values()],
-                queue=False, show_progress="hidden", **PRIVATE,
+        with gr.Row(elem_id="masthead"):
+            gr.HTML(
+                html_template="<h1>DiffuSpec Playground</h1><p>a diffusion model drafts, the target verifies</p>",
+                elem_id="title", apply_default_css=False, padding=False,
             )  # fmt: skip
-        demo.load(None, js="() => innerWidth > 1000 || document.querySelector('#settings > button').click()", **PRIVATE)
-        demo.unload(events.leave)
-        models = {"concurrency_limit": 1, "concurrency_id": MODELS}
-        gr.api(events.api_run, api_name="run", **models)
-        gr.api(events.api_trace, api_name="trace", **models)
+            said = notice(elem_id="notice", value=message(problem) if problem else None)
+        shared = Shared(demo, host, first, trace=gr.State(first), notice=said)
+        with gr.Tabs(elem_id="pages", selected=PAGES[0].NAME):
+            for page in PAGES:
+                with gr.Tab(page.TITLE, id=page.NAME, elem_id=f"page-{page.NAME}"):
+                    page.build(shared)
+        timer = gr.Timer(0.6)
+        timer.tick(lambda: tick(host), None, [said, timer], **QUIET)
+        api = Api(host)
+        gr.api(api.run, api_name="run", concurrency_limit=1, concurrency_id=MODELS)
+        gr.api(api.trace, api_name="trace", concurrency_limit=1, concurrency_id=MODELS)
     return demo
-
-
-def _knobs(knobs: dict) -> tuple[dict[str, gr.components.Component], dict[str, gr.Checkbox]]:
-    """(name -> component in the order of declaration, name -> switch)."""
-    made, switches = {}, {}
-    owner = {"Draft length": ("length", "ADL", "switch-adl"), "Path search": ("search", "CPS", "switch-cps")}
-    effective = applies(True, True, knobs["proxy"].default, knobs["temperature"].default)
-    for title, names in GROUPS.items():
-        with gr.Group(elem_classes="knob-group"):
-            with gr.Row(elem_classes="knob-head"):
-                gr.HTML(html_template=f"<h2>{title}</h2>", apply_default_css=False, min_width=60)
-                if title in owner:
-                    name, label, elem_id = owner[title]
-                    switches[name] = gr.Checkbox(
-                        True, label=label, elem_id=elem_id, elem_classes="switch", min_width=70, container=False
-                    )
-            with gr.Row(elem_classes="knobs"):
-                for name in names:
-                    made[name] = knob_component(knobs[name], MAX_DRAFT)
-                    made[name].interactive = effective.get(name, True)
-    return {name: made[name] for name in knobs if name not in SWITCHED}, switches
-
-
-def _depend(controls: dict[str, gr.components.Component], adl: gr.Checkbox, cps: gr.Checkbox) -> None:
-    """Knobs without effect are greyed; k_min and k_max push each other."""
-    names = list(applies(True, True, "", 0.0))
-    for trigger in (adl.change, cps.change, controls["proxy"].change, controls["temperature"].change):
-        trigger(
-            lambda *choices: [gr.update(interactive=on) for on in applies(*choices).values()],
-            [adl, cps, controls["proxy"], controls["temperature"]], [controls[name] for name in names],
-            queue=False, show_progress="hidden", **PRIVATE,
-        )  # fmt: skip
-    low, high = controls["k_min"], controls["k_max"]
-    low.input(None, [low, high], [low, high], js="(a, b) => [a, Math.max(a, b)]", **PRIVATE)
-    high.input(None, [low, high], [low, high], js="(a, b) => [Math.min(a, b), b]", **PRIVATE)
-
-
-def _values(settings: Settings, controls: dict) -> list[Any]:
-    values = settings.to_dict()
-    return [settings.length == "adl", settings.search == "cps", *(values[name] for name in controls)]

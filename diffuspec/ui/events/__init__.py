@@ -1,0 +1,1 @@
+"""What happens on click, one file a concern; each handler's docstring names its outputs after `->`."""

@@ -1,0 +1,1 @@
+"""One file a page: NAME and TITLE for the navigation, and `build(shared)`, called inside the page's tab."""
