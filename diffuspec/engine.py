@@ -2,7 +2,7 @@
 
     draft    k masked positions in one drafter pass          -> token lattice
     search   a left-to-right path through the lattice        -> CPS
-    verify   the path in one target pass                     -> accepted tokens and one of its own
+    verify   the path, or a tree of paths, in one target pass -> accepted tokens and one of its own
     commit   keep what was accepted, roll the caches back
     adapt    the next draft length                           -> ADL
 
@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from diffuspec.errors import PromptError, SettingsError
-from diffuspec.method.acceptance import Verdict, verify
+from diffuspec.method.acceptance import Verdict, verify, verify_tree
 from diffuspec.method.lattice import TokenLattice, generated_length, prune
 from diffuspec.method.length import make_policy
 from diffuspec.method.proxy import make_proxy
-from diffuspec.method.search import SearchResult, argmax_path, beam_search
+from diffuspec.method.search import SearchResult, TreeSearch, argmax_path, beam_search, tree_search
 from diffuspec.models.pair import Pair
 from diffuspec.recorder import Recorder
 from diffuspec.settings import Settings
@@ -91,7 +91,7 @@ class Run:
         self.budget = min(settings.max_new_tokens, pair.info.context - len(ids))
         self.policy = make_policy(settings)
         self.proxy = make_proxy(
-            settings.proxy if settings.search == "cps" else "none",
+            settings.proxy if settings.search != "argmax" else "none",
             ngram=pair.proxy, vocab_size=pair.target.vocab_size, weight=settings.context_weight, prompt_ids=ids,
         )  # fmt: skip
         self.random = torch.Generator(pair.target.device).manual_seed(settings.seed)
@@ -133,29 +133,43 @@ class Run:
         ids, logq = self.draft(k)
         clock.lap("draft")
         lattice = prune(ids, logq, tau=self.settings.tau, m_max=self.settings.m_max, stop_ids=self.stop_ids)
-        path = self.search(lattice)
+        found = self.search(lattice)
         clock.lap("search")
-        logits = self.pair.target.forward(self.cache, [self.prefix[-1], *path.ids.tolist()])
-        verdict = verify(path.ids, self.chooser(logits), self.stop_ids)
+        logits = self.read(found)
+        verdict = self.verify(found, logits)
         clock.lap("verify")
-        emitted = self.commit(path, verdict)
+        emitted = self.commit(found, verdict)
         decision = self.policy.update(generated_length(lattice.raw_draft, self.stop_ids), verdict.accepted)
         clock.lap("commit")
-        return self.recorder.record(clock, lattice, path, logits, verdict, decision, emitted)
+        return self.recorder.record(clock, lattice, found, logits, verdict, decision, emitted)
 
     def draft(self, k: int):
         width = max(self.settings.m_max, LATTICE_ROWS) if k else 0
         return self.pair.drafter.draft(self.prefix, k, width=width, passes=self.settings.passes, cache=self.cache)
 
-    def search(self, lattice: TokenLattice) -> SearchResult:
-        if self.settings.search == "argmax":
+    def search(self, lattice: TokenLattice) -> SearchResult | TreeSearch:
+        settings = self.settings
+        if settings.search == "argmax":
             return argmax_path(lattice, self.stop_ids)
-        return beam_search(
-            lattice, self.proxy, self.prefix, beam=self.settings.beam, lam=self.settings.lam, stop_ids=self.stop_ids
-        )
+        causal = dict(lam=settings.lam, stop_ids=self.stop_ids)
+        if settings.search == "tree":
+            return tree_search(lattice, self.proxy, self.prefix, nodes=settings.nodes, **causal)
+        return beam_search(lattice, self.proxy, self.prefix, beam=settings.beam, **causal)
+
+    def read(self, found: SearchResult | TreeSearch) -> torch.Tensor:
+        """One target pass over the anchor and the draft: logits [n + 1, V]."""
+        ids = [self.prefix[-1], *found.ids.tolist()]
+        if isinstance(found, TreeSearch):
+            return self.pair.target.forward_tree(self.cache, ids, [-1, *(found.tree.parent + 1).tolist()])
+        return self.pair.target.forward(self.cache, ids)
+
+    def verify(self, found: SearchResult | TreeSearch, logits: torch.Tensor) -> Verdict:
+        if isinstance(found, TreeSearch):
+            return verify_tree(found.tree, self.chooser(logits), self.stop_ids)
+        return verify(found.ids, self.chooser(logits), self.stop_ids)
 
     def chooser(self, logits: torch.Tensor) -> Callable[[int], int]:
-        """The target's own token after i drafted ones: argmax, or a draw at the temperature."""
+        """The target's own token at row i of the pass: argmax, or a draw at the temperature."""
         if self.settings.temperature == 0:
             return logits.argmax(-1).tolist().__getitem__
 
@@ -165,12 +179,12 @@ class Run:
 
         return draw
 
-    def commit(self, path: SearchResult, verdict: Verdict) -> tuple[int, ...]:
-        """Emit what was accepted and the target's own token; forget the rejected tail."""
-        emitted = path.ids[: verdict.accepted].tolist()
+    def commit(self, found: SearchResult | TreeSearch, verdict: Verdict) -> tuple[int, ...]:
+        """Emit what was accepted and the target's own token; forget the rejected rest."""
+        emitted = found.ids[list(verdict.nodes)].tolist()
         if verdict.token is not None:
             emitted.append(verdict.token)
-        self.pair.target.rollback(self.cache, len(path) - verdict.accepted)
+        self.pair.target.keep(self.cache, len(found.ids) + 1, [0, *(node + 1 for node in verdict.nodes)])
         self.prefix.extend(emitted)
         self.proxy.extend(emitted)
         self.budget -= len(emitted)

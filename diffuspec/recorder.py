@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import functools
 import os
@@ -15,10 +16,11 @@ import torch
 from diffuspec.method.acceptance import Verdict
 from diffuspec.method.lattice import TokenLattice
 from diffuspec.method.length import LengthDecision
-from diffuspec.method.search import SearchResult
+from diffuspec.method.search import SearchResult, TreeSearch
+from diffuspec.method.tree import PrefixTree
 from diffuspec.models.pair import Pair
 from diffuspec.settings import Settings
-from diffuspec.trace import Provenance, Step, Timing, Trace, Verification
+from diffuspec.trace import Provenance, Step, Timing, Trace, TreeVerification, Verification
 
 ALTERNATIVES = 8
 _BLOCK = 128
@@ -61,13 +63,19 @@ class Recorder:
         self,
         clock: Clock,
         lattice: TokenLattice,
-        path: SearchResult,
+        found: SearchResult | TreeSearch,
         logits: torch.Tensor,
         verdict: Verdict,
         decision: LengthDecision,
         emitted: tuple[int, ...],
     ) -> Step:
-        verification = look(logits, lattice, path, verdict, self.settings.temperature or 1.0)
+        temperature = self.settings.temperature or 1.0
+        path, tree = found, None
+        if isinstance(found, TreeSearch):
+            path = found.along(verdict.nodes[-1] if verdict.nodes else -1)
+            tree = look_at_tree(logits, path.tree, verdict, temperature)
+            logits = logits[[0, *(path.nodes + 1).tolist()]]
+        verification = dataclasses.replace(look(logits, lattice, path, verdict, temperature), tree=tree)
         clock.lap("record")
         timing = Timing(**{f"{stage}_ms": ms for stage, ms in clock.ms.items()})
         step = Step(
@@ -130,6 +138,21 @@ def look(
         top_ids=_numpy(top_ids).astype(np.int32),
         top_logp=_numpy(top_logits - norm),
         cell_logp=_numpy(logits[:n].gather(1, cells) - norm[:n]),
+    )
+
+
+@torch.inference_mode()
+def look_at_tree(logits: torch.Tensor, tree: PrefixTree, verdict: Verdict, temperature: float) -> TreeVerification:
+    """What the target thought of every node; logits float32 [n + 1, V], row 0 after the anchor."""
+    above = torch.from_numpy(tree.parent + 1).long().to(logits.device)
+    token = torch.from_numpy(tree.ids).long().to(logits.device)
+    norm = (logits / temperature).logsumexp(-1)
+    accepted = np.zeros(len(tree), bool)
+    accepted[list(verdict.nodes)] = True
+    return TreeVerification(
+        accepted=accepted,
+        logp=_numpy(logits[above, token] / temperature - norm[above]),
+        own=_numpy(logits.argmax(-1)).astype(np.int32),
     )
 
 

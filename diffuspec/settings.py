@@ -94,8 +94,13 @@ class Settings:
         0.5, "ρ", "Smoothing", "weight of the newest step in both moving averages (Eq. 10)",
         "length", low=0.05, high=1.0, step=0.05)  # fmt: skip
     search: str = _knob(
-        "cps", "", "Path search", "cps: causal-consistency path search (Eq. 8); argmax: each column's likeliest token",
-        "search", choices=("cps", "argmax"))  # fmt: skip
+        "cps", "", "Path search",
+        "cps: causal-consistency path search (Eq. 8); argmax: each column's likeliest token; "
+        "tree: several paths at once, verified as one prefix tree",
+        "search", choices=("cps", "argmax", "tree"))  # fmt: skip
+    nodes: int = _knob(
+        10, "n", "Tree nodes", "drafted tokens the target reads at once when paths are verified as a tree",
+        "search", low=1, high=128, step=1)  # fmt: skip
     beam: int = _knob(
         3, "B", "Beam width", "partial paths kept at each position",
         "search", low=1, high=32, step=1)  # fmt: skip

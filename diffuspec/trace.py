@@ -26,12 +26,27 @@ from diffuspec.errors import DiffuSpecError, TraceError
 from diffuspec.method.lattice import TokenLattice
 from diffuspec.method.length import LengthDecision
 from diffuspec.method.search import BeamLevel, SearchResult, oracle_accepted
+from diffuspec.method.tree import PrefixTree
 from diffuspec.settings import Settings
 
 FORMAT = "diffuspec-trace"
 VERSION = 1
 MAX_BYTES = 256 * 2**20
 MAX_STEPS = 20_000
+
+
+@dataclass(frozen=True)
+class TreeVerification:
+    """One target pass over a tree of n nodes.
+
+    accepted: bool [n], the nodes the verifier walked; logp: float32 [n], the target's log p of each
+    node's token after its parent; own: int32 [n + 1], the target's likeliest token after the anchor
+    (entry 0) and after node i (entry i + 1).
+    """
+
+    accepted: np.ndarray
+    logp: np.ndarray
+    own: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -43,7 +58,8 @@ class Verification:
     it looked at. Log-probabilities are the target's at the run's temperature (at 1 where greedy):
     path_logp float32 [n], path_rank int32 [n] (0 = likeliest) of the drafted tokens;
     top_ids int32, top_logp float32 [n + 1, 8] its likeliest tokens, row i after i drafted tokens;
-    cell_logp float32 [n, W] of every lattice candidate after the path up to it.
+    cell_logp float32 [n, W] of every lattice candidate after the path up to it. Where a tree was
+    verified the path is `SearchResult.nodes`, and `tree` tells of the other nodes.
     """
 
     accepted: int
@@ -55,6 +71,7 @@ class Verification:
     top_ids: np.ndarray
     top_logp: np.ndarray
     cell_logp: np.ndarray
+    tree: TreeVerification | None = None
 
 
 @dataclass(frozen=True)
@@ -351,6 +368,11 @@ _ARRAYS = {
     (Verification, "path_logp"): (np.float32, 1), (Verification, "path_rank"): (np.int32, 1),
     (Verification, "top_ids"): (np.int32, 2), (Verification, "top_logp"): (np.float32, 2),
     (Verification, "cell_logp"): (np.float32, 2),
+    (SearchResult, "nodes"): (np.int16, 1),
+    (PrefixTree, "ids"): (np.int32, 1), (PrefixTree, "parent"): (np.int16, 1), (PrefixTree, "depth"): (np.int16, 1),
+    (PrefixTree, "rank"): (np.int16, 1), (PrefixTree, "score"): (np.float32, 1),
+    (TreeVerification, "accepted"): (np.bool_, 1), (TreeVerification, "logp"): (np.float32, 1),
+    (TreeVerification, "own"): (np.int32, 1),
 }  # fmt: skip
 
 
@@ -378,7 +400,10 @@ def _hints(kind: type) -> dict[str, Any]:
 
 
 def _decode(kind: Any, value: Any, where: str) -> Any:
-    """Rebuild a recorded value of the annotated type `kind` from parsed JSON, checking types as it goes."""
+    """Rebuild a recorded value of the annotated type `kind` from parsed JSON, checking types as it goes.
+
+    A field that an older program did not write takes its default, where it has one.
+    """
     if isinstance(kind, types.UnionType):
         if value is None:
             return None
@@ -392,8 +417,12 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         for f in dataclasses.fields(kind):
             here = f"{where}.{f.name}"
             if f.name not in value:
-                raise ValueError(f"{here} is missing")
-            if (kind, f.name) in _ARRAYS:
+                if f.default is dataclasses.MISSING:
+                    raise ValueError(f"{here} is missing")
+                made[f.name] = f.default  # a field younger than the trace
+            elif value[f.name] is None and f.default is None:
+                made[f.name] = None
+            elif (kind, f.name) in _ARRAYS:
                 made[f.name] = _array(value[f.name], *_ARRAYS[kind, f.name], here)
             else:
                 made[f.name] = _decode(_hints(kind)[f.name], value[f.name], here)
@@ -417,6 +446,32 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
     if kind is float and not math.isfinite(value):
         raise ValueError(f"{where} is not finite")
     return value
+
+
+def _tree_holds(step: Step) -> bool:
+    """Whether a step's tree agrees with its lattice, its path and its verification."""
+    tree, nodes, check = step.search.tree, step.search.nodes, step.verification.tree
+    if tree is None or nodes is None or check is None:
+        return tree is nodes is check is None
+    n, path = len(tree), nodes.tolist()
+    if not len(tree.parent) == len(tree.depth) == len(tree.rank) == len(tree.score) == n:
+        return False
+    if not len(check.accepted) == len(check.logp) == len(check.own) - 1 == n:
+        return False
+    depth = {-1: -1}
+    for node, (parent, column) in enumerate(zip(tree.parent.tolist(), tree.depth.tolist(), strict=True)):
+        if depth.get(parent) != column - 1 or column >= step.lattice.k:
+            return False
+        depth[node] = column
+    cells = tree.rank
+    return (
+        (not n or (0 <= cells.min() and cells.max() < step.lattice.width))
+        and bool((step.lattice.ids[tree.depth, cells] == tree.ids).all())
+        and len(path) == len(step.search)
+        and all(0 <= node < n for node in path)
+        and tree.parent[path].tolist() == [-1, *path][: len(path)]
+        and tree.ids[path].tolist() == step.search.ids.tolist()
+    )
 
 
 def _check(trace: Trace) -> None:
@@ -446,6 +501,7 @@ def _check(trace: Trace) -> None:
             ok = ok and size and 0 <= level.survivors <= size and 0 <= level.parent.min()
             ok = ok and level.parent.max() < below and 0 <= level.rank.min() and level.rank.max() < width
             below = size
+        ok = ok and _tree_holds(step)
         if not ok:
             raise ValueError(f"step {step.index} contradicts itself")
         position += len(step.emitted)

@@ -20,6 +20,7 @@ import numpy as np
 
 from diffuspec.method.lattice import TokenLattice
 from diffuspec.method.proxy import Proxy
+from diffuspec.method.tree import PrefixTree, best_first_tree
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,11 @@ class SearchResult:
 
     ids, ranks: int32 [n]; score: float32 [n], Eq. 8 summed up to each position;
     proxy_logp: float32 [n, W], log p_proxy of each kept candidate after the chosen path up to there,
-    NaN where it was not scored; levels: one `BeamLevel` per depth searched (none for argmax);
+    NaN where it was not scored; levels: one `BeamLevel` per depth searched (only a beam has any);
     chosen: index of the path in levels[n - 1].
+
+    tree, nodes: where a prefix tree was searched, all of it, and int16 [n], the nodes of the path: the
+    way the verifier walked, prolonged below its last accepted node by the likeliest children.
     """
 
     method: str
@@ -55,6 +59,8 @@ class SearchResult:
     proxy_logp: np.ndarray
     levels: tuple[BeamLevel, ...] = ()
     chosen: int = 0
+    tree: PrefixTree | None = None
+    nodes: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -169,6 +175,47 @@ def _result(lattice, levels, proxies, rows) -> SearchResult:
         levels=tuple(levels),
         chosen=chosen,
     )
+
+
+def tree_search(
+    lattice: TokenLattice,
+    proxy: Proxy,
+    context: Sequence[int],
+    *,
+    nodes: int,
+    lam: float,
+    stop_ids: Collection[int],
+) -> TreeSearch:
+    """The prefix tree of the `nodes` likeliest nodes; see `method.tree`."""
+    tree, inner = best_first_tree(lattice, proxy, context, nodes=nodes, lam=lam, stop_ids=stop_ids)
+    return TreeSearch(lattice, tree, inner)
+
+
+@dataclass(frozen=True)
+class TreeSearch:
+    """A prefix tree before it was verified. inner: {node: float32 [W]}, log p_proxy of the next column."""
+
+    lattice: TokenLattice
+    tree: PrefixTree
+    inner: dict[int, np.ndarray]
+
+    @property
+    def ids(self) -> np.ndarray:
+        return self.tree.ids
+
+    def along(self, node: int) -> SearchResult:
+        """The path through `node` (-1: the anchor) to a leaf."""
+        tree, nodes = self.tree, self.tree.path_through(node)
+        above = [-1, *nodes[:-1]] if nodes else []
+        return SearchResult(
+            method="tree",
+            ids=tree.ids[nodes],
+            ranks=tree.rank[nodes].astype(np.int32),
+            score=tree.score[nodes],
+            proxy_logp=np.array([self.inner[i] for i in above], np.float32).reshape(len(nodes), self.lattice.width),
+            tree=tree,
+            nodes=np.array(nodes, np.int16),
+        )
 
 
 def oracle_accepted(lattice: TokenLattice, continuation: Sequence[int]) -> int:

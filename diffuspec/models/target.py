@@ -51,6 +51,42 @@ class Target:
         """Append n `ids` to the cache; logits float32 [n, vocab_size], row i after ids[: i + 1]."""
         return self.model(self._tensor(ids), past_key_values=cache, use_cache=True).logits[0].float()
 
+    @torch.inference_mode()
+    def forward_tree(self, cache: DynamicCache, ids: Sequence[int], parents: Sequence[int]) -> torch.Tensor:
+        """Append a tree of n `ids` to the cache; logits float32 [n, vocab_size], row i after the way down to ids[i].
+
+        parents[i] is the index of the token that ids[i] follows, less than i; -1 for the root, ids[0].
+        Each token sees the cache and its ancestors, at the position of its depth.
+        """
+        n, past = len(ids), cache.get_seq_length()
+        seen = torch.zeros(n, past + n, dtype=torch.bool)
+        seen[:, :past] = True
+        depth = [0] * n
+        for i, parent in enumerate(parents):
+            if parent >= 0:
+                seen[i] = seen[parent]
+                depth[i] = depth[parent] + 1
+            seen[i, past + i] = True
+        hidden = torch.finfo(self.model.dtype).min
+        mask = torch.zeros(n, past + n, dtype=self.model.dtype).masked_fill_(~seen, hidden)
+        return self.model(
+            self._tensor(ids), past_key_values=cache, use_cache=True, attention_mask=mask[None, None].to(self.device),
+            position_ids=self._tensor([past + d for d in depth]),
+        ).logits[0].float()  # fmt: skip
+
+    @torch.inference_mode()
+    def keep(self, cache: DynamicCache, total: int, rows: Sequence[int]) -> None:
+        """Of the newest `total` tokens keep only `rows` (increasing, 0 among them) and forget the others."""
+        if len(rows) == total:
+            return
+        first = cache.get_seq_length() - total
+        if list(rows) != list(range(len(rows))):
+            chosen = torch.tensor([first + row for row in rows], device=self.device)
+            for layer in cache.layers:
+                layer.keys[:, :, first : first + len(rows)] = layer.keys.index_select(2, chosen)
+                layer.values[:, :, first : first + len(rows)] = layer.values.index_select(2, chosen)
+        self.rollback(cache, total - len(rows))
+
     def rollback(self, cache: DynamicCache, n: int) -> None:
         """Forget the newest n tokens of the cache."""
         if n:

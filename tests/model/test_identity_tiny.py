@@ -19,7 +19,8 @@ GRID = {
     "pair": ["standalone", "block", "peeking"],
     "prompt": [[70], [2, 70], list(range(40, 60)), [9] * 33, [5, 260, 17, 120, 44]],
     "budget": [1, 2, 3, 7, 16, 29],
-    "search": ["cps", "argmax"],
+    "search": ["cps", "argmax", "tree", "tree"],
+    "nodes": [1, 4, 10, 40],
     "length": ["adl", "fixed"],
     "k": [1, 2, 3, 5, 8, 16, 32],
     "bounds": [(1, 1), (1, 32), (2, 5), (8, 8), (20, 30)],
@@ -36,7 +37,7 @@ GRID = {
 
 def settings_of(choice) -> Settings:
     k_min, k_max = choice["bounds"]
-    names = ("search", "length", "k", "beam", "tau", "m_max", "lam", "passes", "proxy", "delta", "rho")
+    names = ("search", "nodes", "length", "k", "beam", "tau", "m_max", "lam", "passes", "proxy", "delta", "rho")
     return Settings(k_min=k_min, k_max=k_max, **{name: choice[name] for name in names})
 
 
@@ -50,11 +51,12 @@ def test_greedy_output_is_what_transformers_generates(tiny_pairs, tiny_model, pl
         assert not set(trace.token_ids[:-1]) & set(trace.stop_ids)
 
 
-def test_the_tiny_runs_meet_every_outcome(tiny_pairs):
+@pytest.mark.parametrize("search", ["cps", "tree"])
+def test_the_tiny_runs_meet_every_outcome(tiny_pairs, search):
     """Else the identity above would hold for want of anything to get wrong."""
     outcomes, reasons, accepted = set(), set(), {}
     for name, pair in tiny_pairs.items():
-        engine = DiffuSpec(pair, Settings(k_min=2, k_max=6, proxy="context"))
+        engine = DiffuSpec(pair, Settings(k_min=2, k_max=6, proxy="context", search=search))
         traces = [engine.run(ids=[start, start + 40], max_new_tokens=16) for start in range(60, 74)]
         outcomes |= {(name, step.verification.kind) for trace in traces for step in trace.steps}
         reasons |= {trace.stop_reason for trace in traces}

@@ -18,6 +18,7 @@ def fresh_logp(model, ids, n, temperature=1.0):
 @pytest.mark.parametrize("settings", [
     Settings(proxy="context", k_min=2, k_max=6), Settings(search="argmax", length="fixed", k=9),
     Settings(proxy="none", passes=3), Settings(proxy="context", temperature=0.7, seed=3),
+    Settings(proxy="context", search="tree", nodes=12), Settings(search="tree", proxy="none", temperature=0.8, seed=3),
 ])  # fmt: skip
 @pytest.mark.parametrize("name", ["standalone", "block", "peeking"])
 def test_every_recorded_probability_is_the_targets(tiny_pairs, tiny_model, name, settings):
@@ -35,12 +36,24 @@ def test_every_recorded_probability_is_the_targets(tiny_pairs, tiny_model, name,
         assert check.path_rank.tolist() == [int((logp[i] > logp[i, token]).sum()) for i, token in enumerate(path)]
         if not settings.temperature:
             assert list(check.draws) == logp.argmax(1)[: len(check.draws)].tolist()
+        if step.search.tree is not None:
+            check_tree(tiny_model, text, step, settings.temperature or 1.0)
         assert (step.start, step.anchor) == (len(text) - len(prompt), text[-1])
         own = [] if check.token is None else [check.token]
         assert list(step.emitted) == path[: check.accepted] + own
         assert list(check.draws) == list(step.emitted)
         text += step.emitted
     assert text[len(prompt) :] == list(trace.token_ids)
+
+
+def check_tree(model, text, step, temperature):
+    tree, check = step.search.tree, step.verification.tree
+    for node, (above, token) in enumerate(zip(tree.parent.tolist(), tree.ids.tolist(), strict=True)):
+        way = tree.ids[tree.path_through(node)][: tree.depth[node]].tolist()
+        logp = fresh_logp(model, text + way, 1, temperature)[0]
+        np.testing.assert_allclose(check.logp[node], logp[token], rtol=1e-3, atol=1e-3)
+        assert check.own[above + 1] == logp.argmax()
+    assert np.flatnonzero(check.accepted).tolist() == step.search.nodes[: step.verification.accepted].tolist()
 
 
 def test_the_lengths_recorded_are_those_used(tiny_pairs):

@@ -74,8 +74,12 @@ class TableTarget:
         cache.extend(ids)
         return self.table[ids]
 
-    def rollback(self, cache, n):
-        del cache[len(cache) - n :]
+    def forward_tree(self, cache, ids, parents):
+        return self.forward(cache, ids)
+
+    def keep(self, cache, total, rows):
+        first = len(cache) - total
+        cache[first:] = [cache[first + row] for row in rows]
 
 
 @pytest.mark.parametrize("passes_over", [1, 2])

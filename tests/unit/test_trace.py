@@ -43,7 +43,7 @@ def assert_same(a, b, where="trace"):
         assert a == b, where
 
 
-@pytest.fixture(params=["compared", "bare", "argmax", "sampled", "empty", "one token"])
+@pytest.fixture(params=["compared", "bare", "argmax", "tree", "sampled", "empty", "one token"])
 def any_trace(request, tiny_pairs, tiny_trace):
     from diffuspec import DiffuSpec
 
@@ -51,7 +51,11 @@ def any_trace(request, tiny_pairs, tiny_trace):
         return tiny_trace
     if request.param == "bare":
         return dataclasses.replace(tiny_trace, baseline=None)
-    changes = {"argmax": dict(search="argmax", length="fixed"), "sampled": dict(temperature=0.8)}
+    changes = {
+        "argmax": dict(search="argmax", length="fixed"),
+        "tree": dict(search="tree"),
+        "sampled": dict(temperature=0.8),
+    }
     budget = 1 if request.param == "one token" else 12
     engine = DiffuSpec(tiny_pairs["peeking"], Settings(proxy="none", **changes.get(request.param, {})))
     run = engine.stream(ids=[62, 102], max_new_tokens=budget)
