@@ -2,6 +2,7 @@
 
 The methods run one after another, never side by side, so that none slows another; a `Race` is what
 each did and when. It is immutable, complete, and all that a replay needs. Saved as one JSON object.
+Needs no model to be looked at; `run_lane` and `pass_costs` make one.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Lane:
     token_ids, origins, times_ms: of each token its id, where it came from ("own": the target alone,
     "accepted", "correction" or "bonus") and when it was there, milliseconds since the start of
     decoding, prefill included. passes: target passes; refused: those that ended in a correction;
-    drafted: tokens sent to the target for judgement; draft_ms, verify_ms: the whole answer's.
+    drafted: tokens sent to the target to be judged; draft_ms, verify_ms: of the whole answer.
     """
 
     method: str
@@ -42,7 +43,6 @@ class Lane:
     passes: int
     refused: int
     drafted: int
-    prefill_ms: float
     draft_ms: float
     verify_ms: float
 
@@ -51,12 +51,14 @@ class Lane:
         return self.origins.count(ACCEPTED)
 
     @property
-    def speculative(self) -> bool:
-        return OWN not in self.origins
-
-    @property
     def wall_ms(self) -> float:
         return self.times_ms[-1] if self.times_ms else 0.0
+
+    @property
+    def pass_ms(self) -> float:
+        """Milliseconds from one token to the next after the first: a pass, where a pass makes one token."""
+        waits = len(self.times_ms) - 1
+        return (self.times_ms[-1] - self.times_ms[0]) / waits if waits > 0 else self.wall_ms
 
     @property
     def tokens_per_second(self) -> float:
@@ -76,8 +78,8 @@ class Lane:
 class Race:
     """Lanes in the order they ran; the first is plain AR, the yardstick.
 
-    pieces: token id -> its bytes, one character a byte (Latin-1); costs: what a target pass over n
-    tokens takes on this machine after this prompt, (n, milliseconds), rising in n.
+    pieces: token id -> its bytes, one character a byte (Latin-1); costs: (n, milliseconds) of a target
+    pass over n tokens after this prompt, on the machine that ran the race, rising in n.
     """
 
     prompt: str
@@ -164,7 +166,7 @@ def _check(race: Race) -> None:
             len(lane.origins) == len(lane.times_ms) == n <= MAX_TOKENS
             and set(lane.origins) <= {OWN, ACCEPTED, CORRECTION, BONUS}
             and all(0 <= a <= b for a, b in pairwise((0.0, *lane.times_ms)))
-            and min(lane.passes, lane.refused, lane.drafted, lane.prefill_ms, lane.draft_ms, lane.verify_ms) >= 0
+            and min(lane.passes, lane.refused, lane.drafted, lane.draft_ms, lane.verify_ms) >= 0
         )
         if not ok:
             raise ValueError(f"the lane {lane.method!r} contradicts itself")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from diffuspec.trace import Trace
+from diffuspec.trace import Provenance, Trace
 from diffuspec.ui.views.text import token_label
 
 MEASURED, RECORDED = "measured", "recorded"
@@ -22,15 +22,14 @@ class Source:
     comparing: int | None = None
 
 
-def provenance(trace: Trace, source: Source) -> dict[str, str]:
+def provenance(origin: Provenance, kind: str) -> dict[str, str]:
     """badge: the short form; title: machine, date, threads, versions."""
-    origin = trace.provenance
     day = origin.recorded_at[:10]
     machine = origin.machine or "unknown machine"
-    badge = "measured here" if source.kind == MEASURED else f"recorded {day} · {machine}"
+    badge = "measured here" if kind == MEASURED else f"recorded {day} · {machine}"
     versions = ", ".join(f"{name} {version}" for name, version in origin.versions.items())
     title = f"{machine}, {origin.threads} threads, {origin.recorded_at}; {versions}"
-    return {"badge": badge, "title": title, "kind": source.kind}
+    return {"badge": badge, "title": title, "kind": kind}
 
 
 def verdict(trace: Trace, source: Source) -> dict[str, Any]:
@@ -78,5 +77,5 @@ def merits(trace: Trace, source: Source) -> dict[str, Any]:
         "budget": trace.settings.max_new_tokens,
         "stop_reason": trace.stop_reason,
         "wall_s": round(trace.wall_s, 3),
-        "provenance": provenance(trace, source),
+        "provenance": provenance(trace.provenance, source.kind),
     }

@@ -15,4 +15,6 @@ COLOURS = {
     "ink-soft": "#536070",
     "line": "#DFE4EA",
     "band": "#EAF3F9",
+    "card": "#FFFFFF",
+    "loss": "#F3C19B",
 }

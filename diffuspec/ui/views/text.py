@@ -5,11 +5,21 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from diffuspec.trace import Step, Trace
 
 ACCEPTED, PROMPT = "accepted", "prompt"
 WHITE = {" ": "·", "\n": "↵", "\t": "⇥", "\r": "␍"}
+
+
+class Spelling(Protocol):
+    """What knows the tokens of a vocabulary: a `Trace` or a `Race`."""
+
+    special: tuple[int, ...]
+    stop_ids: tuple[int, ...]
+
+    def piece(self, token: int) -> bytes: ...
 
 
 @dataclass(frozen=True)
@@ -35,10 +45,10 @@ def _printable(character: str) -> bool:
     return unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
-def token_label(trace: Trace, token: int) -> str:
+def token_label(spelling: Spelling, token: int) -> str:
     """One token as a cell shows it: `·speed`, `↵`, `⟨im_end⟩`, `⟨E2 80⟩` for a part of a character."""
-    raw = trace.piece(token)
-    if token in trace.special or token in trace.stop_ids:
+    raw = spelling.piece(token)
+    if token in spelling.special or token in spelling.stop_ids:
         return f"⟨{raw.decode('utf-8', 'replace').strip('<|>') or token}⟩"
     if not raw:
         return f"⟨{token}⟩"
@@ -62,32 +72,33 @@ def answer_units(trace: Trace) -> list[Unit]:
         for step in trace.steps
         for token, origin in zip(step.emitted, origins(step), strict=True)
     ]
-    return _units(trace, marked)
+    return units(trace, marked)
 
 
 def prompt_units(trace: Trace) -> list[Unit]:
     """The prompt as the target saw it, chat template included; its step is -1."""
-    return _units(trace, [(token, -1, PROMPT) for token in trace.prompt_ids])
+    return units(trace, [(token, -1, PROMPT) for token in trace.prompt_ids])
 
 
-def _units(trace: Trace, marked: Sequence[tuple[int, int, str]]) -> list[Unit]:
-    special = set(trace.special) | set(trace.stop_ids)
-    units, held, raw = [], [], b""
+def units(spelling: Spelling, marked: Sequence[tuple[int, int, str]]) -> list[Unit]:
+    """Tokens marked (id, step, origin), in order, as units."""
+    special = set(spelling.special) | set(spelling.stop_ids)
+    made, held, raw = [], [], b""
     for entry in marked:
         token = entry[0]
         if token in special:
             if held:
-                units.append(_unit(raw.decode("utf-8", "replace"), held))
-            units.append(_unit(token_label(trace, token), [entry], special=True))
+                made.append(_unit(raw.decode("utf-8", "replace"), held))
+            made.append(_unit(token_label(spelling, token), [entry], special=True))
             held, raw = [], b""
             continue
-        held, raw = [*held, entry], raw + trace.piece(token)
+        held, raw = [*held, entry], raw + spelling.piece(token)
         if _whole(raw):
-            units.append(_unit(raw.decode("utf-8", "replace"), held))
+            made.append(_unit(raw.decode("utf-8", "replace"), held))
             held, raw = [], b""
     if held:
-        units.append(_unit(raw.decode("utf-8", "replace"), held))
-    return units
+        made.append(_unit(raw.decode("utf-8", "replace"), held))
+    return made
 
 
 def _whole(raw: bytes) -> bool:
