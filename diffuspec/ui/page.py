@@ -15,7 +15,7 @@ from diffuspec.ui.events.api import Api
 from diffuspec.ui.events.models import tick
 from diffuspec.ui.host import Host
 from diffuspec.ui.pages import playground
-from diffuspec.ui.shared import MODELS, QUIET, Shared
+from diffuspec.ui.shared import QUIET, Shared
 
 HERE = Path(__file__).parent
 PAGES: tuple[ModuleType, ...] = (
@@ -67,6 +67,6 @@ def build(host: Host, first: Trace | None = None, problem: str | None = None) ->
         timer = gr.Timer(0.6)
         timer.tick(lambda: tick(host), None, [said, timer], **QUIET)
         api = Api(host)
-        gr.api(api.run, api_name="run", concurrency_limit=1, concurrency_id=MODELS)
-        gr.api(api.trace, api_name="trace", concurrency_limit=1, concurrency_id=MODELS)
+        gr.api(api.run, api_name="run", concurrency_limit=None)
+        gr.api(api.trace, api_name="trace", concurrency_limit=None)
     return demo

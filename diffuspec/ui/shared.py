@@ -15,8 +15,9 @@ from diffuspec.ui.host import Host
 from diffuspec.ui.views.merits import RECORDED, Source
 from diffuspec.ui.views.payload import payload
 
-MODELS = "models"  # concurrency group of everything that computes with the models
 PRIVATE = {"api_visibility": "private"}
+# Events that use the models: not held back here, for `Host` lets them wait in turn and tells them their place.
+IN_TURN = {"concurrency_limit": None, "show_progress": "hidden", **PRIVATE}
 QUIET = {"queue": False, "show_progress": "hidden", **PRIVATE}
 
 

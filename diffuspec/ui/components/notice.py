@@ -50,7 +50,16 @@ def loading(text: str | None, fraction: float | None = None, tone: str = "wait")
 
 def message(text: str | None, tone: str = "error") -> str:
     """The line on what went wrong ("error") or is worth knowing ("note"); None clears it."""
-    return _json("message", text and {"tone": tone, "text": text})
+    return _json("message", text and _said(text, tone))
+
+
+def ended(text: str | None = None) -> str:
+    """Nothing is waited for any more; text: what went wrong, None leaves that line alone."""
+    return _json("loading", None) if text is None else orjson.dumps({"loading": None, "message": _said(text)}).decode()
+
+
+def _said(text: str, tone: str = "error") -> dict:
+    return {"tone": tone, "text": text}
 
 
 def _json(slot: str, said: dict | None) -> str:

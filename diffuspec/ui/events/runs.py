@@ -10,7 +10,7 @@ import gradio as gr
 
 from diffuspec.errors import DiffuSpecError, PromptError, SettingsError
 from diffuspec.settings import Settings
-from diffuspec.ui.components.notice import loading, message
+from diffuspec.ui.components.notice import ended, loading, message
 from diffuspec.ui.events.explain import explain
 from diffuspec.ui.host import DTYPES, Host, Job
 from diffuspec.ui.knobs import to_settings
@@ -47,7 +47,7 @@ class Runs:
         if job is None or not ticket:
             yield keep, keep, keep, *idle
             return
-        last, said = None, keep
+        last, said = None, ended()
         try:
             for look in self.host.follow(job):
                 if look.status is not None:
@@ -58,7 +58,7 @@ class Runs:
                 drawn = payload(last, ticket, look.source, detail_from=recent)
                 yield drawn, last if look.final else keep, loading(None), keep, keep
         except Exception as error:  # whatever the engine raises must not take the page down
-            said = message(explain(error))
+            said = ended(explain(error))
             if last is not None:
                 yield payload(last, ticket), last, said, *idle
                 return

@@ -11,7 +11,7 @@ from diffuspec.ui.events.runs import Runs
 from diffuspec.ui.examples import EXAMPLES
 from diffuspec.ui.host import DTYPES
 from diffuspec.ui.knobs import GROUPS, SWITCHED, applies, knob_component
-from diffuspec.ui.shared import MODELS, PRIVATE, QUIET, Shared
+from diffuspec.ui.shared import IN_TURN, PRIVATE, QUIET, Shared
 from diffuspec.ui.views.payload import payload
 
 NAME, TITLE = "playground", "Playground"
@@ -57,8 +57,7 @@ def build(shared: Shared) -> None:
     for trigger in (run.click, prompt.submit):
         trigger(runs.enter, [prompt, dtype, compare, *shared.knobs], [said, run, stop, ticket], **QUIET)
     ticket.change(
-        runs.follow, ticket, [shared.player, shared.trace, said, run, stop], concurrency_limit=1,
-        concurrency_id=MODELS, show_progress="minimal", show_progress_on=said, **PRIVATE,
+        runs.follow, ticket, [shared.player, shared.trace, said, run, stop], **IN_TURN,
     )  # fmt: skip
     stop.click(runs.stop, **QUIET)
     opened.upload(open_trace, opened, shared.shown, show_progress="hidden", **PRIVATE)
