@@ -1,0 +1,147 @@
+"""The drafter in its trainable form: a few of the target's own decoder layers, reading blocks of masks.
+
+Any causal LM of `transformers` with a Llama or Qwen layout serves (`model.layers`, `norm`, `rotary_emb`): its
+layers are copied as they are, with whatever biases and norms they have, and called with other keys and another mask.
+
+target-conditioned   a block's rows attend to the keys and values that the *target* has computed, in draft layer i
+                     those of its layer `layers[i]`, and to the block itself
+standalone           the drafter reads the text itself: its rows are causal, the block's rows attend to all of them
+                     and to the block; it costs the whole text at every training step
+
+In both, row 0 of a block is the anchor's embedding and row i predicts the token i + 1 places after the anchor;
+nothing is masked within a block. Embeddings are the target's, frozen; the output is a product with those of the
+draft vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from diffuspec.errors import WeightsError
+from diffuspec.models.drafter import unpack
+from diffuspec.training.blocks import Blocks
+from diffuspec.training.data import write_atomically
+from diffuspec.training.synthesis import grouped_attention  # noqa: F401  registers the attention
+
+KINDS = ("target-conditioned", "standalone")
+
+
+def spread_layers(count: int, wanted: int) -> list[int]:
+    """The default choice: the first two layers, which embed, and an even spread up to the last one."""
+    if not 1 <= wanted <= count:
+        raise WeightsError(f"{wanted} layers cannot be taken from a target of {count}.")
+    if wanted < 3:
+        return [count - 1] if wanted == 1 else [0, count - 1]
+    rest = [round(1 + (count - 2) * i / (wanted - 2)) for i in range(1, wanted - 1)]
+    return [0, 1, *rest]
+
+
+class _Prefix:
+    """A cache in the eyes of one pass: stored keys and values in front of the block's own, nothing is kept."""
+
+    def __init__(self, stored: torch.Tensor):
+        self._stored = stored
+
+    def update(self, key_states, value_states, layer, *args, **kwargs):
+        key, value = self._stored[:, layer, 0], self._stored[:, layer, 1]
+        return torch.cat([key, key_states], 2), torch.cat([value, value_states], 2)
+
+
+class DrafterNetwork(nn.Module):
+    """layers: which of the target's layers are copied; draft_vocab: ids that the output ranks, int64 [V']."""
+
+    def __init__(self, target: nn.Module, layers: Sequence[int], draft_vocab: torch.Tensor, kind: str = KINDS[0]):
+        super().__init__()
+        if kind not in KINDS:
+            raise WeightsError(f"Unknown kind of drafter {kind!r}: use {' or '.join(KINDS)}.")
+        body = target.base_model
+        self.kind, self.target_layers, self.config = kind, list(layers), copy.deepcopy(target.config)
+        self.config._attn_implementation = "grouped"
+        self.layers = nn.ModuleList()
+        for i, source in enumerate(layers):
+            layer = copy.deepcopy(body.layers[source]).float().requires_grad_(True)
+            layer.self_attn.layer_idx, layer.self_attn.config = i, self.config
+            self.layers.append(layer)
+        self.norm = copy.deepcopy(body.norm).float().requires_grad_(True)
+        self._rotary = [body.rotary_emb]  # in lists: the target's own, no part of this module's state
+        self._embedding = [target.get_input_embeddings().weight.detach().float()]
+        output = target.get_output_embeddings().weight.detach().float()
+        self._output, self._head = [output], [output[draft_vocab]]
+        self.register_buffer("draft_vocab", draft_vocab.clone())
+        self.mask_embedding = nn.Parameter(self._embedding[0].mean(0))
+
+    def forward(self, blocks: Blocks) -> torch.Tensor:
+        """Logits [rows supervised, V'] of the blocks' supervised rows (`blocks.supervised`)."""
+        embedding = self._embedding[0]
+        rows = embedding[blocks.inputs.clamp_min(0)]
+        rows = torch.where((blocks.inputs < 0)[..., None], self.mask_embedding, rows)
+        positions, mask, prefix = blocks.positions, blocks.mask, None
+        if self.kind == "standalone":
+            text = blocks.text
+            rows = torch.cat([embedding[text], rows], 1)
+            own = torch.arange(text.shape[1]).expand(len(text), -1)
+            positions = torch.cat([own, positions], 1)
+            causal = torch.full((text.shape[1], mask.shape[-1]), -torch.inf).triu(1)
+            mask = torch.cat([causal.expand(len(text), 1, -1, -1), mask], 2)
+        else:
+            prefix = _Prefix(blocks.prefix)
+        cos_sin = self._rotary[0](rows, positions)
+        for layer in self.layers:
+            rows = layer(rows, attention_mask=mask, position_embeddings=cos_sin, past_key_values=prefix)
+            rows = rows[0] if isinstance(rows, tuple) else rows
+        rows = self.norm(rows[:, -blocks.inputs.shape[1] :][blocks.supervised])
+        return F.linear(rows, self._head[0])
+
+    def start_from(self, folder: Path) -> None:
+        """Take the weights of a drafter that was exported before (8-bit or plain), instead of the target's."""
+        try:
+            weights = unpack(load_file(folder / "model.safetensors"))
+            own = self.state_dict()
+            self.load_state_dict({name: weights[name].float() if name != "draft_vocab" else weights[name].long()
+                                  for name in own})  # fmt: skip
+        except (OSError, KeyError, RuntimeError) as error:
+            raise WeightsError(f"The drafter in {folder} does not fit this one ({error}).") from error
+
+
+def export(network: DrafterNetwork, weights: dict[str, torch.Tensor], folder: Path, *, name: str, max_block: int,
+           eos: int) -> None:  # fmt: skip
+    """Write a drafter's folder, bfloat16: what `load_block_drafter` reads, or a checkpoint in the target's own layout.
+
+    weights: those of `network.state_dict()`, or an average of them. name: the target's; eos: the id it was trained
+    to put after the end. A standalone drafter's mask is the row behind the target's vocabulary.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    shape = network.config.get_text_config()
+    if network.kind == "standalone":
+        config = shape.to_dict() | {
+            "num_hidden_layers": len(network.layers), "vocab_size": len(network._embedding[0]) + 1,
+            "tie_word_embeddings": False,
+        }  # fmt: skip
+        config.pop("layer_types", None)
+        mask = weights["mask_embedding"][None]
+        stored = {f"model.{key}": value for key, value in weights.items() if key.startswith(("layers.", "norm."))}
+        stored["model.embed_tokens.weight"] = torch.cat([network._embedding[0], mask])
+        stored["lm_head.weight"] = torch.cat([network._output[0], torch.zeros_like(mask)])
+    else:
+        config = {
+            "target": name, "target_layers": network.target_layers, "hidden_size": shape.hidden_size,
+            "intermediate_size": shape.intermediate_size, "num_attention_heads": shape.num_attention_heads,
+            "num_key_value_heads": shape.num_key_value_heads,
+            "head_dim": getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads,
+            "rms_norm_eps": shape.rms_norm_eps, "rope_theta": shape.rope_parameters["rope_theta"],
+            "max_block": max_block, "draft_vocab_size": len(network.draft_vocab), "eos_token_id": eos,
+        }  # fmt: skip
+        stored = dict(weights) | {"draft_vocab": network.draft_vocab.int()}
+    stored = {
+        key: (value if value.dtype == torch.int32 else value.bfloat16()).contiguous() for key, value in stored.items()
+    }
+    write_atomically(folder / "model.safetensors", lambda path: save_file(stored, path))
+    write_atomically(folder / "config.json", lambda path: path.write_text(json.dumps(config, indent=1)))

@@ -1,0 +1,322 @@
+"""The target answers prompts greedily, many conversations at once: a drafter's training data.
+
+Continuous batching over one preallocated key-value cache: every conversation owns a slot of it, and the moment one
+ends the next moves in, so that each pass over the weights serves a full batch. A conversation follows its prompt's
+plan (`prompts`): words are read in one pass, a user's turn may be sampled from the target itself, answers are greedy.
+At every answer token the target's `TOP` likeliest next tokens are kept for distillation. When a conversation ends,
+the keys and values of the layers that a drafter will read lie in its slot, computed already: they are kept as well.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import AttentionInterface
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from diffuspec.errors import DiffuSpecError
+from diffuspec.training.data import Conversation
+from diffuspec.training.prompts import Answer, Invent, Prompt, Say
+
+TOP = 8
+NUCLEUS = 0.95
+
+
+class ChatFrame:
+    """The token ids around the turns of a chat, cut out of the tokenizer's own template."""
+
+    def __init__(self, tokenizer):
+        render = lambda *contents: tokenizer.apply_chat_template(  # noqa: E731
+            [{"role": ("user", "assistant")[i % 2], "content": c} for i, c in enumerate(contents)],
+            tokenize=False, add_generation_prompt=True,
+        )  # fmt: skip
+        self.tokenizer = tokenizer
+        head, _, tail = render("QUESTION").partition("QUESTION")
+        between = render("QUESTION", "ANSWER", "AGAIN").partition("ANSWER")[2].partition("AGAIN")[0]
+        self.head, self.user_end, self.next_user = map(self.encode, (head, tail, between))
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False).input_ids
+
+
+@dataclass(frozen=True)
+class _Read:
+    ids: list[int]
+
+
+@dataclass(frozen=True)
+class _Sample:
+    limit: int
+
+
+@dataclass(frozen=True)
+class _Greedy:
+    limit: int
+
+
+@dataclass
+class _Sequence:
+    """A conversation on its way: the steps still to come, and what there is so far."""
+
+    prompt: Prompt
+    steps: deque
+    ids: list[int] = field(default_factory=list)
+    spans: list[tuple[int, int]] = field(default_factory=list)
+    top_ids: list[np.ndarray] = field(default_factory=list)
+    top_p: list[np.ndarray] = field(default_factory=list)
+    made: int = 0
+
+    @classmethod
+    def plan(cls, prompt: Prompt, frame: ChatFrame) -> _Sequence:
+        steps: deque = deque()
+        read = list(frame.head)
+        answered = False
+        for part in prompt.parts:
+            if answered and not isinstance(part, Answer):
+                read += frame.next_user
+                answered = False
+            match part:
+                case Say(text):
+                    read += frame.encode(text)
+                case Invent(start, limit):
+                    read += frame.encode(start.rstrip(" ")) if start else []
+                    steps += [_Read(read), _Sample(limit)]
+                    read = []
+                case Answer(limit):
+                    steps += [_Read(read + frame.user_end), _Greedy(limit)]
+                    read, answered = [], True
+        return cls(prompt, steps)
+
+    @property
+    def room(self) -> int:
+        """Tokens it may come to hold."""
+        return sum(len(s.ids) if isinstance(s, _Read) else s.limit for s in self.steps)
+
+    def conversation(self, cache: np.ndarray | None) -> Conversation:
+        return Conversation(
+            self.prompt.number, self.prompt.family, np.array(self.ids, np.int32), np.array(self.spans, np.int32),
+            np.array(self.top_ids, np.int32), np.array(self.top_p, np.float16), cache,
+        )  # fmt: skip
+
+
+class _SlotLayer(CacheLayerMixin):
+    """One layer's keys and values [slots, key heads, capacity, head size], written in place."""
+
+    def __init__(self, cursor: dict, shape: tuple[int, ...], dtype: torch.dtype):
+        super().__init__()
+        self.keys, self.values = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
+        self.cursor, self.is_initialized = cursor, True
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        """Store [rows, key heads, n, head size] where the cursor stands; everything up to it comes back."""
+        slots, at, end = self.cursor["slots"], self.cursor["at"], self.cursor["end"]
+        for store, new in ((self.keys, key_states), (self.values, value_states)):
+            if isinstance(slots, int):
+                store[slots, :, at : at + new.shape[2]] = new[0]
+            else:
+                store[slots, :, at] = new[:, :, 0]
+        if isinstance(slots, int):
+            return self.keys[slots : slots + 1, :, :end], self.values[slots : slots + 1, :, :end]
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def lazy_initialization(self, key_states, value_states): ...
+
+    def get_mask_sizes(self, query_length):
+        return self.cursor["end"], 0
+
+    def get_seq_length(self):
+        return self.cursor["end"]
+
+    def get_max_length(self):
+        return self.keys.shape[2]
+
+
+def grouped_attention(module, query, key, value, attention_mask, scaling=None, **kwargs):
+    """Attention in which the query heads that share a key head are just more rows: no key is copied.
+
+    query [B, heads, n, d]; key, value [B, key heads, T, d]; attention_mask additive [B, 1, n, T].
+    """
+    batch, heads, n, size = query.shape
+    shared = key.shape[1]
+    rows = query.reshape(batch, shared, -1, size)
+    mask = attention_mask[:, :, None].expand(-1, -1, heads // shared, -1, -1).flatten(2, 3)
+    seen = F.scaled_dot_product_attention(rows, key, value, attn_mask=mask, scale=scaling)
+    return seen.reshape(batch, heads, n, size).transpose(1, 2), None
+
+
+AttentionInterface.register("grouped", grouped_attention)
+
+
+class Synthesis:
+    """Carries out prompts on a target, `slots` at a time.
+
+    model: a causal LM of `transformers`; stop_ids end a turn; keep_layers: layers of the target whose keys and
+    values are kept with each conversation; seed: of what is sampled.
+    """
+
+    def __init__(
+        self, model, tokenizer, stop_ids: Iterable[int], *, slots: int, capacity: int, keep_layers=(), seed: int = 0
+    ):
+        model.set_attn_implementation("grouped")
+        self.model, self.frame, self.stop_ids = model.eval(), ChatFrame(tokenizer), frozenset(stop_ids)
+        self.slots, self.capacity, self.keep_layers = slots, capacity, tuple(keep_layers)
+        shape = model.config.get_text_config()
+        size = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
+        self._cursor: dict = {}
+        store = (slots, shape.num_key_value_heads, capacity, size)
+        self._cache = Cache([_SlotLayer(self._cursor, store, model.dtype) for _ in range(shape.num_hidden_layers)])
+        self._active: list[_Sequence | None] = [None] * slots
+        self._seed = seed
+        self.speed = Speed()
+
+    def run(self, prompts: Iterable[Prompt], window: int = 128) -> Iterator[Conversation]:
+        """Conversations in the order in which they end. Of each `window` of prompts the short ones go first:
+        slots of like length waste least."""
+        waiting = iter(prompts)
+        queue: deque[_Sequence] = deque()
+        exhausted = False
+        while True:
+            while not exhausted and len(queue) < self.slots:
+                batch = []
+                for prompt in waiting:
+                    batch.append(_Sequence.plan(prompt, self.frame))
+                    if len(batch) == window:
+                        break
+                exhausted = len(batch) < window
+                queue += sorted((s for s in batch if s.room <= self.capacity), key=lambda s: s.room)
+            for slot, sequence in enumerate(self._active):
+                if sequence is None and queue:
+                    self._active[slot] = queue.popleft()
+                    self._advance(slot)
+            if not any(self._active):
+                return
+            yield from self._step()
+
+    @torch.inference_mode()
+    def _advance(self, slot: int) -> None:
+        """Read what the plan says comes next; the newest token stays out of the cache: the next pass feeds it."""
+        sequence = self._active[slot]
+        if sequence.steps and isinstance(sequence.steps[0], _Read):
+            ids = sequence.steps.popleft().ids
+            start = max(0, len(sequence.ids) - 1)
+            sequence.ids += ids
+            fed = sequence.ids[start:-1]
+            if fed:
+                end = start + len(fed)
+                self._cursor.update(slots=slot, at=start, end=end)
+                mask = torch.full((len(fed), end), -torch.inf).triu(start + 1)[None, None]
+                self.model.base_model(
+                    torch.tensor([fed]), attention_mask=mask, position_ids=torch.arange(start, end)[None],
+                    past_key_values=self._cache, use_cache=True,
+                )  # fmt: skip
+                self.speed.read += len(fed)
+        sequence.made = 0
+        if isinstance(sequence.steps[0], _Greedy):
+            sequence.spans.append((len(sequence.ids), len(sequence.ids)))
+
+    @torch.inference_mode()
+    def _step(self) -> Iterator[Conversation]:
+        """One token for every slot."""
+        at = torch.tensor([len(s.ids) - 1 if s else 0 for s in self._active])
+        ids = torch.tensor([[s.ids[-1] if s else 0] for s in self._active])
+        end = int(at.max()) + 1
+        self._cursor.update(slots=torch.arange(self.slots), at=at, end=end)
+        mask = torch.zeros(self.slots, 1, 1, end)
+        mask.masked_fill_(torch.arange(end) > at[:, None, None, None], -torch.inf)
+        logits = self.model(
+            ids, attention_mask=mask, position_ids=at[:, None], past_key_values=self._cache, use_cache=True
+        ).logits[:, -1].float()  # fmt: skip
+        top, top_ids = logits.topk(TOP)
+        top_p = (top - logits.logsumexp(-1, keepdim=True)).exp().numpy()
+        top_ids = top_ids.numpy()
+        for slot, sequence in enumerate(self._active):
+            if sequence is None:
+                continue
+            step = sequence.steps[0]
+            sequence.made += 1
+            if isinstance(step, _Greedy):
+                token = int(top_ids[slot, 0])
+                sequence.ids.append(token)
+                sequence.top_ids.append(top_ids[slot])
+                sequence.top_p.append(top_p[slot])
+                sequence.spans[-1] = (sequence.spans[-1][0], len(sequence.ids))
+                self.speed.answered += 1
+                ended = token in self.stop_ids
+            else:
+                token = self._sampled(logits[slot], sequence)
+                ended = token in self.stop_ids
+                if not ended:
+                    sequence.ids.append(token)
+            if not ended and sequence.made < step.limit:
+                continue
+            sequence.steps.popleft()
+            if not sequence.steps:
+                self._active[slot] = None
+                yield sequence.conversation(self._kept(slot, len(sequence.ids) - 1))
+                continue
+            following = sequence.steps[0]
+            if isinstance(step, _Greedy) and ended and following.ids[:1] == [token]:
+                sequence.steps[0] = _Read(following.ids[1:])
+            self._advance(slot)
+
+    def _sampled(self, logits: torch.Tensor, sequence: _Sequence) -> int:
+        """A token by nucleus sampling (Holtzman et al., 2020); the draw depends on the prompt and place alone."""
+        p, order = logits.softmax(-1).topk(min(1024, len(logits)))
+        p = p * (p.cumsum(-1) - p < NUCLEUS)
+        seed = (self._seed * 1_000_003 + sequence.prompt.number) * 4096 + len(sequence.ids)
+        draw = np.random.default_rng(seed).random() * float(p.sum())
+        return int(order[min(int((p.cumsum(-1) < draw).sum()), len(order) - 1)])
+
+    def _kept(self, slot: int, length: int) -> np.ndarray | None:
+        """float16 [length, layers, 2, key heads * head size] of the kept layers."""
+        if not self.keep_layers:
+            return None
+        layers = [
+            torch.stack([self._cache.layers[i].keys[slot, :, :length], self._cache.layers[i].values[slot, :, :length]])
+            for i in self.keep_layers
+        ]
+        return torch.stack(layers).permute(3, 0, 1, 2, 4).flatten(3).half().numpy()
+
+
+@dataclass
+class Speed:
+    """answered, read: tokens since `started` (seconds of `time.monotonic`)."""
+
+    answered: int = 0
+    read: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    def __str__(self) -> str:
+        seconds = max(1e-9, time.monotonic() - self.started)
+        return f"{self.answered} answer tokens, {self.answered / seconds:.0f} a second, {self.read} read"
+
+
+def synthesise(
+    synthesis: Synthesis, prompts, folder, tokens: int, progress: Callable[[float | None, str], None]
+) -> None:
+    """Fill `folder` with shards until it holds `tokens` answer tokens; goes on where an interrupted call stopped."""
+    done, have = folder.numbers(), folder.answer_tokens()
+    if tokens <= have:
+        return
+    held = have
+
+    def numbers() -> Iterator[Prompt]:
+        number = 0
+        while held < tokens:
+            if number not in done:
+                yield prompts[number]
+            number += 1
+            if number > 100_000_000:
+                raise DiffuSpecError("No prompt fits into the capacity.")
+
+    with folder.writer(synthesis.keep_layers) as writer:
+        for conversation in synthesis.run(numbers()):
+            writer.add(conversation)
+            held += len(conversation.top_p)
+            progress(min(1.0, held / tokens), f"{held} answer tokens in {folder.path}; {synthesis.speed}")

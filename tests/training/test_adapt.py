@@ -1,0 +1,182 @@
+"""The training loop on a tiny target: what it learns, what it writes, and that a kill changes nothing."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from diffuspec.models.drafter import MASKED, load_block_drafter, pack_folder
+from diffuspec.models.target import Target
+from diffuspec.training import adapt, blocks
+from diffuspec.training.data import Conversation
+from diffuspec.training.network import DrafterNetwork, export, spread_layers
+from diffuspec.training.prompts import Answer, Prompt, Say
+from diffuspec.training.synthesis import Synthesis
+
+STOPS = frozenset((1, 3))
+LAYERS = (0, 2)
+
+
+@pytest.fixture(scope="module")
+def conversations(tiny):
+    prompts = [
+        Prompt(i, ("mt", "qa")[i % 2], (Say("abcdef"[: 1 + i % 6] * (i % 3 + 1)), Answer(24))) for i in range(60)
+    ]
+    return list(
+        Synthesis(tiny.model(), tiny.tokenizer(), STOPS, slots=8, capacity=128, keep_layers=LAYERS).run(prompts)
+    )
+
+
+def network(tiny, kind="target-conditioned"):
+    return DrafterNetwork(tiny.model(), LAYERS, torch.arange(0, 264), kind)
+
+
+RECIPE = adapt.Recipe(steps=12, conversations=4, anchors=2, warmup=2, lr=2e-3, seed=3)
+
+
+def cut(conversations, **changes):
+    options = {"blocks": 3, "length": 8, "stop_ids": STOPS, "eos": 3, "key_heads": 2} | changes
+    return blocks.cut(conversations, np.random.default_rng(5), **options)
+
+
+def test_rows_are_asked_for_the_tokens_that_follow(conversations):
+    batch = cut(conversations[:6], filled=0.0)
+    at = 0
+    for c, conversation in enumerate(conversations[:6]):
+        ids = conversation.ids.tolist()
+        for row in range(24):
+            anchor, i = int(batch.positions[c, row - row % 8]), row % 8
+            assert int(batch.positions[c, row]) == anchor + i
+            assert int(batch.inputs[c, row]) == (ids[anchor] if i == 0 else blocks.MASK)
+            following = anchor + 1 + i
+            answer = next((s, e) for s, e in conversation.spans if s <= anchor + 1 < e)
+            if following < answer[1]:
+                assert int(batch.targets[at]) == ids[following] == int(batch.soft_ids[at, 0])
+            elif ids[answer[1] - 1] in STOPS:
+                assert int(batch.targets[at]) == 3
+            else:
+                assert not batch.supervised[c, row]
+                continue
+            assert batch.supervised[c, row] and int(batch.depth[at]) == i
+            at += 1
+    assert at == len(batch.targets)
+
+
+def test_no_row_is_asked_for_what_it_can_see(conversations):
+    batch = cut(conversations[:8], filled=1.0)
+    shown = (batch.inputs != blocks.MASK) & (torch.arange(24) % 8 != 0)
+    assert shown.any()
+    assert not batch.supervised[:, :-1][shown[:, 1:]].any()
+    for c, row in shown.nonzero().tolist():
+        assert int(batch.inputs[c, row]) == conversations[c].ids[int(batch.positions[c, row])]
+
+
+@pytest.mark.parametrize("kind", ["target-conditioned", "standalone"])
+def test_a_block_sees_its_own_prefix_and_itself_alone(tiny, conversations, kind):
+    """Another token after the anchor, or in another block, changes nothing."""
+    net = network(tiny, kind)
+    two = conversations[:2]
+    batch = cut(two, filled=0.0)
+    logits = net(batch)
+    changed = dataclasses.replace(
+        batch, text=batch.text.clone(), prefix=batch.prefix.clone(), inputs=batch.inputs.clone()
+    )
+    anchor = int(batch.positions[0, 0])
+    changed.text[0, anchor:] = 7
+    changed.prefix[0, :, :, :, anchor:] = 9.0
+    changed.inputs[0, 8:] = 5
+    own = (batch.block == 0).nonzero()[:, 0]
+    torch.testing.assert_close(net(changed)[own], logits[own])
+
+
+def test_the_trained_form_is_the_one_that_drafts(tiny, conversations, tmp_path):
+    """The exported drafter gives in decoding what the network gave in training."""
+    net = network(tiny)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(parameter.bfloat16())
+    export(net, net.state_dict(), tmp_path, name="tiny", max_block=32, eos=3)
+    target = Target(tiny.model())
+    drafter = load_block_drafter(tmp_path, target)
+    conversation = conversations[0]
+    batch = cut([conversation], blocks=1, filled=0.0)
+    ids, anchor = conversation.ids.tolist(), int(batch.positions[0, 0])
+    cache = target.new_cache()
+    target.prefill(cache, ids[:anchor])
+    drafted = drafter.logits(ids[: anchor + 1], [MASKED] * 8, cache)
+    trained = net(batch)
+    torch.testing.assert_close(trained, drafted[: len(trained)].float(), atol=2e-2, rtol=2e-2)
+
+
+def trained(tiny, conversations, folder, kind="target-conditioned", save_every=4, steps=None, stop_at=None):
+    trainer = adapt.Trainer(network(tiny, kind), conversations, STOPS, 3, RECIPE, folder)
+
+    def progress(fraction, message):
+        if stop_at is not None and fraction is not None and trainer.step == stop_at:
+            raise KeyboardInterrupt
+
+    trainer.run(save_every, 6, progress)
+    return trainer
+
+
+@pytest.mark.parametrize("kind", ["target-conditioned", "standalone"])
+def test_a_killed_run_ends_with_the_same_weights(tiny, conversations, tmp_path, kind):
+    whole = trained(tiny, conversations, tmp_path / "whole", kind)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tiny, conversations, tmp_path / "killed", kind, stop_at=7)
+    again = trained(tiny, conversations, tmp_path / "killed", kind)
+    assert again.step == whole.step == RECIPE.steps and again.rows == whole.rows
+    for name, tensor in whole.average.items():
+        assert torch.equal(tensor, again.average[name]), name
+    assert not torch.equal(whole.average["mask_embedding"], network(tiny, kind).mask_embedding)
+
+
+def test_training_raises_held_out_acceptance(tiny, conversations, tmp_path):
+    recipe = dataclasses.replace(RECIPE, steps=60, average=0.9)
+    trainer = adapt.Trainer(network(tiny), conversations, STOPS, 3, recipe, tmp_path)
+    before = trainer.evaluate(k=8)
+    trainer.run(60, 60, lambda *_: None)
+    after = trainer.evaluate(k=8)
+    assert after["accepted"] > before["accepted"] + 0.1
+    assert len(after["right"]) == 8 and set(after["by_family"]) == {"mt", "qa"}
+
+
+def test_another_recipe_does_not_go_on_from_a_checkpoint(tiny, conversations, tmp_path):
+    trained(tiny, conversations, tmp_path)
+    with pytest.raises(Exception, match="another lr"):
+        adapt.Trainer(network(tiny), conversations, STOPS, 3, dataclasses.replace(RECIPE, lr=1e-5), tmp_path)
+
+
+def test_a_drafter_can_start_from_a_packed_one(tiny, tmp_path):
+    net = network(tiny)
+    export(net, net.state_dict(), tmp_path / "a", name="tiny", max_block=32, eos=3)
+    pack_folder(tmp_path / "a", tmp_path / "b")
+    other = network(tiny)
+    with torch.no_grad():
+        other.mask_embedding.zero_()
+    other.start_from(tmp_path / "b")
+    stored = load_file(tmp_path / "a" / "model.safetensors")
+    for name, tensor in other.state_dict().items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(tensor, stored[name].float(), atol=0.02, rtol=0.02)
+
+
+def test_draft_vocabulary_holds_the_most_frequent(conversations):
+    vocab = adapt.draft_vocabulary(conversations, 20, always=(3, 9)).tolist()
+    counts = np.bincount(np.concatenate([c.top_ids[:, :2].ravel() for c in conversations]), minlength=264)
+    assert {3, 9} <= set(vocab) and vocab == sorted(vocab) and 20 <= len(vocab) <= 22
+    assert min(counts[t] for t in vocab if t not in (3, 9)) >= max(np.delete(counts, vocab))
+
+
+def test_layers_are_spread_over_the_target():
+    assert spread_layers(30, 6) == [0, 1, 8, 15, 22, 29]
+    assert spread_layers(3, 3) == [0, 1, 2] and spread_layers(3, 1) == [2]
+
+
+def test_held_out_conversations_are_not_trained_on(conversations):
+    many = [dataclasses.replace(c, number=i) for i, c in enumerate(conversations * 2)]
+    train, held = adapt.split(many)
+    assert held and not {c.number for c in train} & {c.number for c in held}
+    assert isinstance(held[0], Conversation)
