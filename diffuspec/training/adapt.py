@@ -35,9 +35,9 @@ CHECKPOINT = "checkpoint.pt"
 
 @dataclass(frozen=True)
 class Recipe:
-    """conversations x anchors: blocks a step, at 16 rows each; steps: in all, of which `warmup`; lr falls to a twentieth;
-    soft: weight of distillation; decay: rows after which the loss has fallen to 1 / e; average: of the weights, per
-    step; balance: draw families alike instead of conversations alike."""
+    """conversations x anchors: blocks a step, at 16 rows each; steps: in all, of which `warmup`; lr falls to a
+    twentieth; soft: weight of distillation; decay: rows after which the loss has fallen to 1 / e; average: of the
+    weights, per step; balance: draw families alike instead of conversations alike."""
 
     steps: int = 2000
     conversations: int = 12
