@@ -10,7 +10,7 @@ import gradio as gr
 
 from diffuspec.trace import Trace
 from diffuspec.ui.components.notice import message, notice
-from diffuspec.ui.components.player import CSS as PLAYER_CSS
+from diffuspec.ui.components.player import SCRIPTS, STYLES
 from diffuspec.ui.events.api import Api
 from diffuspec.ui.events.models import tick
 from diffuspec.ui.host import Host
@@ -23,6 +23,11 @@ PAGES: tuple[ModuleType, ...] = (
 )  # fmt: skip
 FONT = ["system-ui", "-apple-system", "Segoe UI", "Noto Sans", "DejaVu Sans", "sans-serif"]
 MONO = ["ui-monospace", "Cascadia Code", "DejaVu Sans Mono", "Menlo", "Consolas", "monospace"]
+
+
+def head() -> str:
+    """The scripts that all components share, once."""
+    return "".join(f"<script>{path.read_text(encoding='utf-8')}</script>" for path in (HERE / "pages.js", *SCRIPTS))
 
 
 def launch_options() -> dict[str, Any]:
@@ -40,8 +45,8 @@ def launch_options() -> dict[str, Any]:
             body_background_fill="#f4f6f8",
             body_background_fill_dark="#10161d",
         ),  # fmt: skip
-        "css_paths": [HERE / "theme.css", HERE / "page.css", PLAYER_CSS],
-        "head": f"<script>{(HERE / 'pages.js').read_text(encoding='utf-8')}</script>",
+        "css_paths": [HERE / "theme.css", HERE / "page.css", *STYLES],
+        "head": head(),
         "footer_links": ["api"],
         "max_file_size": "64mb",
         "run_history": False,

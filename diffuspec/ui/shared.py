@@ -65,9 +65,9 @@ class Shared:
         return [prompt, *self.knob_values(settings)]
 
 
-def show(trace: Trace, source: Source | None = None) -> tuple[str, Trace, str]:
-    """-> `Shared.shown`: make a trace the present one, on every page."""
-    return payload(trace, uuid.uuid4().hex, source or Source(RECORDED)), trace, message(None)
+def show(trace: Trace, source: Source | None = None, at: tuple[int, str] | None = None) -> tuple[str, Trace, str]:
+    """-> `Shared.shown`: make a trace the present one, on every page; at: step (from 0) and phase to open with."""
+    return payload(trace, uuid.uuid4().hex, source or Source(RECORDED), at=at), trace, message(None)
 
 
 def go_to(page: str) -> str:

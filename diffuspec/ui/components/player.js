@@ -2,179 +2,24 @@
 
    No framework, no request, no Gradio: mount(root, {plotly}) returns {update(json)}. `plotly` is a
    function that gives a promise of the Plotly object. Token text is untrusted: it reaches the page
-   through textContent only. */
-const DiffuSpecPlayer = (() => {
+   through textContent only. Needs draw.js, reason.js and lattice.js. */
+window.DiffuSpecPlayer = (() => {
   "use strict";
 
+  const { make, prob, signed, plural } = window.DiffuSpecDraw;
+  const { cellFacts, reason, defaultCell, lostBeams, story, searched, p } = window.DiffuSpecReasons;
+  const Draw = window.DiffuSpecDraw;
+  const Lattice = window.DiffuSpecLattice;
+
   const PHASES = ["mask", "lattice", "search", "verify", "commit"];
-  const PHASE_HINT = {
-    mask: "k masked positions after the prefix, to be filled in one drafter pass",
-    lattice: "what the drafter proposes: columns are positions, rows its ranking, shade its q",
-    search: "faded: pruned · outlined: the path the search chose",
-    verify: "✓ accepted · ✗ rejected · row p: the target’s own token",
-    commit: "the tokens this step adds to the text",
-  };
   const STAGES = ["draft", "search", "verify", "commit", "record"];
-  const ROWS = 8;
-  const PLAY_MS = 900;
+  const SEARCHES = { cps: "CPS path", exact: "exact path", tree: "tree", argmax: "argmax path" };
+  const PROXIES = { ngram: "3-gram", "ngram+context": "3-gram + context", context: "3-gram of this text", none: "no proxy" };
+  const TOLD_MS = { mask: 700, lattice: 1000, search: 1400, verify: 1600, commit: 1000 }; // how long play stays in a phase
+  const STEP_MS = 900; // how long play stays in a step where it does not tell the phases
+  const SPEEDS = [0.5, 1, 2, 4];
+  const FIGURE_MS = 1200; // figures of a run under way are drawn no oftener: drawing takes the engine's cores
   const SIGN = { accepted: "✓", correction: "↺", bonus: "+" };
-
-  const make = (tag, className, text) => {
-    const node = document.createElement(tag);
-    if (className) node.className = className;
-    if (text !== undefined) node.textContent = text;
-    return node;
-  };
-  const svg = (tag, attributes) => {
-    const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-    return node;
-  };
-  const p = (logp) => (logp === null || logp === undefined ? null : Math.exp(logp));
-  const prob = (value) => {
-    if (value === null || value === undefined) return "–";
-    if (value > 0 && value < 0.005) return value < 0.0005 ? "<0.001" : value.toFixed(3);
-    return value.toFixed(2);
-  };
-  /** "p = 0.81", "p < 0.001" */
-  const is = (name, value) => (prob(value).startsWith("<") ? `${name} < ${prob(value).slice(1)}` : `${name} = ${prob(value)}`);
-  const signed = (value, digits = 2) => (value === null ? "–" : value.toFixed(digits).replace("-", "−"));
-  const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
-
-  /* ------------------------------------------------------------ what happened to one cell */
-
-  /** Everything known about row `rank` of column `col` (both 0-based) of a step with detail. */
-  function cellFacts(data, step, col, rank) {
-    const d = step.detail;
-    const lam = data.settings.lam;
-    const n = step.path.length;
-    const id = d.ids[col][rank];
-    const q = d.logq[col][rank];
-    const proxy = col < n ? d.proxy[col][rank] : null;
-    const combined = d.method === "cps" && proxy !== null ? lam * q + (1 - lam) * proxy : null;
-    const onPath = col < n && d.ranks[col] === rank;
-    const level = d.levels[col];
-    let beams = 0;
-    if (level) for (let i = 0; i < level.survivors; i++) if (level.rank[i] === rank) beams++;
-    const target = col < n ? d.cellLogp[col][rank] : null;
-    let targetRank = null;
-    if (onPath) targetRank = d.pathRank[col] + 1;
-    else if (col < d.topIds.length) {
-      const at = d.topIds[col].indexOf(id);
-      targetRank = at < 0 ? null : at + 1;
-    }
-    const before = d.logq[col].slice(0, rank).reduce((sum, value) => sum + Math.exp(value), 0);
-    return {
-      id, label: data.labels[id], col, rank, q: p(q), logq: q, proxy: p(proxy), combined, onPath, beams,
-      survivors: level ? level.survivors : 0, target: p(target), targetRank, before,
-      kept: Boolean(d.kept[col][rank]), choice: col < d.draws.length ? d.draws[col] : null,
-    };
-  }
-
-  /** Target's probability of token `id` at column `col`, where it is known. */
-  function targetP(step, col, id) {
-    const d = step.detail;
-    const top = d.topIds[col] ? d.topIds[col].indexOf(id) : -1;
-    if (top >= 0) return p(d.topLogp[col][top]);
-    const rank = col < d.ids.length ? d.ids[col].indexOf(id) : -1;
-    return rank >= 0 && col < d.cellLogp.length ? p(d.cellLogp[col][rank]) : null;
-  }
-
-  const pruning = (facts, settings) =>
-    facts.rank >= settings.m_max
-      ? `it is rank ${facts.rank + 1}, and a column keeps M_max = ${settings.m_max} at most`
-      : `the ${plural(facts.rank, "likelier token")} already held ${prob(facts.before)} ≥ τ = ${prob(settings.tau)}`;
-
-  /** {tone, head, text}: in one or two sentences with the numbers filled in, why a cell fared as it did. */
-  function reason(data, step, col, rank) {
-    const d = step.detail;
-    const f = cellFacts(data, step, col, rank);
-    const { settings } = data;
-    const n = step.path.length;
-    const seen = step.seen;
-    const sampled = settings.temperature > 0;
-    const quote = (id) => `“${data.labels[id]}”`;
-    const known = (value) => (value === null ? "" : ` (${is("p", value)})`);
-    const own = sampled ? "The target drew" : "The target’s own choice here is";
-
-    if (col >= n) {
-      return {
-        tone: "unseen", head: "Why not sent?",
-        text: `The path ended at +${n} with the stop token ${quote(step.path[n - 1])}, so nothing at +${col + 1} was sent to the target.`,
-      };
-    }
-    if (f.onPath && col < seen) {
-      const how = sampled ? "The target drew this very token" : "The target’s own choice here is this very token";
-      const next = col === seen - 1 && seen === n && step.token !== null
-        ? " It was the last of the draft, so the target adds a bonus token." : "";
-      return { tone: "accepted", head: "Why accepted?", text: `${how} (${is("p", f.target)}); the drafter gave it ${is("q", f.q)}, rank ${rank + 1}.${next}` };
-    }
-    if (col > seen) {
-      const why = f.onPath ? "it followed a rejected token" : `even the path’s ${quote(step.path[col])} was not judged`;
-      return { tone: "unseen", head: "Why not looked at?", text: `The target stopped looking at +${seen + 1}, where it refused ${quote(step.path[seen])}: ${why}. Its p here belongs to a prefix that was thrown away.` };
-    }
-    if (f.onPath) return rejection(data, step, f, own, quote, known);
-    return passedOver(data, step, f, own, quote, known);
-  }
-
-  function rejection(data, step, f, own, quote, known) {
-    const d = step.detail;
-    const { settings } = data;
-    const right = f.choice;
-    const head = "Why rejected?";
-    const said = `${own} ${quote(right)}${known(targetP(step, f.col, right))}, not ${quote(f.id)}${known(f.target)}.`;
-    const rank = d.ids[f.col].indexOf(right);
-    if (rank < 0) {
-      return { tone: "rejected", head, text: `${said} It is not among the drafter’s ${d.ids[f.col].length} candidates: a drafter miss, no search could have found it.` };
-    }
-    const g = cellFacts(data, step, f.col, rank);
-    const place = `It was in the lattice at rank ${rank + 1} (${is("q", g.q)})`;
-    if (!g.kept) {
-      return { tone: "rejected", head, text: `${said} ${place}, but was pruned: ${pruning(g, settings)}. A pruning miss, not a drafter miss.` };
-    }
-    if (d.method !== "cps") {
-      return { tone: "rejected", head, text: `${said} ${place}, but the argmax draft takes each column’s likeliest token, ${quote(f.id)} (${is("q", f.q)}), and never looks at the others: a search miss, not a drafter miss.` };
-    }
-    if (g.combined === null || f.combined === null) {
-      return { tone: "rejected", head, text: `${said} ${place}, but the search went another way: a search miss, not a drafter miss.` };
-    }
-    const gap = f.combined - g.combined;
-    if (gap >= 0) {
-      return { tone: "rejected", head, text: `${said} ${place}, but the search preferred ${quote(f.id)} by ${signed(gap, 1)}: a search miss, not a drafter miss.` };
-    }
-    return { tone: "rejected", head, text: `${said} ${place} and even scored ${signed(-gap, 1)} better at this position, but what followed it scored worse over the rest of the draft: a search miss, not a drafter miss.` };
-  }
-
-  function passedOver(data, step, f, own, quote, known) {
-    const d = step.detail;
-    const { settings } = data;
-    const pathId = step.path[f.col];
-    const wanted = f.id === f.choice;
-    const lead = wanted ? `${own} exactly this token${known(f.target)}. ` : "";
-    const head = "Why not on the path?";
-    const tone = wanted ? "missed" : "unseen";
-    if (!f.kept) return { tone, head: "Why pruned?", text: `${lead}Pruned: ${pruning(f, settings)} (${is("q", f.q)}).` };
-    if (d.method !== "cps") {
-      return { tone, head, text: `${lead}The argmax draft takes each column’s likeliest token, ${quote(pathId)}; this one is rank ${f.rank + 1} (${is("q", f.q)}).` };
-    }
-    const chosen = cellFacts(data, step, f.col, d.ranks[f.col]);
-    if (f.combined === null) return { tone, head, text: `${lead}The search did not score it after the chosen path.` };
-    const gap = chosen.combined - f.combined;
-    const verdict = gap >= 0
-      ? `Here it scores ${signed(gap, 1)} below ${quote(pathId)}, which the search took`
-      : `Here it scores ${signed(-gap, 1)} above ${quote(pathId)}, but every path through it lost later`;
-    const reach = f.beams ? `; ${f.beams} of ${f.survivors} beams went through it` : `; none of the ${f.survivors} beams kept it`;
-    return { tone, head, text: `${lead}${verdict} (q ${prob(f.q)} against ${prob(chosen.q)}, proxy ${prob(f.proxy)} against ${prob(chosen.proxy)})${reach}.` };
-  }
-
-  /** Cell to look at first: the first rejected one, else the last accepted. */
-  function defaultCell(step) {
-    if (!step.detail || !step.path.length) return null;
-    const col = Math.min(step.seen, step.path.length - 1);
-    return { col, rank: step.detail.ranks[col] };
-  }
-
-  /* ------------------------------------------------------------------------- the player */
 
   class Player {
     constructor(root, options) {
@@ -185,10 +30,13 @@ const DiffuSpecPlayer = (() => {
       this.phase = "verify";
       this.cell = null;
       this.follow = true;
-      this.timer = null;
-      this.show = { prompt: false, ghosts: false, argmax: false, oracle: false, beams: false, rows: false };
+      this.playing = null;
+      this.speed = 1;
+      this.told = true; // play goes through the phases of each step
+      this.show = { prompt: false, ghosts: false, path: true, argmax: false, oracle: false, target: false, beams: false, rows: false };
       this.find = (selector) => root.querySelector(selector);
-      this.figures = { adl: this.find("[data-figure=adl]"), acceptance: this.find("[data-figure=acceptance]") };
+      this.figures = {};
+      for (const node of root.querySelectorAll("[data-figure]")) this.figures[node.dataset.figure] = node;
       this.lifetime = new AbortController();
       this.wire();
     }
@@ -203,7 +51,11 @@ const DiffuSpecPlayer = (() => {
       click("#step-prev", () => this.go(this.at - 1));
       click("#step-next", () => this.go(this.at + 1));
       click("#step-last", () => this.go(Infinity));
-      click("#step-play", () => this.play(!this.timer));
+      click("#step-play", () => this.play(!this.playing));
+      click("#step-speed", (event) => {
+        this.speed = SPEEDS[(SPEEDS.indexOf(this.speed) + 1) % SPEEDS.length];
+        event.currentTarget.textContent = `${this.speed}×`;
+      });
       this.on(this.find("#step-scrub"), "input", (event) => this.go(Number(event.target.value) - 1));
       this.on(this.find("#text"), "click", (event) => {
         const unit = event.target.closest("[data-step]");
@@ -218,7 +70,7 @@ const DiffuSpecPlayer = (() => {
         button.type = "button";
         button.id = `phase-${name}`;
         button.setAttribute("role", "radio");
-        button.title = `${name} (${number + 1})`;
+        button.title = `${name} (key ${number + 1})`;
         this.on(button, "click", () => this.setPhase(name));
         phases.append(button);
       });
@@ -236,21 +88,34 @@ const DiffuSpecPlayer = (() => {
         if (cell) this.select(Number(cell.dataset.col), Number(cell.dataset.rank));
       });
       this.on(lattice, "keydown", (event) => this.latticeKey(event));
+      this.on(this.find("[data-beams]"), "click", (event) => {
+        const beam = event.target.closest("[data-beam]");
+        if (beam) this.select(...beam.dataset.beam.split(",").map(Number));
+      });
       this.on(document, "keydown", (event) => this.key(event));
       for (const details of this.root.querySelectorAll("[data-table]")) {
+        const name = details.dataset.table;
         this.on(details, "toggle", () => this.drawTable(details));
+        const node = this.find(`[data-picture=${name}]`);
+        details.after(Draw.downloads({
+          name: () => `diffuspec-${name}${this.stepwise(name) ? `-step-${this.at + 1}` : ""}`,
+          title: details.dataset.title,
+          node: node && (() => node.querySelector(".ds-grid") || node),
+          read: () => this[`${name}Table`](),
+        }));
       }
-      const theme = new MutationObserver(() => this.drawFigures());
-      for (const node of [document.documentElement, document.body]) {
-        theme.observe(node, { attributes: true, attributeFilter: ["class"] });
-      }
+      Draw.onTheme(() => this.drawFigures(), this.lifetime.signal);
       const size = new ResizeObserver(() => this.resize());
       size.observe(this.root);
       this.lifetime.signal.addEventListener("abort", () => {
-        theme.disconnect();
         size.disconnect();
         this.play(false);
       });
+    }
+
+    /** Whether a table tells of one step only. */
+    stepwise(name) {
+      return ["lattice", "bars", "beams"].includes(name);
     }
 
     /** Draw a payload; payloads of one run are merged. */
@@ -276,8 +141,13 @@ const DiffuSpecPlayer = (() => {
       const before = this.at;
       if (this.follow || this.at >= next.steps.length) this.at = this.lastDraft();
       if (fresh && !next.live) this.at = this.tellingStep();
+      if (fresh && next.at) {
+        this.at = Math.min(next.at.step, Math.max(next.steps.length - 1, 0));
+        this.phase = next.at.phase || this.phase;
+      }
       if (this.at !== before) this.cell = null;
       if (!next.live) this.follow = false;
+      this.find("[data-toggle=path]").textContent = SEARCHES[next.settings.search];
       this.drawMerits();
       this.drawText();
       this.drawFigures();
@@ -315,35 +185,54 @@ const DiffuSpecPlayer = (() => {
       this.drawStep();
     }
 
+    /** Tell the steps one after another, each phase by phase; a second call with false stops. */
     play(on) {
-      clearInterval(this.timer);
-      this.timer = null;
-      const button = this.find("#step-play");
+      clearTimeout(this.playing);
+      this.playing = null;
       if (on && this.data && this.data.steps.length) {
-        if (this.at === this.data.steps.length - 1) this.go(0);
-        this.timer = setInterval(() => {
-          this.go(this.at + 1);
-          if (this.at === this.data.steps.length - 1 && !this.data.live) this.play(false);
-        }, PLAY_MS);
+        if (this.at === this.data.steps.length - 1 && this.phase === "commit") this.go(0);
+        if (this.told) this.setPhase(PHASES[0]);
+        this.wait();
       }
-      button.textContent = this.timer ? "⏸ pause" : "▶ play";
-      button.setAttribute("aria-pressed", String(Boolean(this.timer)));
+      const button = this.find("#step-play");
+      button.textContent = this.playing ? "⏸ pause" : "▶ play";
+      button.setAttribute("aria-pressed", String(Boolean(this.playing)));
+    }
+
+    wait() {
+      const told = this.told && this.step && this.step.k;
+      this.playing = setTimeout(() => this.tick(), (told ? TOLD_MS[this.phase] : STEP_MS) / this.speed);
+    }
+
+    tick() {
+      const place = PHASES.indexOf(this.phase);
+      if (this.told && this.step.k && place < PHASES.length - 1) {
+        this.setPhase(PHASES[place + 1]);
+      } else if (this.at < this.data.steps.length - 1) {
+        if (this.told) this.phase = PHASES[0];
+        this.go(this.at + 1);
+      } else if (!this.data.live) return this.play(false);
+      this.wait();
     }
 
     toggle(name, button) {
+      if (name === "told") {
+        this.told = !this.told;
+        button.setAttribute("aria-pressed", String(this.told));
+        return;
+      }
       this.show[name] = !this.show[name];
       button.setAttribute("aria-pressed", String(this.show[name]));
       if (name === "prompt" || name === "ghosts") {
         this.drawn = [];
         this.find("#text").replaceChildren();
         this.drawText();
-        this.markText();
       } else this.drawLattice();
     }
 
     setPhase(name) {
       this.phase = name;
-      this.drawStep();
+      this.drawStep(true);
     }
 
     select(col, rank, focus = false) {
@@ -363,14 +252,15 @@ const DiffuSpecPlayer = (() => {
     }
 
     key(event) {
-      if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
+      if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || !this.root.offsetParent) return;
       const from = event.target;
-      if (from.closest && from.closest("input:not(.ds-scrub), textarea, select, [contenteditable], [role=listbox], [role=dialog]")) return;
+      if (from.closest && from.closest("input:not(.ds-scrub), textarea, select, [contenteditable], [role=listbox], [role=dialog], [role=tab]")) return;
       const steps = { ArrowLeft: -1, ArrowRight: 1 };
       if (event.key in steps) this.go(this.at + steps[event.key]);
       else if (event.key === "Home") this.go(0);
       else if (event.key === "End") this.go(Infinity);
-      else if (event.key === " " && !(from.closest && from.closest("button, a, summary, label"))) this.play(!this.timer);
+      else if (PHASES[Number(event.key) - 1]) this.setPhase(PHASES[Number(event.key) - 1]);
+      else if (event.key === " " && !(from.closest && from.closest("button, a, summary, label"))) this.play(!this.playing);
       else return;
       event.preventDefault();
     }
@@ -382,7 +272,7 @@ const DiffuSpecPlayer = (() => {
       let col = Number(cell.dataset.col);
       let rank = Number(cell.dataset.rank);
       if (move) {
-        const rows = this.phase === "mask" ? [0] : this.rowsOf(this.step);
+        const rows = this.phase === "mask" ? [0] : this.rows;
         col += move[0];
         rank = rows[rows.indexOf(rank) + move[1]];
       } else if (event.key === "Home") col = 0;
@@ -396,7 +286,7 @@ const DiffuSpecPlayer = (() => {
     /* --------------------------------------------------------------------------- drawing */
 
     label(id) {
-      return this.data.labels[id] ?? `⟨${id}⟩`;
+      return Lattice.label(this.data, id);
     }
 
     drawMerits() {
@@ -466,7 +356,6 @@ const DiffuSpecPlayer = (() => {
       box.append(...wanted.slice(same).map((unit) => this.unitNode(unit)));
       this.drawn = signs;
       if (this.data.live && this.follow && pinned) box.scrollTop = box.scrollHeight;
-      if (!wanted.length) return;
       this.markText();
     }
 
@@ -501,7 +390,7 @@ const DiffuSpecPlayer = (() => {
       if (top < box.scrollTop || top > box.scrollTop + box.clientHeight - 28) box.scrollTop = top - box.clientHeight / 2;
     }
 
-    drawStep() {
+    drawStep(told = false) {
       const { step, data } = this;
       const count = data.steps.length;
       const scrub = this.find("#step-scrub");
@@ -516,11 +405,12 @@ const DiffuSpecPlayer = (() => {
         button.setAttribute("aria-checked", String(name === this.phase));
         button.tabIndex = name === this.phase ? 0 : -1;
       }
+      this.root.dataset.at = String(this.at);
       const label = this.find("#step-label");
       label.replaceChildren(make("b", "", count ? `Step ${this.at + 1} of ${count}` : "No step yet"));
       if (step) label.append(` ${this.summary(step)}`);
       this.markText();
-      this.drawLattice();
+      this.drawLattice(told);
       this.drawBars();
       this.markFigures();
       for (const details of this.root.querySelectorAll("[data-table][open]")) this.drawTable(details);
@@ -533,24 +423,14 @@ const DiffuSpecPlayer = (() => {
       return `k = ${step.k} · accepted ${step.accepted} · ${end}`;
     }
 
-    /** Ranks drawn as rows: ROWS of them unless all are asked for; the path and the right token among them. */
-    rowsOf(step) {
-      const d = step.detail;
-      const all = d.ids[0].length;
-      if (this.show.rows || all <= ROWS) return Array.from({ length: all }, (_, rank) => rank);
-      const needed = new Set(d.ranks);
-      if (step.seen < step.path.length) needed.add(d.ids[step.seen].indexOf(d.draws[step.seen]));
-      needed.delete(-1);
-      for (let rank = 0; needed.size < ROWS; rank++) needed.add(rank);
-      return [...needed].sort((x, y) => x - y);
-    }
-
-    drawLattice() {
+    /** told: the phase was entered just now, so that what is new in it is brought on. */
+    drawLattice(told = false) {
       const box = this.find("[data-lattice]");
       const { step } = this;
-      this.find("[data-lattice-hint]").textContent = PHASE_HINT[this.phase];
+      this.find("[data-story]").textContent = step ? story(this.data, step, this.phase) : "";
       const empty = (text) => {
         box.replaceChildren(make("p", "ds-empty", text));
+        this.drawBeams();
         this.drawInspector();
       };
       if (!step) return empty(this.data.live ? "The first step is on its way: the target reads the prompt." : "The run was stopped before its first step.");
@@ -560,193 +440,35 @@ const DiffuSpecPlayer = (() => {
 
       const hadFocus = box.contains(document.activeElement);
       const scroll = box.scrollLeft;
-      const rows = this.rowsOf(step);
-      const grid = make("div", `ds-grid phase-${this.phase}`);
-      grid.setAttribute("role", "grid");
-      grid.setAttribute("aria-label", `Token lattice of step ${this.at + 1}: ${step.k} positions, ${rows.length} ranks`);
-      grid.style.setProperty("--k", String(step.k + 1));
-      const row = (className = "") => {
-        const node = make("div", `ds-row ${className}`);
-        node.setAttribute("role", "row");
-        grid.append(node);
-        return node;
-      };
-      const head = row("ds-row-head");
-      const corner = make("span", "ds-rank", "");
-      corner.setAttribute("role", "columnheader");
-      corner.setAttribute("aria-label", "rank");
-      head.append(corner);
-      for (let col = 0; col <= step.k; col++) {
-        const extra = col === step.k && !(step.kind === "bonus" && step.seen === step.k);
-        const node = make("span", "ds-position", extra ? "" : `+${col + 1}`);
-        node.setAttribute("role", "columnheader");
-        head.append(node);
-      }
-      const oracle = this.show.oracle ? this.oraclePath(step) : [];
-      rows.forEach((rank, place) => {
-        const line = row(place && rank > rows[place - 1] + 1 ? "ds-row-jump" : "");
-        line.append(this.rowHeader(this.phase === "mask" ? (rank ? "" : "?") : String(rank + 1)));
-        for (let col = 0; col < step.k; col++) line.append(this.latticeCell(step, col, rank, oracle));
-        line.append(make("span", "ds-gap"));
-      });
-      if (this.phase === "verify" || this.phase === "commit") this.targetRow(step, row("ds-row-target"));
-      if (this.phase === "commit") this.commitRow(step, row("ds-row-commit"));
-      box.style.setProperty("--rows", String(Math.max(rows.length, ROWS)));
-      box.replaceChildren(grid);
-      if (this.phase !== "mask" && this.phase !== "lattice") this.drawLinks(grid, step, oracle);
-      box.scrollLeft = scroll;
+      this.rows = Lattice.draw(box, { data: this.data, step, phase: this.phase, show: this.show, story: told });
+      if (scroll) box.scrollLeft = scroll;
+      this.drawBeams();
       if (this.cell) this.select(this.cell.col, this.cell.rank, hadFocus);
       else this.drawInspector();
     }
 
-    rowHeader(text) {
-      const node = make("span", "ds-rank", text);
-      node.setAttribute("role", "rowheader");
-      return node;
-    }
-
-    latticeCell(step, col, rank, oracle) {
-      const d = step.detail;
-      const node = make("span", "ds-cell");
-      node.setAttribute("role", "gridcell");
-      node.setAttribute("aria-selected", "false");
-      node.tabIndex = -1;
-      node.dataset.col = String(col);
-      node.dataset.rank = String(rank);
-      if (this.phase === "mask") {
-        node.classList.add(rank ? "hidden" : "masked");
-        node.textContent = rank ? "" : "mask";
-        if (rank) {
-          delete node.dataset.col;
-          node.removeAttribute("tabindex");
-        }
-        return node;
+    /** Where each losing beam was dropped, and by how much. */
+    drawBeams() {
+      const box = this.find("[data-beams]");
+      const { step } = this;
+      box.hidden = !this.show.beams;
+      if (box.hidden) return;
+      const lost = step && step.detail && step.k ? lostBeams(step) : [];
+      const list = make("ol");
+      for (const beam of lost) {
+        const item = make("li");
+        const button = make("button", "ds-beam-row");
+        button.type = "button";
+        button.dataset.beam = `${beam.depth},${beam.ranks[beam.depth]}`;
+        const how = beam.kept === null
+          ? `lost at the end, ${signed(beam.best, 1)} behind`
+          : `dropped, ${signed(beam.kept, 1)} behind the last kept, ${signed(beam.best, 1)} behind the best`;
+        button.append(make("b", "", `+${beam.depth + 1}`), make("span", "ds-token", beam.ids.map((id) => this.label(id)).join("")), make("span", "ds-hint", how));
+        item.append(button);
+        list.append(item);
       }
-      const q = Math.exp(d.logq[col][rank]);
-      const label = this.label(d.ids[col][rank]);
-      node.style.setProperty("--q", q.toFixed(3));
-      node.append(make("span", "ds-token", label), make("span", "ds-q", prob(q)));
-      const facts = [`“${label}”`, `+${col + 1}`, `rank ${rank + 1}`, `q ${prob(q)}`];
-      if (this.phase !== "lattice") {
-        if (!d.kept[col][rank]) {
-          node.classList.add("pruned");
-          facts.push("pruned");
-        }
-        if (d.ranks[col] === rank && col < step.path.length) {
-          node.classList.add("path");
-          facts.push("on the path");
-          if (this.phase !== "search") {
-            const fate = col < step.seen ? "accepted" : col === step.seen ? "rejected" : "unseen";
-            node.classList.add(fate);
-            node.append(make("span", "ds-mark", { accepted: "✓", rejected: "✗", unseen: "" }[fate]));
-            facts.push(fate === "unseen" ? "not looked at" : fate);
-          }
-        }
-        if (this.show.argmax && rank === 0 && col < this.argmaxLength(step)) node.classList.add("argmax");
-        if (oracle[col] === rank) node.classList.add("oracle");
-      }
-      node.title = facts.join(" · ");
-      node.setAttribute("aria-label", facts.join(", "));
-      return node;
-    }
-
-    argmaxLength(step) {
-      const end = step.detail.ids.findIndex((column) => this.data.stops.includes(column[0]));
-      return end < 0 ? step.k : end + 1;
-    }
-
-    /** Ranks of the kept cells that equal what the answer went on to say, up to the first that is missing. */
-    oraclePath(step) {
-      return Array.from({ length: step.oracle }, (_, col) => step.detail.ids[col].indexOf(this.answer()[step.start + col]));
-    }
-
-    answer() {
-      return this.data.steps.flatMap((step) => step.emitted);
-    }
-
-    targetRow(step, line) {
-      const d = step.detail;
-      line.append(this.rowHeader("p"));
-      for (let col = 0; col <= step.k; col++) {
-        const looked = col < d.draws.length;
-        const id = looked ? d.draws[col] : d.topIds[col] ? d.topIds[col][0] : undefined;
-        if (id === undefined || (col === step.k && !looked)) {
-          line.append(make("span", "ds-gap"));
-          continue;
-        }
-        const fate = !looked ? "unseen" : col < step.seen ? "accepted" : step.kind || "accepted";
-        const node = make("span", `ds-cell ds-target ${fate}`);
-        node.setAttribute("role", "gridcell");
-        const value = targetP(step, col, id);
-        node.append(make("span", "ds-token", this.label(id)), make("span", "ds-q", prob(value)));
-        if (looked && col >= step.seen && step.kind) node.append(make("span", "ds-mark", SIGN[step.kind]));
-        node.title = looked
-          ? `the target’s own token at +${col + 1}: “${this.label(id)}”, p ${prob(value)}${fate === "accepted" ? "" : `, ${fate}`}`
-          : `not looked at: after the rejected prefix the target would say “${this.label(id)}”`;
-        line.append(node);
-      }
-    }
-
-    commitRow(step, line) {
-      line.append(this.rowHeader("out"));
-      for (let col = 0; col <= step.k; col++) {
-        if (col >= step.emitted.length) {
-          line.append(make("span", "ds-gap"));
-          continue;
-        }
-        const origin = col < step.accepted ? "accepted" : step.kind || "accepted";
-        const node = make("span", `ds-cell ds-out ${origin}`);
-        node.setAttribute("role", "gridcell");
-        node.append(make("span", "ds-token", this.label(step.emitted[col])), make("span", "ds-mark", SIGN[origin]));
-        node.title = `added to the text: “${this.label(step.emitted[col])}”, ${origin}`;
-        line.append(node);
-      }
-    }
-
-    /** Lines between neighbouring columns: the chosen path, and on demand the others. */
-    drawLinks(grid, step, oracle) {
-      const d = step.detail;
-      const cells = new Map();
-      for (const node of grid.querySelectorAll("[data-col]")) cells.set(`${node.dataset.col},${node.dataset.rank}`, node);
-      const layer = svg("svg", { class: "ds-links", "aria-hidden": "true", width: grid.scrollWidth, height: grid.scrollHeight });
-      const link = (col, from, to, kind) => {
-        const a = cells.get(`${col},${from}`);
-        const b = cells.get(`${col + 1},${to}`);
-        if (!a || !b) return;
-        const x0 = a.offsetLeft + a.offsetWidth;
-        const x1 = b.offsetLeft;
-        const y0 = a.offsetTop + a.offsetHeight / 2;
-        const y1 = b.offsetTop + b.offsetHeight / 2;
-        const mid = (x0 + x1) / 2;
-        layer.append(svg("path", { class: `ds-link ${kind}`, d: `M${x0} ${y0}C${mid} ${y0} ${mid} ${y1} ${x1} ${y1}` }));
-      };
-      if (this.show.beams) this.linkBeams(step, cells, link);
-      if (this.show.argmax) for (let col = 0; col + 1 < this.argmaxLength(step); col++) link(col, 0, 0, "argmax");
-      for (let col = 0; col + 1 < oracle.length; col++) link(col, oracle[col], oracle[col + 1], "oracle");
-      for (let col = 0; col + 1 < step.path.length; col++) {
-        const broken = this.phase !== "search" && col + 1 > step.seen;
-        link(col, d.ranks[col], d.ranks[col + 1], broken ? "path broken" : "path");
-      }
-      grid.append(layer);
-    }
-
-    linkBeams(step, cells, link) {
-      const { levels } = step.detail;
-      levels.forEach((level, depth) => {
-        for (let i = 0; i < level.rank.length; i++) {
-          const lost = i >= level.survivors;
-          const cell = cells.get(`${depth},${level.rank[i]}`);
-          if (cell && !cell.classList.contains("path")) {
-            cell.classList.add(lost ? "beam-lost" : "beam");
-            if (!cell.dataset.beam) {
-              cell.dataset.beam = lost ? "lost" : "alive";
-              const gap = level.score[0] - level.score[i];
-              cell.title += lost ? ` · a path through it was dropped here, ${signed(gap, 1)} behind the best` : " · a beam goes through it";
-            }
-          }
-          if (depth) link(depth - 1, levels[depth - 1].rank[level.parent[i]], level.rank[i], lost ? "beam lost" : "beam");
-        }
-      });
+      const none = step && step.detail && !searched(step) ? "No search, so no beams: the draft is each column’s likeliest token." : "No beam lost in this step.";
+      box.replaceChildren(make("h3", "ds-sub", `Losing beams (${lost.length})`), lost.length ? list : make("p", "ds-hint", none));
     }
 
     drawInspector() {
@@ -761,14 +483,16 @@ const DiffuSpecPlayer = (() => {
       const title = make("h2", "", `“${f.label}” at +${f.col + 1} `);
       const status = f.onPath ? (f.col < step.seen ? "accepted ✓" : f.col === step.seen ? "rejected ✗" : "not looked at") : f.kept ? "kept, not taken" : "pruned";
       title.append(make("span", "ds-hint", status));
-      const proxyName = { ngram: "3-gram", "ngram+context": "3-gram + context", context: "3-gram of this text", none: "no proxy" }[this.data.settings.proxy];
+      const search = searched(step);
       const rowsOf = [
         ["drafter q", `${prob(f.q)} · rank ${f.rank + 1}`],
-        [`proxy p (${step.detail.method === "cps" ? proxyName : "not used"})`, prob(f.proxy)],
+        [`proxy p (${search ? PROXIES[this.data.settings.proxy] : "not used"})`, prob(f.proxy)],
         ["λ·log q + (1−λ)·log p", signed(f.combined)],
-        ["beams through it", step.detail.method === "cps" ? `${f.beams} of ${f.survivors}` : "no search"],
+        ["beams through it", step.detail.levels.length ? `${f.beams} of ${f.survivors}` : "no beam"],
         ["target p", f.target === null ? "–" : `${prob(f.target)} · rank ${f.targetRank === null ? "> 8" : f.targetRank}`],
       ];
+      const lost = step.detail.levels.length ? lostBeams(step).filter((beam) => beam.depth === f.col && beam.ranks[f.col] === f.rank) : [];
+      if (lost.length) rowsOf.push([lost.length === 1 ? "beam lost here by" : `${lost.length} beams lost here, best by`, signed(Math.min(...lost.map((beam) => beam.best)), 1)]);
       const list = make("dl", "ds-facts");
       for (const [name, value] of rowsOf) list.append(make("dt", "", name), make("dd", "", value));
       const note = make("p", `ds-why ${why.tone}`);
@@ -796,7 +520,7 @@ const DiffuSpecPlayer = (() => {
 
     /** Target's p of each drafted token of the step. */
     drawBars() {
-      const box = this.find("[data-bars]");
+      const box = this.find("[data-picture=bars]");
       const { step } = this;
       if (!step || !step.detail || !step.path.length) {
         box.replaceChildren(make("p", "ds-empty", step && !step.k ? "No draft in this step." : "…"));
@@ -807,10 +531,13 @@ const DiffuSpecPlayer = (() => {
         const fate = col < step.seen ? "accepted" : col === step.seen ? "rejected" : "unseen";
         const value = p(step.detail.pathLogp[col]);
         const item = make("li", fate);
-        item.style.setProperty("--p", value.toFixed(3));
         item.title = `+${col + 1} “${this.label(id)}”: p ${prob(value)}, rank ${step.detail.pathRank[col] + 1}, ${fate === "unseen" ? "not looked at" : fate}`;
+        const well = make("i");
+        const fill = make("b");
+        fill.style.height = `${(100 * value).toFixed(1)}%`;
+        well.append(fill);
         item.append(
-          make("span", "ds-q", prob(value)), make("i"),
+          make("span", "ds-q", prob(value)), well,
           make("span", "ds-mark", { accepted: "✓", rejected: "✗", unseen: "·" }[fate]), make("span", "ds-token", this.label(id)),
         );
         list.append(item);
@@ -820,79 +547,65 @@ const DiffuSpecPlayer = (() => {
 
     /* --------------------------------------------------------------------------- figures */
 
-    themed(figure) {
-      const style = getComputedStyle(this.root);
-      let text = JSON.stringify(figure);
-      for (const [name, colour] of Object.entries(this.data.colours)) {
-        text = text.replaceAll(`"${colour}"`, `"${style.getPropertyValue(`--ds-${name}`).trim() || colour}"`);
-      }
-      return JSON.parse(text);
-    }
-
     async drawFigures() {
-      if (!this.data || this.drawing) {
-        this.redraw = Boolean(this.data);
+      if (!this.data) return;
+      const early = this.data.live && this.figuresAt && performance.now() - this.figuresAt < FIGURE_MS;
+      if (this.drawing || early) {
+        this.redraw = true;
         return;
       }
       this.drawing = true;
+      this.redraw = false;
+      this.figuresAt = performance.now();
       try {
-        const Plotly = await this.options.plotly();
+        this.Plotly = await this.options.plotly();
         for (const [name, node] of Object.entries(this.figures)) {
-          const { data, layout } = this.themed(this.data.figures[name]);
-          layout.font = { ...layout.font, family: getComputedStyle(this.root).fontFamily };
-          layout.width = node.clientWidth || undefined;
-          this.rails = name === "adl" ? layout.shapes || [] : this.rails;
-          await Plotly.react(node, data, layout, { displayModeBar: false, responsive: false, scrollZoom: false });
-          if (!node.dataset.ready) {
-            node.dataset.ready = "yes";
-            node.on("plotly_click", (event) => {
-              if (name === "adl") this.go(event.points[0].x - 1);
-            });
-          }
+          const act = name === "acceptance" ? null : (point) => this.go(point.x - 1);
+          await Draw.figure(this.Plotly, node, this.data.figures[name], this.data.colours, act);
         }
-        this.Plotly = Plotly;
         this.describeFigures();
         this.markFigures();
       } finally {
         this.drawing = false;
       }
-      if (this.redraw) {
-        this.redraw = false;
-        this.drawFigures();
-      }
+      if (this.redraw && !this.data.live) this.drawFigures();
     }
 
     describeFigures() {
       const { steps, merits } = this.data;
       const lengths = steps.map((step) => step.k);
-      this.figures.adl.setAttribute("aria-label", steps.length
-        ? `Draft length over ${steps.length} steps, from ${Math.min(...lengths)} to ${Math.max(...lengths)}; the table below has the numbers`
-        : "Draft length, no step yet");
-      this.figures.acceptance.setAttribute("aria-label", `Acceptance by position; ${merits.accepted_per_step.toFixed(2)} accepted a step; the table below has the numbers`);
+      const say = (name, text) => this.figures[name].setAttribute("aria-label", `${text}; the table below has the numbers`);
+      say("adl", steps.length ? `Draft length over ${steps.length} steps, from ${Math.min(...lengths)} to ${Math.max(...lengths)}` : "Draft length, no step yet");
+      say("acceptance", `Acceptance by position; ${merits.accepted_per_step.toFixed(2)} accepted a step`);
+      say("stages", `Milliseconds of each step by stage, ${STAGES.join(", ")}`);
     }
 
+    /** Show in the figures over steps which step is in front. */
     markFigures() {
       const { step } = this;
-      this.find("[data-adl-caption]").textContent = step ? `Step ${this.at + 1}: L_gen ${step.length.generated}, L_acc ${step.length.accepted}, ${step.length.words}.` : "";
-      const node = this.figures.adl;
-      const layout = node._fullLayout;
-      if (!this.Plotly || !layout) return;
-      let marker = node.querySelector(".ds-marker");
-      if (!marker) {
-        marker = make("i", "ds-marker");
-        node.append(marker);
+      this.find("[data-adl-caption]").textContent = step ? `Step ${this.at + 1}: L_gen ${step.length.generated}, L_acc ${step.length.accepted}; ${step.length.words}.` : "";
+      this.find("[data-stages-caption]").textContent = step ? `Step ${this.at + 1}: ${STAGES.map((name, i) => `${name} ${step.ms[i].toFixed(1)}`).join(" · ")} ms` : "";
+      for (const name of ["adl", "stages"]) {
+        const node = this.figures[name];
+        const layout = node._fullLayout;
+        if (!this.Plotly || !layout) continue;
+        let marker = node.querySelector(".ds-marker");
+        if (!marker) {
+          marker = make("i", "ds-marker");
+          node.append(marker);
+        }
+        marker.hidden = !step;
+        // Moved by hand: relayout would draw the whole figure again at every step.
+        marker.style.left = `${layout.xaxis._offset + layout.xaxis.l2p(this.at + 1)}px`;
+        marker.style.top = `${layout.yaxis._offset}px`;
+        marker.style.height = `${layout.yaxis._length}px`;
       }
-      marker.hidden = !step;
-      // Moved by hand: relayout would draw the whole figure again at every step.
-      marker.style.left = `${layout.xaxis._offset + layout.xaxis.l2p(this.at + 1)}px`;
-      marker.style.top = `${layout.yaxis._offset}px`;
-      marker.style.height = `${layout.yaxis._length}px`;
     }
 
     resize() {
       clearTimeout(this.resizing);
       this.resizing = setTimeout(() => {
-        if (this.data) {
+        if (this.data && this.root.offsetParent) {
           this.drawFigures();
           this.drawLattice();
         }
@@ -902,26 +615,7 @@ const DiffuSpecPlayer = (() => {
     /* ---------------------------------------------------------------------------- tables */
 
     drawTable(details) {
-      while (details.children.length > 1) details.lastChild.remove();
-      if (!details.open || !this.data) return;
-      const { head, rows } = this[`${details.dataset.table}Table`]();
-      const table = make("table");
-      const line = (values, tag) => {
-        const tr = make("tr");
-        tr.append(...values.map((value) => make(tag, "", value === null || value === undefined ? "–" : String(value))));
-        return tr;
-      };
-      const thead = make("thead");
-      thead.append(line(head, "th"));
-      const tbody = make("tbody");
-      tbody.append(...rows.map((row) => line(row, "td")));
-      table.append(thead, tbody);
-      const scroll = make("div", "ds-scroll ds-table-scroll");
-      scroll.tabIndex = 0;
-      scroll.setAttribute("role", "region");
-      scroll.setAttribute("aria-label", "Numbers of the picture above");
-      scroll.append(table);
-      details.append(scroll);
+      if (this.data) Draw.table(details, () => this[`${details.dataset.table}Table`]());
     }
 
     latticeTable() {
@@ -939,6 +633,15 @@ const DiffuSpecPlayer = (() => {
       return { head, rows };
     }
 
+    beamsTable() {
+      const { step } = this;
+      const lost = step && step.detail && step.k ? lostBeams(step) : [];
+      return {
+        head: ["dropped at", "tokens", "score", "behind the last kept", "behind the best"],
+        rows: lost.map((beam) => [`+${beam.depth + 1}`, beam.ids.map((id) => this.label(id)).join(""), signed(beam.score), signed(beam.kept), signed(beam.best)]),
+      };
+    }
+
     adlTable() {
       return {
         head: ["step", "k", "L_gen", "L_acc", "EMA_gen", "EMA_acc", "wanted", "next k", "decided by"],
@@ -946,19 +649,30 @@ const DiffuSpecPlayer = (() => {
       };
     }
 
+    stagesTable() {
+      return { head: ["step", ...STAGES.map((name) => `${name} ms`)], rows: this.data.steps.map(({ i, ms }) => [i + 1, ...ms]) };
+    }
+
     acceptanceTable() {
       const { steps } = this.data;
       const longest = Math.max(0, ...steps.map((step) => step.k));
       const rows = Array.from({ length: longest }, (_, place) => {
         const count = steps.filter((step) => step.accepted > place).length;
-        const { step } = this;
-        const here = step.detail && place < step.path.length;
-        return [
-          `+${place + 1}`, count, `${((100 * count) / steps.length).toFixed(0)} %`, here ? this.label(step.path[place]) : "",
-          here ? prob(p(step.detail.pathLogp[place])) : "", !here ? "" : place < step.seen ? "accepted" : place === step.seen ? "rejected" : "not looked at",
-        ];
+        return [`+${place + 1}`, count, `${((100 * count) / steps.length).toFixed(0)} %`];
       });
-      return { head: ["position", "steps that reach it", "share", "drafted in this step", "target p", "result"], rows };
+      return { head: ["position", "steps that reach it", "share"], rows };
+    }
+
+    barsTable() {
+      const { step } = this;
+      const path = step && step.detail ? step.path : [];
+      return {
+        head: ["position", "drafted", "target p", "rank under the target", "result"],
+        rows: path.map((id, col) => [
+          `+${col + 1}`, this.label(id), prob(p(step.detail.pathLogp[col])), step.detail.pathRank[col] + 1,
+          col < step.seen ? "accepted" : col === step.seen ? "rejected" : "not looked at",
+        ]),
+      };
     }
 
     destroy() {

@@ -14,18 +14,23 @@ import plotly
 
 HERE = Path(__file__).parent
 PLOTLY_JS = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
-CSS = HERE / "player.css"
+SCRIPTS = [HERE / name for name in ("draw.js", "reason.js", "lattice.js", "player.js")]
+STYLES = [HERE / name for name in ("lattice.css", "player.css")]
+
+
+def plotly_url() -> str:
+    """Where the page finds the plotly.js of the installed plotly; a prop of each component that draws figures."""
+    gr.set_static_paths([PLOTLY_JS])
+    return f"gradio_api/file={PLOTLY_JS.as_posix()}"
 
 
 def player(value: str | None = None, **options) -> gr.HTML:
-    """Draws and steps through one trace; needs `CSS` on the page."""
-    gr.set_static_paths([PLOTLY_JS])
-    scripts = [(HERE / name).read_text(encoding="utf-8") for name in ("player.js", "player_gradio.js")]
+    """Draws and steps through one trace; needs `SCRIPTS` in the page's head and `STYLES` on the page."""
     return gr.HTML(
         value=value,
         html_template=(HERE / "player.html").read_text(encoding="utf-8"),
-        js_on_load="\n".join(scripts),
+        js_on_load=(HERE / "player_gradio.js").read_text(encoding="utf-8"),
         apply_default_css=False,
-        plotly_url=f"gradio_api/file={PLOTLY_JS.as_posix()}",
+        plotly_url=plotly_url(),
         **options,
     )

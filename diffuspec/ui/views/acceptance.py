@@ -28,7 +28,7 @@ def acceptance_figure(trace: Trace) -> go.Figure:
     positions = list(range(1, len(counts) + 1))
     figure = go.Figure(
         layout=go.Layout(
-            template=go.layout.Template(), bargap=0.25, height=150, showlegend=False, dragmode=False,
+            template=go.layout.Template(), bargap=0.25, height=236, showlegend=False, dragmode=False,
             margin={"l": 42, "r": 10, "t": 8, "b": 34}, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
             font={"color": COLOURS["ink-soft"], "size": 12},
             xaxis={"title": {"text": "position in the draft", "standoff": 4}, "fixedrange": True, "showgrid": False,

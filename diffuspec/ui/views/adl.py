@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
+from diffuspec.settings import Settings
 from diffuspec.trace import Step, Trace
 from diffuspec.ui.views.palette import COLOURS
 
+STRIP = -0.09  # where the marks of the deciding terms stand, in shares of the axis
 NAMES = {
     "EMA_gen": "EMA_gen alone",
     "EMA_gen + δ": "EMA_gen + δ: acceptance kept up",
@@ -16,11 +18,25 @@ NAMES = {
 }
 
 
-def decision(step: Step) -> str:
-    """Which term of Eq. 11 fixed the next draft length, in words."""
+SYMBOLS = {
+    "EMA_gen": "circle-open",
+    "EMA_gen + δ": "triangle-up",
+    "k_min": "line-ew-open",
+    "k_max": "star-triangle-down",
+}
+
+
+def decision(step: Step, settings: Settings) -> str:
+    """Which term of Eq. 11 fixed the next draft length, in words and with its numbers."""
     length = step.length
-    wanted = "" if length.wanted is None else f" (wanted {length.wanted:.1f})"
-    return f"next k = {length.next_k}{wanted}, decided by {NAMES.get(length.decided, length.decided)}"
+    words = f"next k = {length.next_k}, decided by {NAMES.get(length.decided, length.decided)}"
+    if length.wanted is None or length.ema_gen is None:
+        return words
+    holds = "≥" if length.grew else "<"
+    return (
+        f"{words}: clip({length.ema_gen:.1f} + {settings.delta}·[{length.ema_acc:.1f} {holds} {length.ema_gen:.1f}] "
+        f"= {length.wanted:.1f}, {settings.k_min}, {settings.k_max})"
+    )
 
 
 def adl_figure(trace: Trace) -> go.Figure:
@@ -53,10 +69,26 @@ def adl_figure(trace: Trace) -> go.Figure:
     figure.add_scatter(
         x=x, y=[step.draft_length for step in steps], name="k", mode="lines+markers",
         line={"color": COLOURS["accepted"], "width": 2.5, "shape": "hvh"}, marker={"size": 5},
-        customdata=[decision(step) for step in steps],
+        customdata=[decision(step, settings) for step in steps],
         hovertemplate="k = %{y}; %{customdata}<extra></extra>",
     )  # fmt: skip
+    if adaptive:
+        for term, symbol in SYMBOLS.items():
+            decided = [step for step in steps if step.length.decided == term]
+            if decided:
+                figure.add_scatter(
+                    x=[step.index + 1 for step in decided], y=[STRIP * _top(trace)] * len(decided), mode="markers",
+                    name=f"decided by {term}", hoverinfo="skip",
+                    marker={"symbol": symbol, "size": 6, "color": COLOURS["ink-soft"],
+                            "line": {"width": 1.5, "color": COLOURS["ink-soft"]}},
+                )  # fmt: skip
     return figure
+
+
+def _top(trace: Trace) -> int:
+    """The longest draft the axis must hold, in tokens."""
+    settings = trace.settings
+    return max([settings.k if settings.length == "fixed" else settings.k_max, *(s.draft_length for s in trace.steps)])
 
 
 def _layout(trace: Trace) -> go.Layout:
@@ -70,7 +102,6 @@ def _layout(trace: Trace) -> go.Layout:
                 "fillcolor": COLOURS["band"], "line": {"width": 0}, "layer": "below",
             }
         ]  # fmt: skip
-    top = max([settings.k_max if settings.length == "adl" else settings.k, *(s.draft_length for s in trace.steps)])
     return go.Layout(
         template=go.layout.Template(), shapes=rails, barmode="overlay", bargap=0.2, height=236,
         margin={"l": 34, "r": 10, "t": 26, "b": 34}, hovermode="x unified", dragmode=False,
@@ -79,6 +110,7 @@ def _layout(trace: Trace) -> go.Layout:
         legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.14, "yanchor": "top"},
         xaxis={"title": {"text": "step", "standoff": 4}, "range": [0.4, max(count, 8) + 0.6], "fixedrange": True,
                "showgrid": False, "tickformat": "d", "nticks": 16, "linecolor": COLOURS["line"]},
-        yaxis={"range": [0, top * 1.12], "fixedrange": True, "gridcolor": COLOURS["line"], "zeroline": False,
+        yaxis={"range": [1.7 * STRIP * _top(trace), 1.12 * _top(trace)], "fixedrange": True,
+               "gridcolor": COLOURS["line"], "zeroline": False,
                "tickformat": "d", "nticks": 6},
     )  # fmt: skip

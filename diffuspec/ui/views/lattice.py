@@ -38,6 +38,7 @@ def detail(step: Step) -> dict[str, Any]:
     """Everything else, column by column; logarithms to three decimals, which is all a picture shows."""
     lattice, search, check = step.lattice, step.search, step.verification
     return {
+        "tree": _tree(step),
         "ids": lattice.ids.tolist(),
         "logq": _round(lattice.logq),
         "kept": lattice.kept.astype(np.int8).tolist(),
@@ -62,10 +63,29 @@ def detail(step: Step) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _tree(step: Step) -> dict[str, Any] | None:
+    """The nodes that were verified in one pass, parents before children; None where a single path was."""
+    tree, check = step.search.tree, step.verification.tree
+    if tree is None or check is None:
+        return None
+    return {
+        "ids": tree.ids.tolist(),
+        "parent": tree.parent.tolist(),
+        "depth": tree.depth.tolist(),
+        "rank": tree.rank.tolist(),
+        "score": _round(tree.score),
+        "accepted": check.accepted.astype(np.int8).tolist(),
+        "logp": _round(check.logp),
+        "own": check.own.tolist(),
+    }
+
+
 def tokens_shown(step: Step) -> set[int]:
     """Ids of every token that a drawing of this step names."""
     shown = {step.anchor, *step.emitted, *step.verification.draws}
     shown.update(step.lattice.ids.ravel().tolist(), step.verification.top_ids.ravel().tolist(), step.path)
+    if step.verification.tree is not None:
+        shown.update(step.verification.tree.own.tolist())
     return shown
 
 

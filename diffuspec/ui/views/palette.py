@@ -17,4 +17,9 @@ COLOURS = {
     "band": "#EAF3F9",
     "card": "#FFFFFF",
     "loss": "#F3C19B",
+    "stage-draft": "#56B4E9",
+    "stage-search": "#E69F00",
+    "stage-verify": "#0072B3",
+    "stage-commit": "#009E74",
+    "stage-record": "#9AA5B3",
 }

@@ -17,17 +17,21 @@ from diffuspec.ui.views.acceptance import acceptance_figure
 from diffuspec.ui.views.adl import adl_figure, decision
 from diffuspec.ui.views.merits import Source, merits
 from diffuspec.ui.views.palette import COLOURS
+from diffuspec.ui.views.stages import stages_figure
 from diffuspec.ui.views.text import Unit, answer_units, prompt_units, token_label
 
 
-def payload(trace: Trace, run: str, source: Source | None = None, *, detail_from: int = 0) -> str:
-    """JSON text. run: names the run whose payloads belong together; detail_from: first step sent in full."""
+def payload(
+    trace: Trace, run: str, source: Source | None = None, *, detail_from: int = 0, at: tuple[int, str] | None = None
+) -> str:
+    """JSON text. run: names the run whose payloads belong together; detail_from: first step sent in full;
+    at: the step (from 0) and phase that the player opens with, if not its own choice."""
     source = source or Source()
     shown = set(trace.prompt_ids if detail_from == 0 else ())
     steps = []
     for step in trace.steps:
         entry = lattice.outline(step)
-        entry["length"]["words"] = decision(step)
+        entry["length"]["words"] = decision(step, trace.settings)
         entry["oracle"] = trace.oracle(step.index)
         if step.index >= detail_from:
             entry["detail"] = lattice.detail(step)
@@ -37,6 +41,7 @@ def payload(trace: Trace, run: str, source: Source | None = None, *, detail_from
         steps.append(entry)
     body: dict[str, Any] = {
         "run": run,
+        "at": at and {"step": at[0], "phase": at[1]},
         "live": trace.stop_reason == "running",
         "settings": trace.settings.to_dict(),
         "pair": {"target": trace.pair.target, "drafter": trace.pair.drafter, "dtype": trace.pair.dtype},
@@ -46,7 +51,11 @@ def payload(trace: Trace, run: str, source: Source | None = None, *, detail_from
         "steps": steps,
         "labels": {token: token_label(trace, token) for token in sorted(shown)},
         "stops": trace.stop_ids,
-        "figures": {"adl": adl_figure(trace).to_plotly_json(), "acceptance": acceptance_figure(trace).to_plotly_json()},
+        "figures": {
+            "adl": adl_figure(trace).to_plotly_json(),
+            "acceptance": acceptance_figure(trace).to_plotly_json(),
+            "stages": stages_figure(trace).to_plotly_json(),
+        },
         "colours": COLOURS,
     }
     return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS).decode()

@@ -1,0 +1,262 @@
+/* What all our components draw with; in the page's head once, as `window.DiffuSpecDraw`.
+
+   Elements and numbers as text, Plotly figures in the colours of the theme, the data-table twin of a
+   picture, and its downloads as PNG, SVG and CSV. Nothing here sends a request but for plotly.js. */
+window.DiffuSpecDraw = (() => {
+  "use strict";
+
+  const SVG = "http://www.w3.org/2000/svg";
+
+  const make = (tag, className, text) => {
+    const node = document.createElement(tag);
+    if (className) node.className = className;
+    if (text !== undefined) node.textContent = text;
+    return node;
+  };
+  const svg = (tag, attributes, text) => {
+    const node = document.createElementNS(SVG, tag);
+    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+    if (text !== undefined) node.textContent = text;
+    return node;
+  };
+
+  /* ------------------------------------------------------------------------ numbers as text */
+
+  /** A probability: "0.81", "0.004", "<0.001". */
+  const prob = (value) => {
+    if (value === null || value === undefined) return "–";
+    if (value > 0 && value < 0.005) return value < 0.0005 ? "<0.001" : value.toFixed(3);
+    return value.toFixed(2);
+  };
+  /** "p = 0.81", "p < 0.001" */
+  const is = (name, value) => (prob(value).startsWith("<") ? `${name} < ${prob(value).slice(1)}` : `${name} = ${prob(value)}`);
+  const signed = (value, digits = 2) => (value === null || value === undefined ? "–" : value.toFixed(digits).replace("-", "−"));
+  const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
+
+  /* ------------------------------------------------------------------------------- Plotly */
+
+  let loaded = null;
+  /** A promise of the Plotly object, loaded from `url` at the first call. */
+  const plotly = (url) => {
+    loaded ??= new Promise((resolve, reject) => {
+      if (window.Plotly) return resolve(window.Plotly);
+      const script = document.createElement("script");
+      script.src = url;
+      script.onload = () => resolve(window.Plotly);
+      script.onerror = () => reject(new Error("plotly.js did not load"));
+      document.head.append(script);
+    });
+    return loaded;
+  };
+
+  /** A figure's JSON with each colour of `colours` (name -> colour in the figure) replaced by the CSS variable
+      `--ds-name` of the theme around `node`. */
+  const themed = (figure, colours, node) => {
+    const style = getComputedStyle(node);
+    let text = JSON.stringify(figure);
+    for (const [name, colour] of Object.entries(colours)) {
+      text = text.replaceAll(`"${colour}"`, `"${style.getPropertyValue(`--ds-${name}`).trim() || colour}"`);
+    }
+    return JSON.parse(text);
+  };
+
+  /** Draw a figure into `node` at the node's own width; act(point) is called on a click. */
+  const figure = async (Plotly, node, json, colours, act) => {
+    if (!node.clientWidth) return; // hidden: drawn when its page is opened
+    const { data, layout } = themed(json, colours, node);
+    layout.font = { ...layout.font, family: getComputedStyle(node).fontFamily };
+    layout.width = node.clientWidth;
+    await Plotly.react(node, data, layout, { displayModeBar: false, responsive: false, scrollZoom: false });
+    if (node.dataset.ready) return;
+    node.dataset.ready = "yes";
+    if (act) node.on("plotly_click", (event) => act(event.points[0]));
+  };
+
+  /** Call `draw` when light turns to dark or back, until `signal` aborts. */
+  const onTheme = (draw, signal) => {
+    const observer = new MutationObserver(draw);
+    for (const node of [document.documentElement, document.body]) {
+      observer.observe(node, { attributes: true, attributeFilter: ["class"] });
+    }
+    signal.addEventListener("abort", () => observer.disconnect());
+  };
+
+  /* --------------------------------------------------------------------------- table twins */
+
+  /** Fill an open <details class="ds-table"> with {head: [...], rows: [[...]]}; empties a closed one. */
+  const table = (details, read) => {
+    while (details.children.length > 1) details.lastChild.remove();
+    if (!details.open) return;
+    const { head, rows } = read();
+    const line = (values, tag) => {
+      const tr = make("tr");
+      tr.append(...values.map((value) => make(tag, "", value === null || value === undefined ? "–" : String(value))));
+      return tr;
+    };
+    const node = make("table");
+    const thead = make("thead");
+    thead.append(line(head, "th"));
+    const tbody = make("tbody");
+    tbody.append(...rows.map((row) => line(row, "td")));
+    node.append(thead, tbody);
+    const scroll = make("div", "ds-scroll ds-table-scroll");
+    scroll.tabIndex = 0;
+    scroll.setAttribute("role", "region");
+    scroll.setAttribute("aria-label", "Numbers of the picture");
+    scroll.append(node);
+    details.append(scroll);
+  };
+
+  /* ----------------------------------------------------------------------------- downloads */
+
+  const quoted = (value) => {
+    let text = value === null || value === undefined ? "" : String(value);
+    // A cell that opens with one of these would run as a formula in a spreadsheet.
+    if (/^[=+\-@\t\r]/.test(text) && !/^[+-]?[\d.]+$/.test(text)) text = `'${text}`;
+    return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  };
+  const csv = ({ head, rows }) => [head, ...rows].map((row) => row.map(quoted).join(",")).join("\r\n") + "\r\n";
+
+  const save = (name, blob) => {
+    const link = make("a");
+    link.href = URL.createObjectURL(blob);
+    link.download = name;
+    document.body.append(link);
+    link.click();
+    link.remove();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  };
+
+  const visible = (colour) => colour && colour !== "transparent" && !/, 0\)$/.test(colour);
+  const INLINE = ["fill", "stroke", "stroke-width", "stroke-dasharray", "stroke-linecap", "opacity", "font-size", "font-family", "font-weight", "font-style", "text-anchor"];
+
+  /** A drawing made of boxes, text and SVG as one standalone SVG text: what is scrolled out of sight included. */
+  const vector = (root, title) => {
+    const frame = root.getBoundingClientRect();
+    const width = Math.ceil(Math.max(root.scrollWidth, frame.width));
+    const height = Math.ceil(Math.max(root.scrollHeight, frame.height));
+    const dx = root.scrollLeft - frame.left;
+    const dy = root.scrollTop - frame.top;
+    const out = svg("svg", { xmlns: SVG, width, height, viewBox: `0 0 ${width} ${height}` });
+    out.append(svg("title", {}, title));
+    let ground = root;
+    while (ground && !visible(getComputedStyle(ground).backgroundColor)) ground = ground.parentElement;
+    out.append(svg("rect", { width, height, fill: ground ? getComputedStyle(ground).backgroundColor : "#fff" }));
+
+    const box = (node, style) => {
+      const r = node.getBoundingClientRect();
+      if (!r.width || !r.height) return;
+      const sides = ["Top", "Right", "Bottom", "Left"].map((side) => ({
+        width: style[`border${side}Style`] === "none" ? 0 : parseFloat(style[`border${side}Width`]),
+        style: style[`border${side}Style`], colour: style[`border${side}Color`],
+      }));
+      const dash = (side) => ({ dashed: `${3 * side.width} ${2 * side.width}`, dotted: `${side.width} ${1.5 * side.width}` })[side.style];
+      const shape = { x: r.left + dx, y: r.top + dy, width: r.width, height: r.height, rx: parseFloat(style.borderTopLeftRadius) || 0 };
+      const even = sides.every((side) => side.width === sides[0].width && side.style === sides[0].style && side.colour === sides[0].colour);
+      const stroked = even && sides[0].width && visible(sides[0].colour);
+      if (visible(style.backgroundColor) || stroked) {
+        const rect = svg("rect", { ...shape, fill: visible(style.backgroundColor) ? style.backgroundColor : "none" });
+        if (stroked) {
+          const half = sides[0].width / 2;
+          for (const [name, value] of [["x", shape.x + half], ["y", shape.y + half], ["width", r.width - 2 * half], ["height", r.height - 2 * half]]) rect.setAttribute(name, value);
+          rect.setAttribute("stroke", sides[0].colour);
+          rect.setAttribute("stroke-width", sides[0].width);
+          if (dash(sides[0])) rect.setAttribute("stroke-dasharray", dash(sides[0]));
+        }
+        out.append(rect);
+      }
+      const below = sides[2];
+      if (!even && below.width && visible(below.colour)) {
+        const y = r.bottom + dy - below.width / 2;
+        const line = svg("line", { x1: r.left + dx, x2: r.right + dx, y1: y, y2: y, stroke: below.colour, "stroke-width": below.width });
+        if (dash(below)) line.setAttribute("stroke-dasharray", dash(below));
+        out.append(line);
+      }
+    };
+    const words = (node, style) => {
+      const range = document.createRange();
+      range.selectNodeContents(node);
+      const r = range.getBoundingClientRect();
+      if (!r.width || !node.data.trim()) return;
+      const text = svg("text", {
+        x: r.left + dx, y: r.top + dy + r.height * 0.78, fill: style.color, "font-family": style.fontFamily,
+        "font-size": style.fontSize, "font-weight": style.fontWeight, "font-style": style.fontStyle, "xml:space": "preserve",
+      }, node.data);
+      if (style.opacity !== "1") text.setAttribute("opacity", style.opacity);
+      out.append(text);
+    };
+    const drawing = (node) => {
+      const r = node.getBoundingClientRect();
+      const copy = node.cloneNode(true);
+      const from = [node, ...node.querySelectorAll("*")];
+      [copy, ...copy.querySelectorAll("*")].forEach((part, i) => {
+        const style = getComputedStyle(from[i]);
+        for (const name of INLINE) part.style.setProperty(name, style.getPropertyValue(name));
+        part.removeAttribute("class");
+      });
+      for (const [name, value] of [["x", r.left + dx], ["y", r.top + dy], ["width", r.width], ["height", r.height], ["overflow", "visible"]]) copy.setAttribute(name, value);
+      out.append(copy);
+    };
+    const walk = (node) => {
+      if (node.nodeType === Node.TEXT_NODE) return words(node, getComputedStyle(node.parentElement));
+      if (node.nodeType !== Node.ELEMENT_NODE) return;
+      const style = getComputedStyle(node);
+      if (style.display === "none" || style.visibility === "hidden") return;
+      if (node instanceof SVGSVGElement) return drawing(node);
+      box(node, style);
+      node.childNodes.forEach(walk);
+    };
+    root.childNodes.forEach(walk);
+    return { text: new XMLSerializer().serializeToString(out), width, height };
+  };
+
+  /** A picture as SVG: Plotly's own where it made one, else `vector`. */
+  const picture = async (node, title) => {
+    if (!node.classList.contains("js-plotly-plot")) return vector(node, title);
+    const { width, height } = node._fullLayout;
+    const uri = await window.Plotly.toImage(node, { format: "svg", width, height });
+    const text = decodeURIComponent(uri.slice(uri.indexOf(",") + 1));
+    const colour = getComputedStyle(node.closest(".ds-card") || document.body).backgroundColor;
+    return { text: text.replace(/(<svg[^>]*>)/, `$1<rect width="100%" height="100%" fill="${colour}"/>`), width, height };
+  };
+
+  const png = ({ text, width, height }) =>
+    new Promise((resolve, reject) => {
+      const image = new Image();
+      image.onload = () => {
+        const canvas = make("canvas");
+        const scale = Math.min(2, 8000 / Math.max(width, height));
+        canvas.width = Math.round(width * scale);
+        canvas.height = Math.round(height * scale);
+        canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+        canvas.toBlob((blob) => (blob ? resolve(blob) : reject(new Error("no PNG"))), "image/png");
+      };
+      image.onerror = () => reject(new Error("the picture does not draw"));
+      image.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(text)}`;
+    });
+
+  /** Buttons PNG, SVG, CSV. node() gives the picture (leave it out where there is only a table), read() its table,
+      name() the file's name without its ending. */
+  const downloads = ({ name, title, node, read }) => {
+    const bar = make("span", "ds-save");
+    bar.setAttribute("role", "group");
+    bar.setAttribute("aria-label", `Download: ${title}`);
+    const kinds = {
+      png: async () => png(await picture(node(), title)),
+      svg: async () => new Blob([(await picture(node(), title)).text], { type: "image/svg+xml" }),
+      csv: async () => new Blob(["\ufeff", csv(read())], { type: "text/csv;charset=utf-8" }),
+    };
+    for (const [kind, bring] of Object.entries(kinds)) {
+      if (kind !== "csv" && !node) continue;
+      const button = make("button", "", kind.toUpperCase());
+      button.type = "button";
+      button.dataset.save = kind;
+      button.title = `Download as ${kind.toUpperCase()}`;
+      button.addEventListener("click", async () => save(`${name()}.${kind}`, await bring()));
+      bar.append(button);
+    }
+    return bar;
+  };
+
+  return { make, svg, prob, is, signed, plural, plotly, themed, figure, onTheme, table, csv, save, picture, png, downloads };
+})();
