@@ -12,6 +12,7 @@ from diffuspec.settings import Settings
 from diffuspec.trace import Trace
 from diffuspec.ui.components.notice import message
 from diffuspec.ui.host import Host
+from diffuspec.ui.knobs import OFF
 from diffuspec.ui.views.merits import RECORDED, Source
 from diffuspec.ui.views.payload import payload
 
@@ -57,8 +58,11 @@ class Shared:
         return [self.switches["length"], self.switches["search"], *self.controls.values()]
 
     def knob_values(self, settings: Settings) -> list[Any]:
-        values = settings.to_dict()
-        return [settings.length == "adl", settings.search == "cps", *(values[name] for name in self.controls)]
+        """-> `knobs`."""
+        values, default = settings.to_dict(), Settings().to_dict()
+        on = {name: values[name] != off for name, off in OFF.items()}
+        shown = {**values, **{name: default[name] for name in OFF if not on[name]}}
+        return [*on.values(), *(shown[name] for name in self.controls)]
 
     def set_up(self, prompt: str, settings: Settings) -> list[Any]:
         """-> `setup`: the prompt and every knob."""

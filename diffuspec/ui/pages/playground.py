@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gradio as gr
 
 from diffuspec.settings import Settings
@@ -10,7 +12,7 @@ from diffuspec.ui.events.files import open_trace, save_trace
 from diffuspec.ui.events.runs import Runs
 from diffuspec.ui.examples import EXAMPLES
 from diffuspec.ui.host import DTYPES
-from diffuspec.ui.knobs import GROUPS, SWITCHED, applies, knob_component
+from diffuspec.ui.knobs import applies, groups, knob_component
 from diffuspec.ui.shared import IN_TURN, PRIVATE, QUIET, Shared
 from diffuspec.ui.views.payload import payload
 
@@ -79,8 +81,8 @@ def _knobs(knobs: dict) -> tuple[dict[str, gr.components.Component], dict[str, g
     """(name -> component in the order of declaration, name -> switch)."""
     made, switches = {}, {}
     owner = {"Draft length": ("length", "ADL", "switch-adl"), "Path search": ("search", "CPS", "switch-cps")}
-    effective = applies(True, True, knobs["proxy"].default, knobs["temperature"].default)
-    for title, names in GROUPS.items():
+    effective = applies(True, True, Settings().to_dict())
+    for title, names in groups().items():
         with gr.Group(elem_classes="knob-group"):
             with gr.Row(elem_classes="knob-head"):
                 gr.HTML(html_template=f"<h2>{title}</h2>", apply_default_css=False, min_width=60)
@@ -92,20 +94,22 @@ def _knobs(knobs: dict) -> tuple[dict[str, gr.components.Component], dict[str, g
             with gr.Row(elem_classes="knobs"):
                 for name in names:
                     made[name] = knob_component(knobs[name], MAX_DRAFT)
-                    made[name].interactive = effective.get(name, True)
-    return {name: made[name] for name in knobs if name not in SWITCHED}, switches
+                    made[name].interactive = effective[name]
+    return {name: made[name] for name in knobs}, switches
 
 
 def _depend(shared: Shared) -> None:
     """Knobs without effect are greyed; k_min and k_max push each other."""
-    controls = shared.controls
-    deciding = [shared.switches["length"], shared.switches["search"], controls["proxy"], controls["temperature"]]
-    names = list(applies(True, True, "", 0.0))
-    for component in deciding:
-        component.change(
-            lambda *choices: [gr.update(interactive=on) for on in applies(*choices).values()],
-            deciding, [controls[name] for name in names], **QUIET,
-        )  # fmt: skip
+    controls, switches = shared.controls, list(shared.switches.values())
+
+    def depend(adl: bool, cps: bool, *values: Any) -> list[dict]:
+        return [
+            gr.update(interactive=on) for on in applies(adl, cps, dict(zip(controls, values, strict=True))).values()
+        ]
+
+    deciding = [controls[name] for name in ("length", "search", "proxy", "temperature")]
+    for component in (*switches, *deciding):
+        component.change(depend, shared.knobs, list(controls.values()), **QUIET)
     low, high = controls["k_min"], controls["k_max"]
     low.input(None, [low, high], [low, high], js="(a, b) => [a, Math.max(a, b)]", **PRIVATE)
     high.input(None, [low, high], [low, high], js="(a, b) => [Math.min(a, b), b]", **PRIVATE)
