@@ -1,222 +1,174 @@
 """Measures methods side by side by Spec-Bench's protocol (Xia et al., arXiv 2401.07851).
 
-Batch 1, prefill included, several turns a question; methods take turns question by question, so
-that a drift of the machine hits all alike. A method's speed-up is the mean over questions of its
-tokens per second, divided by the mean of plain AR's in the same run. Every answer is compared
-with AR's. Later turns follow AR's answers, so that all methods see the same prompts.
+Batch 1, greedy, prefill included, several turns a question. Methods take turns question by question,
+each question beginning with another one, so that a drift of the machine hits all alike; before the
+first, every method answers once unmeasured. A method's speed-up is the mean over questions of its
+tokens per second, divided by the mean of plain AR's in the same run. Every answer is compared with
+AR's. Later turns follow AR's answers, so that all methods see the same prompts.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import torch
-
-from diffuspec.baselines import AutoregressiveRun
-from diffuspec.engine import DiffuSpec
-from diffuspec.errors import DiffuSpecError, SettingsError
+from diffuspec.baselines import first_difference
+from diffuspec.journal import Journal, fingerprint
+from diffuspec.methods import METHODS, Emission, Variant, never
 from diffuspec.models.pair import Pair
-from diffuspec.models.target import stock_model
-from diffuspec.settings import Settings
-from diffuspec.trace import Trace
+from diffuspec.models.presets import EMBEDDED
+from diffuspec.questions import Question, QuestionFile
+from diffuspec.recorder import provenance
+from diffuspec.results import YARDSTICK, Difference, Measured
 
-FAMILIES = {
-    **dict.fromkeys(
-        ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities"), "mt"
-    ),
-    "math_reasoning": "math",
-}  # fmt: skip
+WARM_UP_TOKENS = 16
+PROGRAM = ("engine", "recorder", "baselines", "rivals", "methods", "bench")
 
 
 @dataclass(frozen=True)
-class Question:
-    """category: the Spec-Bench task family (its eight MT-Bench categories are one: mt)."""
+class Progress:
+    """done, total: answers, one a variant and question; now: what comes next; results: of finished questions."""
 
-    id: str
-    category: str
-    turns: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One method on one question, all turns added up; trace-only fields are 0 where there is no trace."""
-
-    method: str
-    question: str
-    category: str
-    tokens: int
-    seconds: float
-    steps: int
-    accepted: int
-    draft_ms: float
-    search_ms: float
-    verify_ms: float
-    record_ms: float
-    identical: bool
-
-
-def read_questions(path: Path) -> list[Question]:
-    """Spec-Bench's format: {"question_id", "category", "turns": [...]} a line."""
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return [
-            Question(str(r["question_id"]), FAMILIES.get(r["category"], r["category"]), tuple(map(str, r["turns"])))
-            for r in rows
-        ]
-    except OSError as error:
-        raise DiffuSpecError(f"Cannot read {path}: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise DiffuSpecError(
-            f'{path} is not a question file: each line must hold "question_id", "category" and "turns" ({error!r}).'
-        ) from error
-
-
-def _speculative(**changes) -> Callable:
-    def decode(pair: Pair, settings: Settings, ids: Sequence[int]) -> tuple[Sequence[int], float, Trace | None]:
-        trace = DiffuSpec(pair, settings.replace(**changes)).run(ids=ids)
-        return trace.token_ids, trace.wall_s, trace
-
-    return decode
-
-
-def _ar(pair: Pair, settings: Settings, ids: Sequence[int]):
-    started = time.perf_counter()
-    answer = list(AutoregressiveRun(pair, settings, ids))
-    return answer, time.perf_counter() - started, None
-
-
-@functools.lru_cache(1)
-def _stock(source, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
-    model = stock_model(source, dtype).to(device)
-    model(torch.zeros(1, 9, dtype=torch.long, device=device))
-    return model
-
-
-@torch.inference_mode()
-def _hf_generate(pair: Pair, settings: Settings, ids: Sequence[int]):
-    """What transformers does by itself: its own `generate` on its own layers."""
-    target = pair.target
-    model = _stock(target.source, target.model.dtype, target.device)
-    started = time.perf_counter()
-    prompt = torch.tensor([list(ids)], device=target.device)
-    out = model.generate(
-        prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=settings.max_new_tokens,
-        eos_token_id=sorted(pair.stop_ids), pad_token_id=min(pair.stop_ids),
-    )  # fmt: skip
-    return out[0, len(ids) :].tolist(), time.perf_counter() - started, None
-
-
-# name -> how it decodes; the ablation's names are those of the paper's Table 2
-METHODS: dict[str, Callable] = {
-    "ar": _ar,
-    "hf-generate": _hf_generate,
-    "plain": _speculative(search="argmax", length="fixed"),
-    "cps": _speculative(search="cps", length="fixed"),
-    "adl": _speculative(search="argmax", length="adl"),
-    "diffuspec": _speculative(search="cps", length="adl"),
-}
-
-
-def parse_methods(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    unknown = [name for name in names if name not in METHODS]
-    if unknown or not names:
-        raise SettingsError(f"Unknown method {', '.join(unknown) or text!r}. Methods: {', '.join(METHODS)}.")
-    return ["ar", *(name for name in dict.fromkeys(names) if name != "ar")]
+    done: int
+    total: int
+    now: str
+    results: tuple[Measured, ...]
 
 
 def measure(
     pair: Pair,
-    settings: Settings,
-    questions: Iterable[Question],
-    methods: Sequence[str],
-    on_question: Callable[[Question, list[Measured]], None] = lambda question, rows: None,
-) -> list[Measured]:
-    """Every method on every question, greedily; "ar" must come first."""
-    settings = settings.replace(temperature=0)
-    results = []
-    for question in questions:
-        sums = {
-            name: Measured(name, question.id, question.category, 0, 0.0, 0, 0, 0, 0, 0, 0, True) for name in methods
-        }
+    questions: Sequence[Question],
+    variants: Sequence[Variant],
+    *,
+    journal: Journal | None = None,
+    should_stop: Callable[[], bool] = never,
+) -> Iterator[Progress]:
+    """Every variant on every question, greedily; a `Progress` after every answer.
+
+    One variant must be named "ar". A journal is asked for questions measured before and told of each one
+    finished; leaving the iterator, or should_stop() turning true, loses the question under way at most.
+    """
+    variants = [dataclasses.replace(v, settings=v.settings.replace(temperature=0)) for v in variants]
+    known = journal.results if journal else {}
+    results = {q.id: known[q.id] for q in questions if q.id in known}
+    open_ = [(i, q) for i, q in enumerate(questions) if q.id not in known]
+    total = len(questions) * len(variants)
+
+    def progress(done: int, now: str) -> Progress:
+        finished = tuple(row for q in questions for row in results.get(q.id, ()))
+        return Progress(done, total, now, finished)
+
+    done = len(results) * len(variants)
+    if open_:
+        ids = pair.encode(open_[0][1].turns[0])
+        for variant in variants:
+            yield progress(done, f"warming up {variant.name}")
+            short = dataclasses.replace(variant, settings=variant.settings.replace(max_new_tokens=WARM_UP_TOKENS))
+            if _decode(pair, short, ids, should_stop) is None:
+                return
+    for index, question in open_:
+        sums = {variant.name: _Sum(variant.name, question) for variant in variants}
+        shift = index % len(variants)
+        order = [*variants[shift:], *variants[:shift]]
         messages: list[dict[str, str]] = []
-        for turn in question.turns:
+        answered = 0
+        for number, turn in enumerate(question.turns):
             messages.append({"role": "user", "content": turn})
             ids = pair.encode(messages)
-            if len(ids) + settings.max_new_tokens > pair.info.context:
+            longest = max(variant.settings.max_new_tokens for variant in variants)
+            if len(ids) + longest > pair.info.context:
                 break
-            expected = None
-            for name in methods:
-                answer, seconds, trace = METHODS[name](pair, settings, ids)
-                expected = answer if expected is None else expected
-                sums[name] = _add(sums[name], answer, seconds, trace, list(answer) == list(expected))
+            answers = {}
+            for variant in order:
+                # Answers count towards progress once all turns are done: turns of one question are one answer.
+                yield progress(done + answered, f"question {question.id}, {variant.name}")
+                emissions = _decode(pair, variant, ids, should_stop)
+                if emissions is None:
+                    return
+                answers[variant.name] = [token for emission in emissions for token in emission.tokens]
+                for emission in emissions:
+                    sums[variant.name].add(emission)
+                answered += number == len(question.turns) - 1
+            expected = answers[YARDSTICK]
+            for variant in variants:
+                difference = first_difference(pair, ids, expected, answers[variant.name])
+                if difference:
+                    sums[variant.name].differences.append(Difference(number, **vars(difference)))
             text = pair.tokenizer.decode(expected, skip_special_tokens=True)
             messages.append({"role": "assistant", "content": text})
-        results.extend(sums.values())
-        on_question(question, list(sums.values()))
-    return results
+        results[question.id] = tuple(sums[variant.name].measured() for variant in variants)
+        done += len(variants)
+        if journal:
+            journal.append(question.id, results[question.id])
+    yield progress(done, "")
 
 
-def _add(total: Measured, answer, seconds: float, trace: Trace | None, identical: bool) -> Measured:
-    stages = trace.stage_ms() if trace else {}
-    return dataclasses.replace(
-        total,
-        tokens=total.tokens + len(answer),
-        seconds=total.seconds + seconds,
-        steps=total.steps + (len(trace.steps) if trace else len(answer)),
-        accepted=total.accepted + (sum(step.accepted for step in trace.steps) if trace else 0),
-        draft_ms=total.draft_ms + stages.get("draft", 0),
-        search_ms=total.search_ms + stages.get("search", 0),
-        verify_ms=total.verify_ms + stages.get("verify", 0),
-        record_ms=total.record_ms + stages.get("record", 0),
-        identical=total.identical and identical,
-    )
+def _decode(pair: Pair, variant: Variant, ids: Sequence[int], should_stop: Callable[[], bool]) -> list[Emission] | None:
+    """All emissions of one answer, None where it was stopped."""
+    emissions = []
+    for emission in METHODS[variant.method].start(pair, variant.settings, ids, should_stop):
+        emissions.append(emission)
+        if should_stop():
+            return None
+    return None if should_stop() else emissions
 
 
-def summarise(results: Sequence[Measured]) -> list[dict]:
-    """A row a method and family, and one a method with category "mean".
+class _Sum:
+    """Adds up what one variant did on one question."""
 
-    accepted_per_step and tokens_per_step are means over all steps; the mean row's are means over
-    families. speedup: ratio of the means over questions of tokens per second. *_ms: per step.
-    """
-    answered = [r for r in results if r.tokens]
-    rows = []
-    for method in dict.fromkeys(r.method for r in answered):
-        mine = [r for r in answered if r.method == method]
-        families = [
-            _row(
-                method, family, [r for r in mine if r.category == family], [r for r in answered if r.category == family]
-            )
-            for family in dict.fromkeys(r.category for r in mine)
-        ]
-        mean = _row(method, "mean", mine, answered)
-        for name in ("accepted_per_step", "tokens_per_step"):
-            mean[name] = sum(row[name] for row in families) / len(families)
-        rows += [*families, mean]
-    return rows
+    def __init__(self, variant: str, question: Question):
+        self.variant, self.question = variant, question
+        self.tokens = self.steps = self.accepted = 0
+        self.ms = 0.0
+        self.stages = dict.fromkeys(("draft", "search", "verify", "commit", "record"), 0.0)
+        self.positions: list[list[int]] = []
+        self.lengths: dict[int, list[int]] = {}
+        self.differences: list[Difference] = []
+
+    def add(self, emission: Emission) -> None:
+        self.tokens += len(emission.tokens)
+        self.steps += 1
+        self.accepted += emission.accepted
+        self.ms += emission.ms
+        step = emission.step
+        if step is None:
+            return
+        for stage in self.stages:
+            self.stages[stage] += getattr(step.timing, f"{stage}_ms")
+        while len(self.positions) < len(step.path):
+            self.positions.append([0, 0, 0])
+        for position in range(len(step.path)):
+            counts = self.positions[position]
+            counts[0] += 1
+            counts[1] += step.verification.accepted >= position
+            counts[2] += step.verification.accepted > position
+        counts = self.lengths.setdefault(step.draft_length, [0, 0, 0])
+        for i, n in enumerate((1, step.length.generated, step.length.accepted)):
+            counts[i] += n
+
+    def measured(self) -> Measured:
+        return Measured(
+            variant=self.variant, question=self.question.id, category=self.question.category,
+            tokens=self.tokens, seconds=self.ms / 1e3, steps=self.steps, accepted=self.accepted,
+            **{f"{stage}_ms": ms for stage, ms in self.stages.items()},
+            positions=tuple(map(tuple, self.positions)),
+            lengths=tuple((k, *counts) for k, counts in sorted(self.lengths.items())),
+            differences=tuple(self.differences),
+        )  # fmt: skip
 
 
-def _row(method: str, category: str, mine: list[Measured], all_methods: list[Measured]) -> dict:
-    def mean_speed(results):
-        return sum(r.tokens / r.seconds for r in results) / len(results)
-
-    steps = sum(r.steps for r in mine)
-    row = {
-        "method": method,
-        "category": category,
-        "questions": len(mine),
-        "accepted_per_step": sum(r.accepted for r in mine) / steps,
-        "tokens_per_step": sum(r.tokens for r in mine) / steps,
-        "tokens_per_second": mean_speed(mine),
-        "speedup": mean_speed(mine) / mean_speed([r for r in all_methods if r.method == "ar"]),
-        "identical": sum(r.identical for r in mine) / len(mine),
+def key(kind: str, pair: Pair, variants: Sequence[Variant], questions: QuestionFile) -> dict:
+    """Everything that two halves of one measurement must have in common, for a `Journal`."""
+    made_by = provenance()
+    return {
+        "measurement": kind,
+        "questions": questions.sha256,
+        "pair": vars(pair.info),
+        "variants": {v.name: {"method": v.method, **v.settings.to_dict()} for v in variants},
+        "machine": made_by.machine,
+        "threads": made_by.threads,
+        "versions": made_by.versions,
+        "program": fingerprint("models", "method", *(f"{name}.py" for name in PROGRAM)),
+        "weights": fingerprint("../assets/drafter", "../assets/ngram.npz") if pair.info.name == EMBEDDED else "",
     }
-    for stage in ("draft", "search", "verify", "record"):
-        row[f"{stage}_ms"] = sum(getattr(r, f"{stage}_ms") for r in mine) / steps
-    return row

@@ -1,4 +1,4 @@
-"""The command line: `python -m diffuspec run | replay | bench | train`.
+"""The command line: `python -m diffuspec run | replay | bench | study | train`.
 
 Results go to stdout, progress and messages to stderr. Exit status: 0 done, 1 an error the message
 explains, 2 wrong usage, 130 interrupted (what was made until then is printed and saved).
@@ -45,24 +45,17 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else")
     run.add_argument("--trace", metavar="FILE", type=Path, help="save the trace: .jsonl, or .jsonl.gz to compress")
     run.add_argument("--no-compare", action="store_true", help="do not run plain AR decoding beside it")
-    _add_pair(run)
-    _add_settings(run)
+    add_pair(run)
+    add_settings(run)
     run.set_defaults(command=_run)
 
     replay = commands.add_parser("replay", help="show a saved trace, step by step", allow_abbrev=False)
     replay.add_argument("file", metavar="FILE", type=Path)
     replay.set_defaults(command=_replay)
 
-    bench = commands.add_parser("bench", help="measure methods by Spec-Bench's protocol", allow_abbrev=False)
-    bench.add_argument("--questions", metavar="FILE.jsonl", type=Path, required=True, help="in Spec-Bench's format")
-    bench.add_argument("--methods", default="ar,plain,diffuspec", help="comma-separated: ar, hf-generate, plain, "
-                       "cps, adl, diffuspec (default: %(default)s)")  # fmt: skip
-    bench.add_argument("--limit", type=int, metavar="N", help="only the first N questions")
-    bench.add_argument("--stride", type=int, metavar="N", default=1, help="only every Nth question")
-    bench.add_argument("--json", metavar="OUT", type=Path, help="write the table's rows and the settings to this file")
-    _add_pair(bench)
-    _add_settings(bench)
-    bench.set_defaults(command=_bench)
+    from diffuspec.cli_bench import add_commands
+
+    add_commands(commands)
 
     train = commands.add_parser("train", help="make the files in assets/", allow_abbrev=False)
     stages = train.add_subparsers(required=True, metavar="STAGE")
@@ -78,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_pair(parser: argparse.ArgumentParser) -> None:
+def add_pair(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("models")
     group.add_argument("--pair", metavar="NAME", help="a known pair (default: embedded)")
     group.add_argument("--target", metavar="MODEL", help="folder or Hub id of any causal LM; needs --drafter")
@@ -92,7 +85,7 @@ def _add_pair(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", metavar="D", help="cpu or cuda (default: the best here)")
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
+def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], dest="assignments",
                         help="any setting by name, repeatable; the named flags below do the same")  # fmt: skip
     group = parser.add_argument_group("settings")
@@ -105,7 +98,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         )  # fmt: skip
 
 
-def _settings(arguments: argparse.Namespace) -> Settings:
+def chosen_settings(arguments: argparse.Namespace) -> Settings:
     changes = {}
     for assignment in arguments.assignments:
         name, equals, value = assignment.partition("=")
@@ -119,7 +112,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     return Settings().replace(**changes)
 
 
-def _load_pair(arguments: argparse.Namespace):
+def open_pair(arguments: argparse.Namespace):
     show = _Progress()
     show(0.0, "Starting")
     from transformers.utils import logging
@@ -162,13 +155,13 @@ class _Progress:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    settings = _settings(arguments)
+    settings = chosen_settings(arguments)
     prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
     if not prompt.strip():
         raise PromptError("The prompt is empty: type a question.")
     if arguments.trace and not arguments.trace.parent.is_dir():
         raise TraceError(f"Cannot write the trace to {arguments.trace}: there is no such folder.")
-    pair = _load_pair(arguments)
+    pair = open_pair(arguments)
     from diffuspec.baselines import compare_with_ar
     from diffuspec.engine import DiffuSpec
 
@@ -237,47 +230,6 @@ def _replay(arguments: argparse.Namespace) -> None:
             f"{show(step.path)!r} -> {show(step.emitted)!r}"
         )
     print(_merits(trace))
-
-
-def _bench(arguments: argparse.Namespace) -> int:
-    settings = _settings(arguments)
-    from tqdm import tqdm
-
-    from diffuspec import bench
-
-    methods = bench.parse_methods(arguments.methods)
-    questions = bench.read_questions(arguments.questions)[:: max(1, arguments.stride)][: arguments.limit]
-    if not questions:
-        raise DiffuSpecError(f"{arguments.questions} holds no question.")
-    pair = _load_pair(arguments)
-    results, interrupted = [], False
-    with tqdm(total=len(questions), unit="question", file=sys.stderr) as bar:
-
-        def on_question(question, rows):
-            results.extend(rows)
-            bar.update()
-
-        try:
-            bench.measure(pair, settings, questions, methods, on_question)
-        except KeyboardInterrupt:
-            interrupted = True
-    rows = bench.summarise(results)
-    print(_table(rows))
-    if arguments.json:
-        from diffuspec.recorder import provenance
-
-        document = {"settings": settings.to_dict(), "pair": vars(pair.info), "provenance": vars(provenance()),
-                    "complete": not interrupted, "rows": rows}  # fmt: skip
-        arguments.json.write_text(json.dumps(document, indent=1))
-    return INTERRUPTED if interrupted else 0
-
-
-def _table(rows: list[dict]) -> str:
-    head = ("method", "category", "questions", "accepted_per_step", "tokens_per_step", "tokens_per_second",
-            "speedup", "identical", "draft_ms", "search_ms", "verify_ms", "record_ms")  # fmt: skip
-    cells = [[f"{r[h]:.2f}" if isinstance(r[h], float) else str(r[h]) for h in head] for r in rows]
-    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
-    return "\n".join("  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) for line in [head, *cells])
 
 
 def _train_ngram(arguments: argparse.Namespace) -> None:

@@ -31,3 +31,11 @@ class TraceError(DiffuSpecError, ValueError):
 
 class BusyError(DiffuSpecError, RuntimeError):
     """More work is waiting for the models than this machine takes on."""
+
+
+class MethodError(DiffuSpecError, RuntimeError):
+    """A method that cannot run here: a missing package, or a pair it is not made for."""
+
+
+class ResultsError(DiffuSpecError, ValueError):
+    """A file of results that is damaged, or that other settings made."""

