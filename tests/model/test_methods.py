@@ -45,7 +45,7 @@ def test_only_our_speculative_methods_write_traces(tiny_pair):
     for name in OURS:
         decoding = METHODS[name].start(tiny_pair, SETTINGS, PROMPT, never)
         first = next(decoding)
-        traced = name in ("prompt-lookup", "ar-drafter", "plain", "cps", "adl", "diffuspec")
+        traced = name != "ar" and not name.startswith("hf-")
         assert (decoding.trace is not None) == (first.step is not None) == traced
         if traced:
             assert decoding.trace.token_ids == first.tokens
@@ -95,8 +95,8 @@ def test_prompt_lookup_copies_what_followed(text, found):
 def test_a_text_that_repeats_itself_is_looked_up(tiny_pairs, tiny_model, plain_greedy):
     answer = plain_greedy(tiny_model, PROMPT, 40)
     emissions = decoded("prompt-lookup", tiny_pairs["block"], ids=[*PROMPT, *answer[:-1], *PROMPT])
-    assert sum(e.accepted for e in emissions) >= 0
-    assert all(len(e.step.path) <= 10 for e in emissions)
+    assert sum(e.accepted for e in emissions) > 0
+    assert max(len(e.step.path) for e in emissions) == 10
 
 
 def test_llama_cpp_is_for_the_embedded_pair(tiny_pair):

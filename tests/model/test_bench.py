@@ -1,0 +1,207 @@
+"""Measuring on a tiny pair: the protocol, its memory, and what is made of the numbers."""
+
+import dataclasses
+import json
+
+import pytest
+
+from diffuspec import Settings
+from diffuspec.bench import key, measure
+from diffuspec.errors import DiffuSpecError, ResultsError
+from diffuspec.journal import Journal
+from diffuspec.methods import METHODS, Emission, Method, Variant
+from diffuspec.questions import bundled_questions, read_questions
+from diffuspec.results import summarise
+
+SETTINGS = Settings(proxy="context", k=4, k_min=2, k_max=6, max_new_tokens=10)
+METHOD_NAMES = ("ar", "plain", "diffuspec")
+VARIANTS = [Variant(name, name, SETTINGS) for name in METHOD_NAMES]
+ROWS = (
+    {"question_id": 1, "category": "writing", "turns": ["Hi.", "More!"]},
+    {"question_id": 2, "category": "math_reasoning", "turns": ["1+1"]},
+    {"question_id": 3, "category": "math", "turns": ["2+2"]},
+    {"question_id": 4, "category": "rag", "turns": ["x" * 2000]},
+)
+
+
+@pytest.fixture
+def questions(tmp_path):
+    file = tmp_path / "questions.jsonl"
+    file.write_text("\n".join(map(json.dumps, ROWS)) + "\n")
+    return read_questions(file)
+
+
+def test_the_protocol(tiny_pairs, questions, monkeypatch):
+    """Order, turns, warm-up, families, what does not fit the context, identity."""
+    started = []
+
+    def spy(name):
+        method = METHODS[name]
+
+        def start(pair, settings, ids, should_stop):
+            started.append((name, len(ids), settings.max_new_tokens))
+            return method.start(pair, settings, ids, should_stop)
+
+        return dataclasses.replace(method, start=start)
+
+    for name in METHOD_NAMES:
+        monkeypatch.setitem(METHODS, name, spy(name))
+    pair = tiny_pairs["peeking"]
+    steps = list(measure(pair, questions.questions, VARIANTS))
+    results = steps[-1].results
+    first = len(pair.encode("Hi."))
+    assert [s[0] for s in started[:3]] == list(METHOD_NAMES) and {s[1:] for s in started[:3]} == {(first, 16)}
+    assert [s[0] for s in started[3:6]] == ["ar", "plain", "diffuspec"]
+    assert {s[1] for s in started[6:9]} != {first}
+    assert [s[0] for s in started[9:12]] == ["plain", "diffuspec", "ar"]
+    assert [s[0] for s in started[12:]] == ["diffuspec", "ar", "plain"]
+    assert [(r.question, r.category) for r in results[::3]] == [("1", "mt"), ("2", "math"), ("3", "mt"), ("4", "rag")]
+    assert all(r.identical for r in results)
+    assert [r.tokens for r in results[-3:]] == [0, 0, 0]
+    by_name = {r.variant: r for r in results if r.question == "1"}
+    assert by_name["ar"].steps == by_name["ar"].tokens == by_name["plain"].tokens <= 20
+    assert by_name["plain"].steps < by_name["plain"].tokens
+    assert all(r.seconds > 0 for r in results[:-3])
+    assert (steps[-1].done, steps[-1].total, steps[-1].now) == (12, 12, "")
+    done = [step.done for step in steps]
+    assert done == sorted(done) and steps[0].now == "warming up ar"
+
+
+def test_counts_by_position_and_length(tiny_pairs, questions):
+    pair = tiny_pairs["peeking"]
+    *_, last = measure(pair, questions.questions[:2], VARIANTS)
+    plain = [r for r in last.results if r.variant == "plain"]
+    for r in plain:
+        assert sum(n[2] for n in r.positions) == sum(n[3] for n in r.lengths) >= r.accepted > 0
+        assert r.positions[0][0] == r.positions[0][1] <= r.steps == sum(n[1] for n in r.lengths)
+        assert all(offered >= reached >= accepted for offered, reached, accepted in r.positions)
+        assert all(later[1] <= before[2] for before, later in zip(r.positions, r.positions[1:], strict=False))
+        assert all(k <= 4 and generated <= k * steps for k, steps, generated, _ in r.lengths)
+
+
+def test_an_answer_that_differs_is_found_out(tiny_pair, questions, monkeypatch):
+    class Wrong:
+        trace = None
+
+        def __init__(self):
+            self.passes = iter([Emission((200,), 0, 1.0), Emission((201,), 0, 1.0)])
+
+        def __iter__(self):
+            return self.passes
+
+    monkeypatch.setitem(METHODS, "wrong", Method("wrong", "", "", lambda *a: Wrong()))
+    variants = [VARIANTS[0], Variant("wrong", "wrong", SETTINGS)]
+    *_, last = measure(tiny_pair, questions.questions[:1], variants)
+    right, wrong = last.results
+    assert right.identical and not wrong.identical
+    assert [d.turn for d in wrong.differences] == [0, 1]
+    assert all(d.position == 0 and d.got == 200 and d.gap > 0 for d in wrong.differences)
+    row = next(row for row in summarise(last.results) if (row["method"], row["category"]) == ("wrong", "mean"))
+    assert row["identical"] == row["identical_answers"] == 0
+    assert row["tokens_per_second"] == pytest.approx(1000)
+
+
+def test_speed_up_is_the_ratio_of_means_over_questions(tiny_pair, questions):
+    *_, last = measure(tiny_pair, questions.questions[:1], VARIANTS[:1])
+    base = last.results[0]
+
+    def made(variant, question, category, tokens, seconds, steps):
+        return dataclasses.replace(
+            base, variant=variant, question=question, category=category, tokens=tokens, seconds=seconds, steps=steps,
+            accepted=tokens - steps,
+        )  # fmt: skip
+
+    rows = summarise([
+        made("ar", "1", "mt", 10, 1.0, 10), made("x", "1", "mt", 10, 0.5, 4),
+        made("ar", "2", "qa", 40, 1.0, 40), made("x", "2", "qa", 40, 1.0, 40),
+        made("ar", "3", "qa", 10, 1.0, 10), made("x", "3", "qa", 10, 0.1, 5),
+    ])  # fmt: skip
+    table = {(row["method"], row["category"]): row for row in rows}
+    assert table["x", "mean"]["speedup"] == pytest.approx((20 + 40 + 100) / (10 + 40 + 10))
+    assert table["x", "qa"]["speedup"] == pytest.approx((40 + 100) / (40 + 10))
+    assert table["x", "qa"]["tokens_per_step"] == pytest.approx(50 / 45)
+    assert table["x", "mean"]["tokens_per_step"] == pytest.approx((10 / 4 + 50 / 45) / 2)
+    assert table["x", "mean"]["accepted_per_step"] == pytest.approx((6 / 4 + 5 / 45) / 2)
+    assert table["x", "mean"]["questions"] == 3
+
+
+def test_what_was_measured_is_not_measured_again(tiny_pair, questions, tmp_path):
+    state = tmp_path / "state.jsonl"
+    made_by = key("test", tiny_pair, VARIANTS, questions)
+    with Journal(state, made_by) as journal:
+        for step in measure(tiny_pair, questions.questions, VARIANTS, journal=journal):
+            if step.done >= 4:
+                break
+    whole = state.read_bytes()
+    assert len(whole.splitlines()) == 2
+    state.write_bytes(whole + b'{"question": "2", "rows": [{"var')
+    with Journal(state, made_by) as journal:
+        assert list(journal.results) == ["1"]
+        *_, last = measure(tiny_pair, questions.questions, VARIANTS, journal=journal)
+    assert [r.question for r in last.results[::3]] == ["1", "2", "3", "4"]
+    assert state.read_bytes().startswith(whole) and len(state.read_bytes().splitlines()) == 5
+    with Journal(state, made_by) as journal:
+        again = list(measure(tiny_pair, questions.questions, VARIANTS, journal=journal))
+        assert len(again) == 1 and again[0].results == last.results
+        with pytest.raises(ResultsError, match="Another process"):
+            Journal(state, made_by)
+
+
+def test_a_measurement_is_not_mixed_with_another(tiny_pairs, questions, tmp_path):
+    pair, state = tiny_pairs["block"], tmp_path / "state.jsonl"
+    Journal(state, key("test", pair, VARIANTS, questions)).close()
+    before = state.read_bytes()
+    changed = [dataclasses.replace(v, settings=v.settings.replace(beam=5)) for v in VARIANTS]
+    other_file = dataclasses.replace(questions, sha256="0")
+    for other, says in (
+        (key("test", pair, changed, questions), r"variants\.ar\.beam was 3, now it is 5"),
+        (key("test", pair, VARIANTS[:2], questions), "variants.diffuspec was"),
+        (key("test", pair, VARIANTS, other_file), "questions was"),
+        (key("test", tiny_pairs["peeking"], VARIANTS, questions), "pair.name was block"),
+        (key("else", pair, VARIANTS, questions), "measurement was test"),
+    ):
+        with pytest.raises(ResultsError, match=says):
+            Journal(state, other)
+    assert state.read_bytes() == before
+    for damage in (b"{}\n", b"[1]\n", b"\xff\n", before + b'{"question": 1, "rows": [{}]}\n', before + b"7\n"):
+        state.write_bytes(damage)
+        with pytest.raises(ResultsError):
+            Journal(state, key("test", pair, VARIANTS, questions))
+        assert state.read_bytes() == damage
+
+
+def test_stopping_ends_within_an_answer_and_keeps_finished_questions(tiny_pair, questions):
+    steps = []
+    for step in measure(
+        tiny_pair, questions.questions, VARIANTS, should_stop=lambda: bool(steps and steps[-1].done >= 4)
+    ):
+        steps.append(step)
+    assert steps[-1].done < steps[-1].total
+    assert {r.question for r in steps[-1].results} == {"1"}
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("", "holds no question"),
+        ("{}", "not a question file"),
+        ("[1]", "not a question file"),
+        ('{"question_id": 1, "category": "qa", "turns": 3}', "not a question file"),
+        ('{"question_id": 1, "category": "qa", "turns": ["a"]}\n' * 2, "2 times"),
+    ],
+)
+def test_bad_question_files_are_told_apart(tmp_path, text, says):
+    file = tmp_path / "q.jsonl"
+    file.write_text(text)
+    with pytest.raises(DiffuSpecError, match=says):
+        read_questions(file)
+
+
+def test_the_bundled_questions_cover_the_six_families():
+    questions = bundled_questions()
+    families = [q.category for q in questions.questions]
+    assert set(families) == {"mt", "translation", "summarization", "qa", "math", "rag"}
+    assert min(families.count(f) for f in families) >= 2
+    assert any(len(q.turns) > 1 for q in questions.questions)
+    assert len(questions.chosen(stride=4, limit=3).questions) == 3
+    assert questions.chosen(stride=4).questions[1] == questions.questions[4]
