@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from diffuspec.studies.ablation import ABLATION
+from diffuspec.studies.costs import COSTS
 from diffuspec.studies.draft_length import DRAFT_LENGTH
 from diffuspec.studies.lengths import LENGTHS
+from diffuspec.studies.memory import memory
 from diffuspec.studies.positions import POSITIONS
 from diffuspec.studies.side_by_side import comparison
 from diffuspec.studies.sweep import SWEEP, sweep
@@ -14,6 +16,6 @@ STUDIES = {
     study.name: study
     for study in (
         comparison(("ar", "prompt-lookup", "ar-drafter", "plain", "diffuspec")),
-        ABLATION, DRAFT_LENGTH, LENGTHS, TIME_SPLIT, sweep(SWEEP), POSITIONS,
+        ABLATION, DRAFT_LENGTH, LENGTHS, TIME_SPLIT, sweep(SWEEP), POSITIONS, COSTS, memory(),
     )
 }  # fmt: skip
