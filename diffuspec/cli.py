@@ -15,6 +15,7 @@ from pathlib import Path
 from diffuspec.errors import DiffuSpecError, PromptError, SettingsError, TraceError
 from diffuspec.settings import Settings
 from diffuspec.trace import Trace
+from diffuspec.training.commands import add_stages
 
 INTERRUPTED = 130
 
@@ -58,16 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     add_commands(commands)
 
     train = commands.add_parser("train", help="make the files in assets/", allow_abbrev=False)
-    stages = train.add_subparsers(required=True, metavar="STAGE")
-    ngram = stages.add_parser("ngram", help="fit the causal proxy, a token 3-gram, on the target's answers")
-    ngram.add_argument("--answers", metavar="FILE", type=Path, required=True,
-                       help='turns as JSON Lines, plain or gzip: "r" holds an answer\'s token ids')  # fmt: skip
-    ngram.add_argument("--out", metavar="FILE.npz", type=Path, required=True)
-    ngram.set_defaults(command=_train_ngram)
-    pack = stages.add_parser("pack", help="store a block drafter's matrices in 8 bits")
-    pack.add_argument("source", metavar="FOLDER", type=Path, help="holds config.json and model.safetensors")
-    pack.add_argument("--out", metavar="FOLDER", type=Path, required=True)
-    pack.set_defaults(command=_train_pack)
+    add_stages(train, _Progress)
     return parser
 
 
@@ -77,7 +69,9 @@ def add_pair(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--target", metavar="MODEL", help="folder or Hub id of any causal LM; needs --drafter")
     group.add_argument("--drafter", metavar="MODEL", help="folder or Hub id of a diffusion LM with the same token ids")
     group.add_argument("--mask-token", metavar="ID", help="the drafter's mask, an id or its text, if it is not known")
-    group.add_argument("--attention", choices=("full", "block-causal"), default="full", help="the drafter's attention")
+    group.add_argument(
+        "--attention", choices=("full", "block-causal", "causal-prefix"), default="full", help="the drafter's attention"
+    )
     group.add_argument("--shifted", action="store_true", help="the drafter reads position p from output row p - 1")
     group.add_argument("--dtype", choices=("float32", "bfloat16"),
                        help="float32 keeps the output identical to plain decoding and is the default on a CPU; "
@@ -230,22 +224,3 @@ def _replay(arguments: argparse.Namespace) -> None:
             f"{show(step.path)!r} -> {show(step.emitted)!r}"
         )
     print(_merits(trace))
-
-
-def _train_ngram(arguments: argparse.Namespace) -> None:
-    from diffuspec.models.pair import load_pair
-    from diffuspec.training import ngram
-
-    answers = ngram.read_answers(arguments.answers)
-    pair = load_pair(progress=_Progress())
-    table = ngram.fit(answers, pair.target.vocab_size, tuple(pair.encode("x")[-2:]))
-    table.save(arguments.out)
-    size = arguments.out.stat().st_size / 2**20
-    print(f"{len(table.keys2)} bigrams and {len(table.keys3)} trigrams in {arguments.out} ({size:.1f} MB)")
-
-
-def _train_pack(arguments: argparse.Namespace) -> None:
-    from diffuspec.models.drafter import pack_folder
-
-    before, after = pack_folder(arguments.source, arguments.out)
-    print(f"{before / 2**20:.1f} MB -> {after / 2**20:.1f} MB in {arguments.out}")

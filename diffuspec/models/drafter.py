@@ -32,6 +32,7 @@ from diffuspec.models.packed import PackedLinear, packed_fits
 from diffuspec.models.target import Target
 
 MASKED = -1
+ATTENTION = ("full", "block-causal", "causal-prefix")
 
 
 class DiffusionDrafter(ABC):
@@ -81,11 +82,12 @@ class DiffusionDrafter(ABC):
 class Convention:
     """How a standalone diffusion model wants to be read.
 
-    mask_token: its mask as an id or as text of the tokenizer; attention: "full" or "block-causal" (then
-    blocks of `block` positions, counted from the start of the text); shifted: True for models adapted
-    from autoregressive ones, where position p is read from output row p - 1; layout: the transformers
-    class whose weight names the checkpoint uses, where its own type is not built in; context: tokens
-    the model can hold, prompt and draft together.
+    mask_token: its mask as an id or as text of the tokenizer; attention: "full", "block-causal" (then
+    blocks of `block` positions, counted from the start of the text) or "causal-prefix" (the text is read
+    causally, the newest token and k - 1 masks see everything: what `training` makes, always shifted);
+    shifted: True for models adapted from autoregressive ones, where position p is read from output row
+    p - 1; layout: the transformers class whose weight names the checkpoint uses, where its own type is not
+    built in; context: tokens the model can hold, prompt and draft together.
     """
 
     mask_token: int | str
@@ -102,8 +104,10 @@ class StandaloneDrafter(DiffusionDrafter):
     kind = "standalone"
 
     def __init__(self, model: torch.nn.Module, mask_id: int, convention: Convention, target_vocab: int):
-        if convention.attention not in ("full", "block-causal"):
-            raise PairError(f"Unknown attention {convention.attention!r}: use full or block-causal.")
+        if convention.attention not in ATTENTION:
+            raise PairError(f"Unknown attention {convention.attention!r}: use {', '.join(ATTENTION)}.")
+        if convention.attention == "causal-prefix" and not convention.shifted:
+            raise PairError("Causal-prefix drafters are shifted: say so (--shifted).")
         self.model, self.mask_id, self.convention = model.eval(), mask_id, convention
         self.context = convention.context or int(model.config.max_position_embeddings)
         self.max_block = min(100, self.context - 1)
@@ -115,9 +119,11 @@ class StandaloneDrafter(DiffusionDrafter):
     def logits(self, prefix, block, cache):
         room = self.context - len(block)
         text = list(prefix)[-room:]
-        n = len(text) + len(block)
-        ids = torch.tensor([text + [self.mask_id if t == MASKED else t for t in block]], device=self.model.device)
-        out = self.model(ids, attention_mask=self._mask(n), use_cache=False).logits[0]
+        # What this project trains never saw a mask in the place that its last row predicts.
+        rows_read = block[:-1] if self.convention.attention == "causal-prefix" else block
+        n = len(text) + len(rows_read)
+        ids = torch.tensor([text + [self.mask_id if t == MASKED else t for t in rows_read]], device=self.model.device)
+        out = self.model(ids, attention_mask=self._mask(n, len(text) - 1), use_cache=False).logits[0]
         first = len(text) - int(self.convention.shifted)
         rows = out[first : first + len(block), : self._vocab]
         if self.mask_id < self._vocab:
@@ -125,12 +131,14 @@ class StandaloneDrafter(DiffusionDrafter):
             rows[:, self.mask_id] = -torch.inf
         return rows
 
-    def _mask(self, n: int) -> torch.Tensor:
-        """Additive attention mask [1, 1, n, n]: 0 where row i may look at column j."""
+    def _mask(self, n: int, anchor: int) -> torch.Tensor:
+        """Additive attention mask [1, 1, n, n]: 0 where row i may look at column j; anchor: the newest token's row."""
         mask = torch.zeros(n, n, dtype=self.model.dtype, device=self.model.device)
         if self.convention.attention == "block-causal":
             block = torch.arange(n, device=self.model.device) // self.convention.block
             mask.masked_fill_(block[None, :] > block[:, None], torch.finfo(mask.dtype).min)
+        elif self.convention.attention == "causal-prefix":
+            mask[:anchor] = torch.full_like(mask[:anchor], torch.finfo(mask.dtype).min).triu(1)
         return mask[None, None]
 
     def to_target_ids(self, columns):
@@ -138,12 +146,13 @@ class StandaloneDrafter(DiffusionDrafter):
 
 
 class BlockDrafter(DiffusionDrafter):
-    """The embedded drafter: a few Llama layers over the anchor and the masks of one block.
+    """The embedded drafter: a few of the target's layers, of Llama's or Qwen's form, over a block of masks.
 
     Row 0 of the block is the embedding of the anchor at position P, rows 1 .. k - 1 stand for positions
     P + 1 ..; row i predicts the token at P + 1 + i. Layer i attends, without a mask, to the target's cached
     keys and values of its layer target_layers[i] for positions 0 .. P - 1 and to the block itself. The
-    output is a dot product with the target's embeddings of a reduced draft vocabulary.
+    output is a dot product with the target's embeddings of a reduced draft vocabulary, or with `head.weight`
+    where the target's output is not tied to its input.
     """
 
     kind = "target-conditioned"
@@ -165,7 +174,7 @@ class BlockDrafter(DiffusionDrafter):
         linear = PackedLinear if packed_fits(dtype, device) else _plain_linear
         self._embedding = embedding
         self.draft_vocab = weights["draft_vocab"].long().to(device)
-        self._head = linear(embedding[self.draft_vocab].to(dtype))
+        self._head = linear(weights.get("head.weight", embedding[self.draft_vocab]).to(device, dtype))
         weights = {name: tensor.to(device, dtype) for name, tensor in weights.items() if name != "draft_vocab"}
         self._mask = weights["mask_embedding"]
         self._norm = weights["norm.weight"]
@@ -191,8 +200,14 @@ class BlockDrafter(DiffusionDrafter):
 
     def _attend(self, layer, rows, past, start, cos, sin):
         k, kv = len(rows), self.kv_heads
-        mixed = layer.qkv(self._normed(rows, layer.attention_norm)).view(k, -1, self.head_dim).transpose(0, 1)
+        mixed = layer.qkv(self._normed(rows, layer.attention_norm))
+        if layer.bias is not None:
+            mixed = mixed + layer.bias
+        mixed = mixed.view(k, -1, self.head_dim).transpose(0, 1)
         turned, value = mixed[: self.heads + kv], mixed[self.heads + kv :]
+        if layer.head_norms is not None:
+            norms = zip((turned[: self.heads], turned[self.heads :]), layer.head_norms, strict=True)
+            turned = torch.cat([self._normed(part, weight) for part, weight in norms])
         half = self.head_dim // 2
         turned = turned * cos + torch.cat([-turned[..., half:], turned[..., :half]], -1) * sin
         query, key = turned[: self.heads], turned[self.heads :]
@@ -217,6 +232,9 @@ class _Layer:
     def __init__(self, weights: dict[str, torch.Tensor], at: str, linear: Callable):
         attention = f"{at}self_attn."
         self.qkv = linear(torch.cat([weights[f"{attention}{name}_proj.weight"] for name in "qkv"]))
+        biased, normed = f"{attention}q_proj.bias" in weights, f"{attention}q_norm.weight" in weights
+        self.bias = torch.cat([weights[f"{attention}{name}_proj.bias"] for name in "qkv"]) if biased else None
+        self.head_norms = [weights[f"{attention}{name}_norm.weight"] for name in "qk"] if normed else None
         self.output = linear(weights[f"{attention}o_proj.weight"])
         self.gate_up = linear(torch.cat([weights[f"{at}mlp.{name}_proj.weight"] for name in ("gate", "up")]))
         self.down = linear(weights[f"{at}mlp.down_proj.weight"])

@@ -14,50 +14,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from diffuspec.errors import DiffuSpecError
 from diffuspec.training import blocks
 from diffuspec.training.data import Conversation, write_atomically
 from diffuspec.training.network import DrafterNetwork
+from diffuspec.training.recipe import Recipe
 
 HELD_OUT = 25
 CHECKPOINT = "checkpoint.pt"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """conversations x anchors: blocks a step, at 16 rows each; steps: in all, of which `warmup`; lr falls to a
-    twentieth; soft: weight of distillation; decay: rows after which the loss has fallen to 1 / e; average: of the
-    weights, per step; balance: draw families alike instead of conversations alike."""
-
-    steps: int = 2000
-    conversations: int = 12
-    anchors: int = 4
-    lr: float = 8e-4
-    warmup: int = 50
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    soft: float = 0.5
-    decay: float = 5.0
-    filled: float = blocks.FILLED
-    average: float = 0.995
-    balance: bool = True
-    seed: int = 0
-
-    def learning_rate(self, step: int) -> float:
-        if step < self.warmup:
-            return self.lr * (step + 1) / self.warmup
-        done = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
 def draft_vocabulary(conversations: Sequence[Conversation], size: int, always: Sequence[int]) -> torch.Tensor:
@@ -66,6 +40,21 @@ def draft_vocabulary(conversations: Sequence[Conversation], size: int, always: S
     order = np.argsort(-counts, kind="stable")
     kept = {int(i) for i in order[:size] if counts[i]} | set(always)
     return torch.tensor(sorted(kept))
+
+
+def vocabulary_of(folder: Path) -> torch.Tensor:
+    """The draft vocabulary of an exported drafter, int64."""
+    try:
+        return load_file(folder / "model.safetensors")["draft_vocab"].long()
+    except (OSError, KeyError, SafetensorError) as error:
+        raise DiffuSpecError(f"{folder} holds no drafter to start from ({error}).") from error
+
+
+def end_of_turn(conversations: Sequence[Conversation], stop_ids: frozenset[int]) -> int:
+    """The id with which most answers end: what a drafter shall say past an end."""
+    ends = Counter(int(c.ids[end - 1]) for c in conversations for _, end in c.spans)
+    likely = [token for token, _ in ends.most_common() if token in stop_ids]
+    return likely[0] if likely else min(stop_ids)
 
 
 def split(conversations: Sequence[Conversation]) -> tuple[list[Conversation], list[Conversation]]:
@@ -111,8 +100,11 @@ class Trainer:
         folder.mkdir(parents=True, exist_ok=True)
         self._resume()
 
-    def run(self, save_every: int, evaluate_every: int, progress: Callable[[float | None, str], None]) -> None:
-        """Train to the recipe's last step. save_every, evaluate_every: steps."""
+    def run(
+        self, save_every: int, evaluate_every: int, progress: Callable[[float | None, str], None],
+        keep: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        """Train to the recipe's last step. save_every, evaluate_every: steps; keep: called after an evaluation."""
         started, rows_before, smooth = time.monotonic(), self.rows, None
         while self.step < self.recipe.steps:
             loss = self._train_step()
@@ -125,11 +117,14 @@ class Trainer:
             last = self.step == self.recipe.steps
             if self.step % save_every == 0 or last:
                 self.save()
-            if self.held_out and (self.step % evaluate_every == 0 or last):
+            if self.step % evaluate_every and not last:
+                continue
+            if self.held_out:
                 figures = {"step": self.step, "rows": self.rows, "loss": smooth, **self.evaluate()}
                 with (self.folder / "curve.jsonl").open("a") as out:
                     out.write(json.dumps(figures) + "\n")
                 progress(None, f"held out at step {self.step}: {summary(figures)}")
+            keep()
 
     def _train_step(self) -> float:
         recipe = self.recipe

@@ -23,7 +23,6 @@ from diffuspec.training.data import Conversation
 
 MASK = -1
 LENGTHS = (8, 16, 16, 32)
-FILLED = 0.2
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Blocks:
 
 def cut(
     conversations: Sequence[Conversation], rng: np.random.Generator, *, blocks: int, length: int, stop_ids: frozenset,
-    eos: int, key_heads: int, filled: float = FILLED,
+    eos: int, key_heads: int, filled: float,
 ) -> Blocks:  # fmt: skip
     """`blocks` random blocks of `length` rows out of each conversation.
 

@@ -138,7 +138,7 @@ class ShardWriter:
                 missing = len(conversation.ids) - len(conversation.cache)
                 rows.append(np.pad(conversation.cache, ((0, missing), (0, 0), (0, 0), (0, 0))))
             cache = np.concatenate(rows)
-            write_atomically(self._folder.cache_path(path), lambda out: _save_array(out, cache))
+            write_atomically(self._folder.cache_path(path), lambda out: save_array(out, cache))
         arrays = {
             "numbers": np.array([c.number for c in waiting], np.int64),
             "families": np.array([c.family for c in waiting]),
@@ -163,7 +163,7 @@ def write_atomically(path: Path, write) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _save_array(path: Path, array: np.ndarray) -> None:
+def save_array(path: Path, array: np.ndarray) -> None:
     with path.open("wb") as out:
         np.save(out, array)
 

@@ -140,6 +140,10 @@ def export(network: DrafterNetwork, weights: dict[str, torch.Tensor], folder: Pa
             "max_block": max_block, "draft_vocab_size": len(network.draft_vocab), "eos_token_id": eos,
         }  # fmt: skip
         stored = dict(weights) | {"draft_vocab": network.draft_vocab.int()}
+        if not shape.tie_word_embeddings:
+            stored["head.weight"] = network._head[0]
+        if shape.rope_parameters.get("rope_type", "default") != "default":
+            raise WeightsError("Only plain rotary positions are known to the block drafter, not a scaled form.")
     stored = {
         key: (value if value.dtype == torch.int32 else value.bfloat16()).contiguous() for key, value in stored.items()
     }

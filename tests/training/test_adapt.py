@@ -5,12 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from layouts import qwen
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
-from diffuspec.models.drafter import MASKED, load_block_drafter, pack_folder
+from diffuspec.models.drafter import MASKED, Convention, StandaloneDrafter, load_block_drafter, pack_folder
 from diffuspec.models.target import Target
-from diffuspec.training import adapt, blocks
-from diffuspec.training.data import Conversation
+from diffuspec.training import adapt, blocks, caches
+from diffuspec.training.data import Conversation, DataFolder
 from diffuspec.training.network import DrafterNetwork, export, spread_layers
 from diffuspec.training.prompts import Answer, Prompt, Say
 from diffuspec.training.synthesis import Synthesis
@@ -91,23 +93,39 @@ def test_a_block_sees_its_own_prefix_and_itself_alone(tiny, conversations, kind)
     torch.testing.assert_close(net(changed)[own], logits[own])
 
 
-def test_the_trained_form_is_the_one_that_drafts(tiny, conversations, tmp_path):
+@pytest.mark.parametrize("layout", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("kind", ["target-conditioned", "standalone"])
+def test_the_trained_form_is_the_one_that_drafts(tiny, tmp_path, layout, kind):
     """The exported drafter gives in decoding what the network gave in training."""
-    net = network(tiny)
+    model = tiny.model() if layout == "llama" else qwen(layout)
     with torch.no_grad():
-        for parameter in net.parameters():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_()
             parameter.copy_(parameter.bfloat16())
-    export(net, net.state_dict(), tmp_path, name="tiny", max_block=32, eos=3)
-    target = Target(tiny.model())
-    drafter = load_block_drafter(tmp_path, target)
-    conversation = conversations[0]
+    prompts = [Prompt(0, "mt", (Say("abc"), Answer(24)))]
+    synthesis = Synthesis(model, tiny.tokenizer(), STOPS, slots=1, capacity=128, keep_layers=LAYERS)
+    (conversation,) = synthesis.run(prompts)
+    net = DrafterNetwork(model, LAYERS, torch.arange(264), kind)
+    with torch.no_grad():
+        net.mask_embedding.copy_(net.mask_embedding.bfloat16())
     batch = cut([conversation], blocks=1, filled=0.0)
+    trained = net(batch)
+    export(net, net.state_dict(), tmp_path, name="tiny", max_block=32, eos=3)
+    model.set_attn_implementation("sdpa")
+    target = Target(model)
     ids, anchor = conversation.ids.tolist(), int(batch.positions[0, 0])
     cache = target.new_cache()
     target.prefill(cache, ids[:anchor])
+    if kind == "standalone":
+        stored = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+        convention = Convention(mask_token=264, attention="causal-prefix", shifted=True)
+        drafter = StandaloneDrafter(stored, 264, convention, 264)
+    else:
+        drafter = load_block_drafter(tmp_path, target)
     drafted = drafter.logits(ids[: anchor + 1], [MASKED] * 8, cache)
-    trained = net(batch)
-    torch.testing.assert_close(trained, drafted[: len(trained)].float(), atol=2e-2, rtol=2e-2)
+    torch.testing.assert_close(trained, drafted[: len(trained)].float(), atol=0.15, rtol=0.05)
+    assert (trained.argmax(-1) == drafted[: len(trained)].argmax(-1)).float().mean() > 0.8
 
 
 def trained(tiny, conversations, folder, kind="target-conditioned", save_every=4, steps=None, stop_at=None):
@@ -180,3 +198,14 @@ def test_held_out_conversations_are_not_trained_on(conversations):
     train, held = adapt.split(many)
     assert held and not {c.number for c in train} & {c.number for c in held}
     assert isinstance(held[0], Conversation)
+
+
+def test_caches_computed_afterwards_are_those_that_synthesis_leaves(tiny, conversations, tmp_path):
+    with DataFolder(tmp_path).writer() as writer:
+        for conversation in conversations[:5]:
+            writer.add(dataclasses.replace(conversation, cache=None))
+    read = caches.fill(tiny.model(), DataFolder(tmp_path), LAYERS, lambda *_: None)
+    assert read == sum(len(c.ids) for c in conversations[:5])
+    for made, kept in zip(DataFolder(tmp_path).conversations(), conversations, strict=False):
+        np.testing.assert_allclose(made.cache[:-1], kept.cache, atol=5e-3)
+    assert caches.fill(tiny.model(), DataFolder(tmp_path), LAYERS, lambda *_: None) == 0

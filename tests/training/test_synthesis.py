@@ -3,35 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from layouts import qwen
 
 from diffuspec.training.data import DataFolder
 from diffuspec.training.prompts import Answer, Invent, Prompt, Say
 from diffuspec.training.synthesis import Synthesis, synthesise
 
 STOPS = (1, 3)
-
-
-def qwen(kind):
-    config, model = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}[kind]
-    torch.manual_seed(2)
-    return model(
-        config(
-            vocab_size=264,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=8,
-            max_position_embeddings=512,
-            initializer_range=0.3,
-            bos_token_id=None,
-            eos_token_id=1,
-            pad_token_id=None,
-            tie_word_embeddings=True,
-        )  # fmt: skip
-    ).eval()
 
 
 PROMPTS = [
