@@ -19,11 +19,11 @@ from diffuspec.method.length import LengthDecision
 from diffuspec.method.search import SearchResult, TreeSearch
 from diffuspec.method.tree import PrefixTree
 from diffuspec.models.pair import Pair
+from diffuspec.models.ranking import top
 from diffuspec.settings import Settings
 from diffuspec.trace import Provenance, Step, Timing, Trace, TreeVerification, Verification
 
 ALTERNATIVES = 8
-_BLOCK = 128
 
 
 class Clock:
@@ -154,18 +154,6 @@ def look_at_tree(logits: torch.Tensor, tree: PrefixTree, verdict: Verdict, tempe
         logp=_numpy(logits[above, token] / temperature - norm[above]),
         own=_numpy(logits.argmax(-1)).astype(np.int32),
     )
-
-
-def top(values: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `values.topk(n)` for a wide float [rows, V]: the n best lie in the n blocks with the best maxima."""
-    rows, width = values.shape
-    blocks = width // _BLOCK
-    if blocks * _BLOCK != width or blocks <= n:
-        return values.topk(min(n, width), dim=-1)
-    tiled = values.view(rows, blocks, _BLOCK)
-    best = tiled.amax(-1).topk(n, dim=-1).indices
-    found, at = tiled.gather(1, best[..., None].expand(-1, -1, _BLOCK)).flatten(1).topk(n, dim=-1)
-    return found, best.gather(1, at // _BLOCK) * _BLOCK + at % _BLOCK
 
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:

@@ -16,7 +16,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from diffuspec.errors import MethodError
 from diffuspec.models import weights
-from diffuspec.models.pair import DTYPES, Pair
+from diffuspec.models.pair import Pair
 from diffuspec.models.presets import EMBEDDED
 from diffuspec.models.target import stock_model
 from diffuspec.settings import Settings
@@ -57,7 +57,7 @@ def generate(
 
     options go to `generate`. A pair in a dtype of our own making is held against float32.
     """
-    dtype = DTYPES.get(dtype or pair.info.dtype, torch.float32)
+    dtype = {"bfloat16": torch.bfloat16}.get(dtype or pair.info.dtype, torch.float32)
     model = _stock(pair.target.source, dtype, pair.target.device)
     passes = _Passes()
     passes.started = time.perf_counter()

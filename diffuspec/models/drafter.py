@@ -12,11 +12,10 @@ did, because no pretrained diffusion model exists at its size.
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +27,9 @@ from safetensors.torch import load_file, save_file
 from transformers import DynamicCache
 
 from diffuspec.errors import PairError, WeightsError
-from diffuspec.models.packed import PackedLinear, packed_fits
+from diffuspec.models.linear import fastest_arithmetic, make_linear
+from diffuspec.models.llama import LayerView
+from diffuspec.models.ranking import top
 from diffuspec.models.target import Target
 
 MASKED = -1
@@ -67,13 +68,13 @@ class DiffusionDrafter(ABC):
         logq = np.zeros((k, width), np.float32)
         for s in range(1, min(passes, k) + 1):
             logits = self.logits(prefix, block, cache).float()
-            top_logits, columns = logits.topk(width, dim=-1)
-            top = (top_logits - logits.logsumexp(-1, keepdim=True)).cpu().numpy()
+            top_logits, columns = top(logits, width)
+            logp = (top_logits - logits.logsumexp(-1, keepdim=True)).cpu().numpy()
             tokens = self.to_target_ids(columns).cpu().numpy()
             masked = [i for i in range(k) if block[i] == MASKED]
-            masked.sort(key=lambda i: -top[i, 0])
+            masked.sort(key=lambda i: -logp[i, 0])
             for i in masked[: math.ceil(k * s / min(passes, k)) - (k - len(masked))]:
-                ids[i], logq[i] = tokens[i], top[i]
+                ids[i], logq[i] = tokens[i], logp[i]
                 block[i] = int(tokens[i, 0])
         return ids, logq
 
@@ -168,78 +169,70 @@ class BlockDrafter(DiffusionDrafter):
             config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"],
         )  # fmt: skip
         embedding = target.model.get_input_embeddings().weight
-        device = embedding.device
-        # A draft may be rounded: what it proposes is verified. bfloat16 halves its cost where it is native.
-        dtype = torch.bfloat16 if packed_fits(torch.bfloat16, device) else embedding.dtype
-        linear = PackedLinear if packed_fits(dtype, device) else _plain_linear
+        device, dtype = embedding.device, embedding.dtype
+        if device.type == "cpu":
+            embedding, dtype = embedding.float(), torch.float32
+        arithmetic = fastest_arithmetic(device)  # a draft may be rounded: what it proposes is verified
         self._embedding = embedding
         self.draft_vocab = weights["draft_vocab"].long().to(device)
-        self._head = linear(weights.get("head.weight", embedding[self.draft_vocab]).to(device, dtype))
         weights = {name: tensor.to(device, dtype) for name, tensor in weights.items() if name != "draft_vocab"}
         self._mask = weights["mask_embedding"]
-        self._norm = weights["norm.weight"]
-        self._layers = [_Layer(weights, f"layers.{i}.", linear) for i in range(len(config["target_layers"]))]
+        self._head = make_linear(embedding[self.draft_vocab], weights["norm.weight"], arithmetic)
+        self._layers = [_Layer(weights, f"layers.{i}.", arithmetic) for i in range(len(config["target_layers"]))]
+        self._eps = torch.tensor(config["rms_norm_eps"], device=device, dtype=dtype)
         inverse = config["rope_theta"] ** (-torch.arange(0, self.head_dim, 2, device=device) / self.head_dim)
-        angle = torch.arange(target.context + self.max_block, device=device)[:, None] * inverse.repeat(2)[None]
-        self._cos, self._sin = angle.cos().to(dtype), angle.sin().to(dtype)
+        angle = torch.arange(target.context + self.max_block, device=device)[:, None] * inverse
+        self._cos = torch.cat([angle.cos(), angle.cos()], 1)[:, None].to(dtype)
+        self._sin = torch.cat([-angle.sin(), angle.sin()], 1)[:, None].to(dtype)
 
     def logits(self, prefix, block, cache):
         k, start = len(block), len(prefix) - 1
-        rows = self._embedding[[prefix[-1], *(max(t, 0) for t in block[:-1])]].to(self._mask.dtype)
+        rows = self._embedding[[prefix[-1], *(max(t, 0) for t in block[:-1])]]
         masked = [i + 1 for i, t in enumerate(block[:-1]) if t == MASKED]
         rows[masked] = self._mask
         cos, sin = self._cos[start : start + k], self._sin[start : start + k]
         for layer, source in zip(self._layers, self.config["target_layers"], strict=True):
-            rows = self._attend(layer, rows, cache.layers[source], start, cos, sin)
-            gate, up = layer.gate_up(self._normed(rows, layer.mlp_norm)).chunk(2, -1)
-            rows = rows + layer.down(F.silu(gate) * up)
-        return self._head(self._normed(rows, self._norm))
+            rows = layer.output.add_to(rows, self._attend(layer, rows, cache.layers[source], start, cos, sin))
+            gate, up = layer.gate_up(rows, self._rms(rows)).chunk(2, -1)
+            rows = layer.down.add_to(rows, F.silu(gate).mul_(up))
+        return self._head(rows, self._rms(rows))
 
-    def _normed(self, rows, weight):
-        return F.rms_norm(rows, (rows.shape[-1],), weight, self.config["rms_norm_eps"])
+    def _rms(self, rows):
+        """1 / root mean square of each row [k, 1]."""
+        norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+        return torch.addcmul(self._eps, norm, norm, value=1 / rows.shape[1]).rsqrt_()
 
     def _attend(self, layer, rows, past, start, cos, sin):
         k, kv = len(rows), self.kv_heads
-        mixed = layer.qkv(self._normed(rows, layer.attention_norm))
-        if layer.bias is not None:
-            mixed = mixed + layer.bias
-        mixed = mixed.view(k, -1, self.head_dim).transpose(0, 1)
-        turned, value = mixed[: self.heads + kv], mixed[self.heads + kv :]
-        if layer.head_norms is not None:
-            norms = zip((turned[: self.heads], turned[self.heads :]), layer.head_norms, strict=True)
-            turned = torch.cat([self._normed(part, weight) for part, weight in norms])
-        half = self.head_dim // 2
-        turned = turned * cos + torch.cat([-turned[..., half:], turned[..., :half]], -1) * sin
+        mixed = layer.qkv(rows, self._rms(rows)).view(k, -1, self.head_dim)
+        turned, value = mixed[:, : self.heads + kv], mixed[:, self.heads + kv :].transpose(0, 1)
+        turned = torch.addcmul(turned * cos, turned.roll(self.head_dim // 2, -1), sin).transpose(0, 1)
         query, key = turned[: self.heads], turned[self.heads :]
-        if start:
+        if start and isinstance(past, LayerView):
+            key, value = past.extended(start, key, value)
+        elif start:
             key = torch.cat([past.keys[0, :, :start].to(key.dtype), key], 1)
             value = torch.cat([past.values[0, :, :start].to(key.dtype), value], 1)
         # Without a mask, the query heads that share a key head are just more rows.
         seen = F.scaled_dot_product_attention(query.reshape(1, kv, -1, self.head_dim), key[None], value[None])
-        return rows + layer.output(seen.view(self.heads, k, self.head_dim).transpose(0, 1).reshape(k, -1))
+        return seen.view(self.heads, k, self.head_dim).transpose(0, 1).reshape(k, -1)
 
     def to_target_ids(self, columns):
         return self.draft_vocab[columns]
 
 
-def _plain_linear(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    return functools.partial(F.linear, weight=weight)
-
-
 class _Layer:
     """One layer's weights, products that share an input fused into one."""
 
-    def __init__(self, weights: dict[str, torch.Tensor], at: str, linear: Callable):
-        attention = f"{at}self_attn."
-        self.qkv = linear(torch.cat([weights[f"{attention}{name}_proj.weight"] for name in "qkv"]))
-        biased, normed = f"{attention}q_proj.bias" in weights, f"{attention}q_norm.weight" in weights
-        self.bias = torch.cat([weights[f"{attention}{name}_proj.bias"] for name in "qkv"]) if biased else None
-        self.head_norms = [weights[f"{attention}{name}_norm.weight"] for name in "qk"] if normed else None
-        self.output = linear(weights[f"{attention}o_proj.weight"])
-        self.gate_up = linear(torch.cat([weights[f"{at}mlp.{name}_proj.weight"] for name in ("gate", "up")]))
-        self.down = linear(weights[f"{at}mlp.down_proj.weight"])
-        self.attention_norm = weights[f"{at}input_layernorm.weight"]
-        self.mlp_norm = weights[f"{at}post_attention_layernorm.weight"]
+    def __init__(self, weights: dict[str, torch.Tensor], at: str, arithmetic: str):
+        def linear(*names, norm=None):
+            stacked = torch.cat([weights[f"{at}{name}.weight"] for name in names])
+            return make_linear(stacked, norm and weights[f"{at}{norm}.weight"], arithmetic)
+
+        self.qkv = linear(*(f"self_attn.{name}_proj" for name in "qkv"), norm="input_layernorm")
+        self.output = linear("self_attn.o_proj")
+        self.gate_up = linear("mlp.gate_proj", "mlp.up_proj", norm="post_attention_layernorm")
+        self.down = linear("mlp.down_proj")
 
 
 SCALE = ".scale"

@@ -16,11 +16,12 @@ from diffuspec.errors import PairError, PromptError, WeightsError
 from diffuspec.method.proxy import NGram
 from diffuspec.models import weights
 from diffuspec.models.drafter import Convention, DiffusionDrafter, StandaloneDrafter, load_block_drafter
+from diffuspec.models.int8 import int8_fits
 from diffuspec.models.presets import CONVENTIONS, EMBEDDED, PRESETS
 from diffuspec.models.target import Target, load_target, stop_ids
 from diffuspec.trace import PairInfo
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = ("int8", "float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,9 @@ def load_pair(
     """Load a pair by name, or any two checkpoints (folders or Hub ids) that share token ids.
 
     name: "embedded" (the default) or a key of `presets.PRESETS`. target, drafter: instead of a name;
-    `convention` says how to read the drafter unless its Hub id is known. dtype: "float32" or "bfloat16",
-    by default float32 on a CPU, which keeps the output identical to plain decoding, and bfloat16 on a GPU.
+    `convention` says how to read the drafter unless its Hub id is known. dtype: "int8", "float32" or
+    "bfloat16"; by default bfloat16 on a GPU, and on a CPU int8 for the embedded pair, where this machine can,
+    and float32 for others: both keep the output identical to plain decoding.
     Raises `PairError` and `WeightsError`.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -99,9 +101,11 @@ def load_pair(
         raise PairError(f"Unknown device {device!r}: try cpu or cuda.") from None
     if kind == "cuda" and not torch.cuda.is_available():
         raise PairError("This machine has no usable CUDA device: use --device cpu.")
-    dtype = dtype or ("float32" if kind == "cpu" else "bfloat16")
+    if dtype is None:
+        embedded = not (target or drafter) and (name or EMBEDDED) == EMBEDDED
+        dtype = "bfloat16" if kind != "cpu" else "int8" if embedded and int8_fits() else "float32"
     if dtype not in DTYPES:
-        raise PairError(f"Unknown dtype {dtype!r}: use {' or '.join(DTYPES)}.")
+        raise PairError(f"Unknown dtype {dtype!r}: use {', '.join(DTYPES[:-1])} or {DTYPES[-1]}.")
     if target or drafter:
         if name or not (target and drafter):
             raise PairError("Give either the name of a pair, or both a target and a drafter.")
@@ -119,7 +123,7 @@ def _load_embedded(dtype: str, device: str, progress: weights.Progress) -> Pair:
     drafter_folder, table = weights.asset("drafter"), weights.asset("ngram.npz")
     folder = weights.embedded_target(progress)
     progress(0.9, "Loading the target")
-    target, tokenizer = load_target(folder, dtype=DTYPES[dtype], device=device)
+    target, tokenizer = load_target(folder, dtype=dtype, device=device)
     progress(0.95, "Loading the drafter")
     drafter = load_block_drafter(drafter_folder, target)
     source = json.loads((folder / weights.READY).read_text())["source"]
@@ -136,9 +140,11 @@ def _load_standalone(name, target_id, drafter_id, convention, dtype, device, pro
             f"Known drafters: {', '.join(CONVENTIONS)}."
         )
     progress(0.1, f"Loading the target {target_id}")
-    target, tokenizer = load_target(target_id, dtype=DTYPES[dtype], device=device)
+    target, tokenizer = load_target(target_id, dtype=dtype, device=device)
     progress(0.6, f"Loading the drafter {drafter_id}")
-    model = _diffusion_model(drafter_id, convention, DTYPES[dtype]).to(device)
+    model = _diffusion_model(drafter_id, convention, torch.bfloat16 if dtype == "bfloat16" else torch.float32).to(
+        device
+    )
     mask_id = convention.mask_token
     if isinstance(mask_id, str):
         from transformers import AutoTokenizer

@@ -12,101 +12,144 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
-from diffuspec.errors import WeightsError
+from diffuspec.errors import PairError, WeightsError
+from diffuspec.models.int8 import int8_fits
+from diffuspec.models.llama import KeyValueCache, LlamaDecoder, calibrate, llama_fits, tail
 from diffuspec.models.packed import pack_linears, packed_fits
 
 
 class Target:
     """A causal LM and what decoding needs to know about it.
 
-    vocab_size: width of its output; context: tokens it can hold; source: where
-    its weights were loaded from. On a CPU the model's linear layers are
-    repacked in place, so that everything run on `model` gains, plain decoding included.
+    model: the plain `transformers` model; vocab_size: width of its output; context: tokens it can hold;
+    source: where its weights were loaded from; arithmetic: "int8", or the model's own "float32" or "bfloat16".
+    A Llama on a CPU is run by `LlamaDecoder`; of any other model on a CPU the linear layers are repacked in
+    place, so that everything run on `model` gains.
+    calibration: ids of a text by which 8-bit arithmetic finds the channels to split.
     """
 
-    def __init__(self, model: torch.nn.Module, source: str | Path | None = None):
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        source: str | Path | None = None,
+        arithmetic: str | None = None,
+        calibration: Sequence[int] = (),
+    ):
         self.source = source
         self.model = model.eval().requires_grad_(False)
         config = model.config.get_text_config()
         self.vocab_size = model.get_output_embeddings().weight.shape[0]
         self.context = int(config.max_position_embeddings)
-        if packed_fits(model.dtype, model.device):
-            pack_linears(model)
+        self.arithmetic = arithmetic or str(model.dtype).removeprefix("torch.")
+        if self.arithmetic == "int8" and not (llama_fits(model) and int8_fits()):
+            raise PairError("8-bit arithmetic needs a Llama on an x86 CPU: choose the dtype float32 or bfloat16.")
+        fast = llama_fits(model) and (self.arithmetic == "int8" or packed_fits(model.dtype, model.device))
+        if fast:
+            largest = calibrate(model, calibration) if self.arithmetic == "int8" and calibration else None
+            self._passes = LlamaDecoder(model, self.arithmetic, largest)
+        else:
+            self._passes = StockDecoder(model)
+            if packed_fits(model.dtype, model.device):
+                pack_linears(model)
 
     @property
     def device(self) -> torch.device:
         return self.model.device
 
-    def new_cache(self) -> DynamicCache:
-        return DynamicCache(config=self.model.config)
+    def new_cache(self) -> KeyValueCache | DynamicCache:
+        return self._passes.new_cache()
 
     @torch.inference_mode()
-    def prefill(self, cache: DynamicCache, ids: Sequence[int]) -> None:
-        """Read `ids` into the cache; their logits are not wanted."""
+    def prefill(self, cache, ids: Sequence[int]) -> None:
+        """Read `ids` into an empty cache; their logits are not wanted."""
         if ids:
-            self.model.base_model(self._tensor(ids), past_key_values=cache, use_cache=True)
+            self._passes.prefill(cache, ids)
 
     @torch.inference_mode()
-    def forward(self, cache: DynamicCache, ids: Sequence[int]) -> torch.Tensor:
+    def forward(self, cache, ids: Sequence[int]) -> torch.Tensor:
         """Append n `ids` to the cache; logits float32 [n, vocab_size], row i after ids[: i + 1]."""
-        return self.model(self._tensor(ids), past_key_values=cache, use_cache=True).logits[0].float()
+        return self._passes.forward(cache, ids)
 
     @torch.inference_mode()
-    def forward_tree(self, cache: DynamicCache, ids: Sequence[int], parents: Sequence[int]) -> torch.Tensor:
+    def forward_tree(self, cache, ids: Sequence[int], parents: Sequence[int]) -> torch.Tensor:
         """Append a tree of n `ids` to the cache; logits float32 [n, vocab_size], row i after the way down to ids[i].
 
         parents[i] is the index of the token that ids[i] follows, less than i; -1 for the root, ids[0].
         Each token sees the cache and its ancestors, at the position of its depth.
         """
-        n, past = len(ids), cache.get_seq_length()
-        seen = torch.zeros(n, past + n, dtype=torch.bool)
-        seen[:, :past] = True
-        depth = [0] * n
-        for i, parent in enumerate(parents):
-            if parent >= 0:
-                seen[i] = seen[parent]
-                depth[i] = depth[parent] + 1
-            seen[i, past + i] = True
-        hidden = torch.finfo(self.model.dtype).min
-        mask = torch.zeros(n, past + n, dtype=self.model.dtype).masked_fill_(~seen, hidden)
-        return self.model(
-            self._tensor(ids), past_key_values=cache, use_cache=True, attention_mask=mask[None, None].to(self.device),
-            position_ids=self._tensor([past + d for d in depth]),
-        ).logits[0].float()  # fmt: skip
+        return self._passes.forward(cache, ids, parents)
 
     @torch.inference_mode()
-    def keep(self, cache: DynamicCache, total: int, rows: Sequence[int]) -> None:
+    def keep(self, cache, total: int, rows: Sequence[int]) -> None:
         """Of the newest `total` tokens keep only `rows` (increasing, 0 among them) and forget the others."""
-        if len(rows) == total:
-            return
-        first = cache.get_seq_length() - total
-        if list(rows) != list(range(len(rows))):
-            chosen = torch.tensor([first + row for row in rows], device=self.device)
-            for layer in cache.layers:
-                layer.keys[:, :, first : first + len(rows)] = layer.keys.index_select(2, chosen)
-                layer.values[:, :, first : first + len(rows)] = layer.values.index_select(2, chosen)
-        self.rollback(cache, total - len(rows))
+        if len(rows) != total:
+            self._passes.keep(cache, cache.get_seq_length() - total, rows)
 
-    def rollback(self, cache: DynamicCache, n: int) -> None:
+    def rollback(self, cache, n: int) -> None:
         """Forget the newest n tokens of the cache."""
         if n:
             cache.crop(-n)
 
+
+class StockDecoder:
+    """The passes of any `transformers` causal LM, on its own `DynamicCache`."""
+
+    def __init__(self, model: torch.nn.Module):
+        self.model = model
+
+    def new_cache(self) -> DynamicCache:
+        return DynamicCache(config=self.model.config)
+
+    def prefill(self, cache: DynamicCache, ids: Sequence[int]) -> None:
+        self.model.base_model(self._tensor(ids), past_key_values=cache, use_cache=True)
+
+    def forward(self, cache: DynamicCache, ids: Sequence[int], parents: Sequence[int] | None = None) -> torch.Tensor:
+        options = {}
+        if parents is not None:
+            past = cache.get_seq_length()
+            hidden, depth = tail(len(ids), len(ids), parents)
+            mask = torch.zeros(len(ids), past + len(ids), dtype=self.model.dtype)
+            mask[:, past:] = hidden[:, 0].clamp_min(torch.finfo(mask.dtype).min)
+            options = {
+                "attention_mask": mask[None, None].to(self.model.device),
+                "position_ids": (past + depth)[None].to(self.model.device),
+            }
+        return self.model(self._tensor(ids), past_key_values=cache, use_cache=True, **options).logits[0].float()
+
+    def keep(self, cache: DynamicCache, first: int, rows: Sequence[int]) -> None:
+        """Move the tokens first + rows to first, first + 1, ...; forget all behind them."""
+        if list(rows) != list(range(len(rows))):
+            chosen = self._tensor([first + row for row in rows])[0]
+            for layer in cache.layers:
+                layer.keys[:, :, first : first + len(rows)] = layer.keys.index_select(2, chosen)
+                layer.values[:, :, first : first + len(rows)] = layer.values.index_select(2, chosen)
+        cache.crop(first + len(rows) - cache.get_seq_length())
+
     def _tensor(self, ids: Sequence[int]) -> torch.Tensor:
-        return torch.tensor([list(ids)], device=self.device)
+        return torch.tensor([list(ids)], device=self.model.device)
 
 
-def load_target(source: str | Path, *, dtype: torch.dtype, device: str):
-    """(Target, tokenizer) from a folder or a Hub id; raises `WeightsError` with what to do."""
+# Eight-bit arithmetic looks at this text for the channels that tower over the others.
+CALIBRATION = (
+    "The quick brown fox jumps over the lazy dog. In 1969, 3 people flew to the moon; 12 * 7 = 84. "
+    "Bonjour, der Zug ist spät!\n\n1. First, write the code:\ndef f(x):\n    return x + 1\n"
+)
+
+
+def load_target(source: str | Path, *, dtype: str, device: str):
+    """(Target, tokenizer) from a folder or a Hub id; dtype "int8", "float32" or "bfloat16".
+
+    Raises `WeightsError` with what to do, `PairError` where 8-bit arithmetic does not fit.
+    """
     try:
-        model = stock_model(source, dtype)
+        model = stock_model(source, torch.float32 if dtype == "int8" else getattr(torch, dtype))
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise WeightsError(
             f"The target {source} could not be loaded: {str(error).strip().splitlines()[0]} "
             "Check the name, the network, and for gated models `hf auth login`."
         ) from error
-    return Target(model.to(device), source), tokenizer
+    return Target(model.to(device), source, dtype, tokenizer(CALIBRATION).input_ids), tokenizer
 
 
 def stock_model(source: str | Path, dtype: torch.dtype) -> torch.nn.Module:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffuspec.recorder import top
+from diffuspec.models.ranking import top
 
 
 @pytest.mark.parametrize("width", [8, 100, 128 * 8, 128 * 9, 128 * 40, 49152, 128 * 40 + 1])
