@@ -17,6 +17,7 @@ from diffuspec.settings import Settings
 from diffuspec.trace import Trace
 from diffuspec.ui.turns import Turns
 from diffuspec.ui.views.merits import MEASURED, Source
+from diffuspec.whatif import verify_path
 
 DTYPES = ("float32", "bfloat16")
 POLL_S = 0.33
@@ -30,10 +31,11 @@ def _load_embedded(dtype: str, progress: Callable[[float | None, str], None]) ->
     return load_pair("embedded", dtype=dtype, progress=progress)
 
 
-def _start(pair: Any, settings: Settings, prompt: str) -> Any:
+def _start(pair: Any, settings: Settings, prompt: str | tuple[int, ...]) -> Any:
     from diffuspec import DiffuSpec
 
-    return DiffuSpec(pair, settings).stream(prompt)
+    engine = DiffuSpec(pair, settings)
+    return engine.stream(ids=prompt) if isinstance(prompt, tuple) else engine.stream(prompt)
 
 
 def _compare(pair: Any, trace: Trace, on_token: Callable[[int], bool]) -> Any:
@@ -65,9 +67,9 @@ class Work:
 
 @dataclass
 class Job(Work):
-    """One run, from the click to the end of the comparison with plain AR."""
+    """One run, from the click to the end of the comparison with plain AR. prompt: a user turn, or token ids."""
 
-    prompt: str
+    prompt: str | tuple[int, ...]
     settings: Settings
     dtype: str = DTYPES[0]
     compare: bool = True
@@ -102,10 +104,12 @@ class Progress:
 
 class Host:
     """load(dtype, progress) gives a pair, start(pair, settings, prompt) a run of the engine,
-    compare(pair, trace, on_token) plain AR's `Baseline`."""
+    compare(pair, trace, on_token) plain AR's `Baseline`, verify(pair, trace, index, ranks) a `Step` with
+    another path; pair_name: the pair whose traces these models can go on with."""
 
-    def __init__(self, load=_load_embedded, start=_start, compare=_compare):
+    def __init__(self, load=_load_embedded, start=_start, compare=_compare, verify=verify_path, pair_name="embedded"):
         self._load, self._start, self._compare = load, start, compare
+        self.verify, self.pair_name = verify, pair_name
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._models = ThreadPoolExecutor(1, thread_name_prefix="models")
         self._turns = Turns()

@@ -14,12 +14,13 @@ from diffuspec.ui.components.player import SCRIPTS, STYLES
 from diffuspec.ui.events.api import Api
 from diffuspec.ui.events.models import tick
 from diffuspec.ui.host import Host
-from diffuspec.ui.pages import playground
+from diffuspec.ui.pages import lab, playground
 from diffuspec.ui.shared import QUIET, Shared
 
 HERE = Path(__file__).parent
 PAGES: tuple[ModuleType, ...] = (
     playground,
+    lab,
 )  # fmt: skip
 FONT = ["system-ui", "-apple-system", "Segoe UI", "Noto Sans", "DejaVu Sans", "sans-serif"]
 MONO = ["ui-monospace", "Cascadia Code", "DejaVu Sans Mono", "Menlo", "Consolas", "monospace"]

@@ -15,7 +15,7 @@ from playwright.sync_api import expect, sync_playwright
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fake import FakePair, FakeRun, fake_compare, fake_trace  # noqa: E402
+from fake import FakePair, FakeRun, fake_compare, fake_trace, fake_verify  # noqa: E402
 
 from diffuspec.ui.host import Host  # noqa: E402
 from diffuspec.ui.page import build, launch_options  # noqa: E402
@@ -63,7 +63,8 @@ class Site:
             self.runs.append(FakeRun(pair, settings, prompt, pause=pause))
             return self.runs[-1]
 
-        self.host = Host(load or fake_load, start, partial(fake_compare, pause=0.012))
+        compare = partial(fake_compare, pause=0.012)
+        self.host = Host(load or fake_load, start, compare, fake_verify, pair_name="fake")
         self.demo = build(self.host, trace)
         self.host.warm_up()
         self.demo.queue().launch(quiet=True, prevent_thread_lock=True, inbrowser=False, **launch_options())

@@ -6,6 +6,7 @@ together like real ones; a run takes as long as it is told to.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import time
 
@@ -26,6 +27,7 @@ SCRIPT = (
     "change in speed divided by the time: a = (60 - 0) / 8 = 7.5 mph per second. A café in Zürich calls this “naïve”, "
     "日本 says 加速度 🚗.\n"
 )
+PROMPT = "If a car accelerates from 0 to 60 mph in 8 seconds?"
 WIDTH = 15
 
 
@@ -38,6 +40,7 @@ class FakePair:
         self.script = self.encode(script)
         for word in (*extra, *" of speed rate time velocity a an its for in on x is it then so and out".split(" ")):
             self.encode(" " + word)
+        self.encode(PROMPT)
         self.info = PairInfo("fake", "scripted target", "noisy drafter", "none", dtype, "cpu", 2048, 32)
 
     def encode(self, text: str) -> list[int]:
@@ -54,8 +57,9 @@ class FakePair:
 class FakeRun:
     """Has the engine's face: iterate for steps, `trace` at any time, `stop()` from anywhere."""
 
-    def __init__(self, pair: FakePair, settings: Settings, prompt: str, *, pause: float = 0.0, skill: float = 0.72):
-        self.prompt_ids = (1, *pair.encode(prompt), 0)
+    def __init__(self, pair: FakePair, settings: Settings, prompt, *, pause: float = 0.0, skill: float = 0.72):
+        """prompt: text, or token ids that a run left off at."""
+        self.prompt_ids = prompt if isinstance(prompt, tuple) else (1, *pair.encode(prompt), 0)
         if len(self.prompt_ids) >= pair.info.context:
             raise PromptError(f"The prompt has {len(self.prompt_ids)} tokens; the target can hold 2048. Shorten it.")
         self.pair, self.settings, self.prompt, self.pause, self.skill = pair, settings, prompt, pause, skill
@@ -64,6 +68,7 @@ class FakeRun:
         self.proxy = ContextNGram(len(pair.pieces), [*self.prompt_ids, *pair.script[:40]])
         self.prefix = list(self.prompt_ids)
         self.made, self.steps, self.stop_reason = 0, [], "running"
+        self.said = len(self.prompt_ids) - 1 - self.prompt_ids.index(0)  # tokens of the answer it starts with
 
     def stop(self):
         if self.stop_reason == "running":
@@ -73,7 +78,7 @@ class FakeRun:
         return self
 
     def truth(self, place: int) -> int:
-        return self.pair.script[place % len(self.pair.script)]
+        return self.pair.script[(self.said + place) % len(self.pair.script)]
 
     def __next__(self) -> Step:
         if self.stop_reason != "running":
@@ -146,12 +151,23 @@ class FakeRun:
         steps = tuple(self.steps)
         raw = b"".join(self.pair.pieces[t] for s in steps for t in s.emitted)
         return Trace(
-            prompt=self.prompt, prompt_ids=self.prompt_ids, settings=self.settings, pair=self.pair.info,
+            prompt=self.prompt if isinstance(self.prompt, str) else None, prompt_ids=self.prompt_ids,
+            settings=self.settings, pair=self.pair.info,
             provenance=Provenance("2026-11-23T12:00:00+00:00", "test machine, 2 cores", 2, {"torch": "none"}),
             stop_ids=(0,), pieces={i: piece.decode("latin-1") for i, piece in enumerate(self.pair.pieces)},
             special=(0, 1), steps=steps, text=raw.decode("utf-8", "replace"), stop_reason=self.stop_reason,
             prefill_ms=40.0, wall_s=0.04 + sum(s.timing.total_ms for s in steps) / 1e3,
         )  # fmt: skip
+
+
+def fake_verify(pair: FakePair, trace: Trace, index: int, ranks: list[int]) -> Step:
+    """The script's word on another path."""
+    step = trace.steps[index]
+    ids = step.lattice.ids[np.arange(len(ranks)), ranks]
+    path = dataclasses.replace(argmax_path(step.lattice, ()), ids=ids, ranks=np.array(ranks, np.int32))
+    run = FakeRun(pair, trace.settings, trace.prompt_ids + trace.token_ids[: step.start])
+    verdict = verify(ids, run.truth, pair.stop_ids)
+    return dataclasses.replace(step, search=path, verification=run.look(step.lattice, path, verdict, len(ids)))
 
 
 def fake_compare(pair: FakePair, trace: Trace, on_token, *, pause: float = 0.0) -> Baseline:
@@ -167,7 +183,7 @@ def fake_compare(pair: FakePair, trace: Trace, on_token, *, pause: float = 0.0) 
 
 
 def fake_trace(
-    prompt: str = "If a car accelerates from 0 to 60 mph in 8 seconds?",
+    prompt: str = PROMPT,
     *,
     script: str = SCRIPT,
     extra: tuple[str, ...] = (),

@@ -14,8 +14,8 @@ import plotly
 
 HERE = Path(__file__).parent
 PLOTLY_JS = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
-SCRIPTS = [HERE / name for name in ("draw.js", "reason.js", "lattice.js", "player.js")]
-STYLES = [HERE / name for name in ("lattice.css", "player.css")]
+SCRIPTS = [HERE / name for name in ("draw.js", "reason.js", "lattice.js", "player.js", "lab.js")]
+STYLES = [HERE / name for name in ("lattice.css", "player.css", "lab.css")]
 
 
 def plotly_url() -> str:

@@ -29,7 +29,7 @@ window.DiffuSpecReasons = (() => {
     if (level) for (let i = 0; i < level.survivors; i++) if (level.rank[i] === rank) beams++;
     const target = col < n ? d.cellLogp[col][rank] : null;
     let targetRank = null;
-    if (onPath) targetRank = d.pathRank[col] + 1;
+    if (onPath && d.pathRank[col] >= 0) targetRank = d.pathRank[col] + 1;
     else if (col < d.topIds.length) {
       const at = d.topIds[col].indexOf(id);
       targetRank = at < 0 ? null : at + 1;

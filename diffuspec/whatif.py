@@ -1,0 +1,201 @@
+"""What if: a recorded step again under other settings, and what the models would have made of another path.
+
+Searching the recorded lattice again needs no model: the lattice, the text before the step and the
+n-gram are all there. How many tokens of the new path the target would have accepted is known as far
+as the recorded answer goes on, for under the greedy rule what the answer says next *is* the target's
+choice after every prefix of itself (under sampling: the same draws). Beyond the answer's end it is
+unknown, and said to be.
+
+With the models: `verify_path` reads another path in one target pass. To draft the step again at
+another length, or to go on from any other prefix, `DiffuSpec.stream(ids=prefix)`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from diffuspec.errors import SettingsError
+from diffuspec.method.acceptance import Verdict
+from diffuspec.method.lattice import TokenLattice, prune
+from diffuspec.method.proxy import NGram, make_proxy
+from diffuspec.method.search import SearchResult, argmax_path, beam_search, tree_search
+from diffuspec.method.tree import PrefixTree
+from diffuspec.settings import Settings
+from diffuspec.trace import Step, Trace, TreeVerification, Verification
+
+EMBEDDED = "embedded"  # the pair whose n-gram comes along
+
+
+@dataclass(frozen=True)
+class Again:
+    """A step searched again.
+
+    lattice: the recorded columns under the new pruning; search: the path (with its tree, if one was
+    searched); verdict: as far as the recorded answer tells; certain: False where the path agrees with
+    the answer to its end, so that more might have been accepted; ms: pruning and search.
+    """
+
+    lattice: TokenLattice
+    search: SearchResult
+    verdict: Verdict
+    certain: bool
+    ms: float
+
+
+def context(trace: Trace, index: int) -> tuple[int, ...]:
+    """Token ids before step `index`: the prompt and the answer so far; the last one is the anchor."""
+    return trace.prompt_ids + trace.token_ids[: trace.steps[index].start]
+
+
+def continuation(trace: Trace, index: int) -> tuple[int, ...]:
+    """The target's own tokens from step `index` on, to the end of the recorded answer."""
+    return trace.token_ids[trace.steps[index].start :]
+
+
+def proxies(trace: Trace) -> tuple[str, ...]:
+    """The proxies that can judge this trace: a fitted n-gram knows one vocabulary only."""
+    choices = Settings.knobs()["proxy"].choices
+    return choices if trace.pair.name == EMBEDDED else tuple(c for c in choices if "ngram" not in c)
+
+
+@functools.cache
+def embedded_ngram() -> NGram:
+    """The embedded pair's n-gram, without its models."""
+    from diffuspec.models import weights
+
+    return NGram.load(weights.asset("ngram.npz"))
+
+
+def search_again(trace: Trace, index: int, settings: Settings) -> Again:
+    """Prune and search the lattice of step `index` by other settings.
+
+    Raises `SettingsError` for a proxy that cannot judge this trace.
+    """
+    if settings.proxy not in proxies(trace):
+        raise SettingsError(
+            f"This trace was made by {trace.pair.target}: the n-gram at hand is for another vocabulary. "
+            "Use the proxy context or none."
+        )
+    recorded, before = trace.steps[index].lattice, context(trace, index)
+    ngram = embedded_ngram() if "ngram" in settings.proxy else None
+    vocabulary = ngram.vocab_size if ngram else max(trace.pieces, default=0) + 1
+    proxy = make_proxy(
+        settings.proxy if settings.search != "argmax" else "none",
+        ngram=ngram, vocab_size=vocabulary, weight=settings.context_weight, prompt_ids=before,
+    )  # fmt: skip
+    started = time.perf_counter()
+    lattice = prune(
+        recorded.ids, recorded.logq, tau=settings.tau, m_max=settings.m_max, stop_ids=frozenset(trace.stop_ids)
+    )
+    known = continuation(trace, index)
+    causal = {"lam": settings.lam, "stop_ids": frozenset(trace.stop_ids)}
+    if settings.search == "argmax":
+        found = argmax_path(lattice, frozenset(trace.stop_ids))
+    elif settings.search == "tree":
+        found = tree_search(lattice, proxy, before, nodes=settings.nodes, **causal)
+    else:
+        found = beam_search(lattice, proxy, before, beam=settings.beam, **causal)
+    ms = (time.perf_counter() - started) * 1e3
+    if isinstance(found, SearchResult):
+        verdict, certain = judge(found.ids.tolist(), known, trace.stop_ids)
+        return Again(lattice, found, verdict, certain, ms)
+    verdict, certain = judge_tree(found.tree, known, trace.stop_ids)
+    return Again(lattice, found.along(verdict.nodes[-1] if verdict.nodes else -1), verdict, certain, ms)
+
+
+def judge(path: Sequence[int], known: Sequence[int], stop_ids: Collection[int]) -> tuple[Verdict, bool]:
+    """The verdict on a path by the target's own tokens `known`, and whether they tell all of it."""
+    end = len(path) - 1
+    return _walk(
+        lambda node, token: node + 1 if node < end and path[node + 1] == token else None,
+        lambda node: node == end, known, stop_ids,
+    )  # fmt: skip
+
+
+def judge_tree(tree: PrefixTree, known: Sequence[int], stop_ids: Collection[int]) -> tuple[Verdict, bool]:
+    """As `judge`, of a tree."""
+    return _walk(tree.child, lambda node: not (tree.parent == node).any(), known, stop_ids)
+
+
+def _walk(child, is_leaf, known, stop_ids) -> tuple[Verdict, bool]:
+    nodes, node = [], -1
+    for token in known:
+        below = child(node, token)
+        if below is None:
+            kind = "bonus" if is_leaf(node) else "correction"
+            return Verdict(len(nodes), token, kind, tuple(known[: len(nodes) + 1]), tuple(nodes)), True
+        nodes.append(node := below)
+        if token in stop_ids:
+            return Verdict(len(nodes), None, None, tuple(known[: len(nodes)]), tuple(nodes)), True
+    return Verdict(len(nodes), None, None, tuple(known), tuple(nodes)), False
+
+
+def as_step(trace: Trace, index: int, again: Again) -> Step:
+    """The step as it would have been recorded, to be drawn like any other.
+
+    The target's probabilities are those of the recorded pass where the prefix is the same, NaN elsewhere.
+    """
+    step = trace.steps[index]
+    old, new, verdict = step.verification, again.search, again.verdict
+    n, width = len(new), again.lattice.width
+    same = 0
+    while same < min(n, len(step.search)) and new.ids[same] == step.search.ids[same]:
+        same += 1
+    cell_logp = np.full((n, width), np.nan, np.float32)
+    rows = min(n, same + 1, len(step.search))
+    cell_logp[:rows] = old.cell_logp[:rows]
+    path_rank = np.full(n, -1, np.int32)
+    path_rank[:same] = old.path_rank[:same]
+    tree = None
+    if new.tree is not None:
+        walked = np.zeros(len(new.tree), bool)
+        walked[list(verdict.nodes)] = True
+        unknown = np.full(len(new.tree), np.nan, np.float32)
+        tree = TreeVerification(walked, unknown, np.full(len(new.tree) + 1, -1, np.int32))
+    verification = Verification(
+        accepted=verdict.accepted, token=verdict.token, kind=verdict.kind, draws=verdict.draws,
+        path_logp=cell_logp[np.arange(n), new.ranks], path_rank=path_rank,
+        top_ids=old.top_ids[: same + 1], top_logp=old.top_logp[: same + 1], cell_logp=cell_logp, tree=tree,
+    )  # fmt: skip
+    emitted = tuple(new.ids[: verdict.accepted].tolist()) + (() if verdict.token is None else (verdict.token,))
+    timing = dataclasses.replace(step.timing, search_ms=again.ms)
+    return dataclasses.replace(
+        step, lattice=again.lattice, search=new, verification=verification, emitted=emitted, timing=timing
+    )
+
+
+def verify_path(pair, trace: Trace, index: int, ranks: Sequence[int]) -> Step:
+    """The step with another path, read by the target in one pass; ranks: the path's row in each column.
+
+    pair: a `Pair` of the models that made the trace. Greedy, whatever the run's temperature was.
+    """
+    import torch
+
+    from diffuspec.method.acceptance import verify
+    from diffuspec.recorder import look
+
+    step, before = trace.steps[index], context(trace, index)
+    n, lattice = len(ranks), step.lattice
+    ids = lattice.ids[np.arange(n), list(ranks)]
+    path = SearchResult(
+        method="argmax", ids=ids, ranks=np.array(ranks, np.int32), score=np.zeros(n, np.float32),
+        proxy_logp=np.full((n, lattice.width), np.nan, np.float32),
+    )  # fmt: skip
+    with torch.inference_mode():
+        cache = pair.target.new_cache()
+        pair.target.prefill(cache, list(before[:-1]))
+        started = time.perf_counter()
+        logits = pair.target.forward(cache, [before[-1], *ids.tolist()])
+        spent = (time.perf_counter() - started) * 1e3
+    verdict = verify(ids, logits.argmax(-1).tolist().__getitem__, trace.stop_ids)
+    emitted = tuple(ids[: verdict.accepted].tolist()) + (() if verdict.token is None else (verdict.token,))
+    return dataclasses.replace(
+        step, search=path, verification=look(logits, lattice, path, verdict, 1.0), emitted=emitted,
+        timing=dataclasses.replace(step.timing, verify_ms=spent),
+    )  # fmt: skip

@@ -1,0 +1,137 @@
+"""Searching a recorded step again: the recorded settings give the recorded path, and what is not known is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffuspec.errors import SettingsError
+from diffuspec.method.acceptance import verify, verify_tree
+from diffuspec.trace import Trace
+from diffuspec.whatif import as_step, context, continuation, judge, judge_tree, proxies, search_again
+
+TRACES = sorted((Path(__file__).parents[2] / "assets" / "traces").glob("*.jsonl.gz"))
+
+
+@pytest.fixture(scope="module")
+def trace():
+    return Trace.load(TRACES[0])
+
+
+@pytest.mark.parametrize("path", TRACES, ids=lambda path: path.name)
+def test_the_recorded_settings_give_the_recorded_step(path):
+    trace = Trace.load(path)
+    assert proxies(trace) == ("ngram", "ngram+context", "context", "none")
+    for step in trace.steps:
+        again = search_again(trace, step.index, trace.settings)
+        assert again.search.ids.tolist() == list(step.path)
+        assert np.array_equal(again.lattice.kept, step.lattice.kept)
+        if again.certain:
+            assert again.verdict.accepted == step.verification.accepted
+            assert again.verdict.token == step.verification.token
+            assert again.verdict.kind == step.verification.kind
+        else:
+            assert step.index >= len(trace.steps) - 1
+        drawn = as_step(trace, step.index, again)
+        np.testing.assert_allclose(drawn.verification.path_logp, step.verification.path_logp, atol=1e-5)
+
+
+def test_other_settings_change_the_path_and_keep_the_text(trace):
+    changed = 0
+    for step in trace.steps:
+        again = search_again(trace, step.index, trace.settings.replace(lam=1.0, search="argmax"))
+        known = continuation(trace, step.index)
+        changed += again.search.ids.tolist() != list(step.path)
+        assert again.search.ids[: again.verdict.accepted].tolist() == list(known[: again.verdict.accepted])
+    assert changed > 5
+    assert context(trace, 3) == trace.prompt_ids + trace.token_ids[: trace.steps[3].start]
+
+
+def test_probabilities_are_kept_only_where_the_prefix_is_the_same(trace):
+    parted = 0
+    for step in trace.steps:
+        again = search_again(trace, step.index, trace.settings.replace(search="argmax"))
+        new, old = again.search.ids.tolist(), list(step.path)
+        if new == old or not new:
+            continue
+        same = next(
+            (i for i, pair in enumerate(zip(new, old, strict=False)) if pair[0] != pair[1]), min(len(new), len(old))
+        )
+        drawn = as_step(trace, step.index, again).verification
+        assert not np.isnan(drawn.cell_logp[: same + 1]).any()
+        assert np.isnan(drawn.cell_logp[same + 1 :]).all()
+        parted += same + 1 < len(new)
+    assert parted
+
+
+def test_a_tree_is_walked_along_the_answer(trace):
+    walked = 0
+    for step in trace.steps:
+        again = search_again(trace, step.index, trace.settings.replace(search="tree", nodes=12))
+        if not step.lattice.k:
+            continue
+        assert len(again.search.tree) <= 12
+        known = continuation(trace, step.index)
+        nodes = list(again.verdict.nodes)
+        assert again.search.tree.ids[nodes].tolist() == list(known[: len(nodes)])
+        assert len(nodes) == again.verdict.accepted
+        walked += len(nodes)
+    assert walked > 20
+
+
+def test_another_vocabulary_has_no_ngram(trace):
+    import dataclasses
+
+    other = dataclasses.replace(trace, pair=dataclasses.replace(trace.pair, name="elsewhere"))
+    assert proxies(other) == ("context", "none")
+    with pytest.raises(SettingsError, match="another vocabulary"):
+        search_again(other, 0, trace.settings)
+    assert len(search_again(other, 0, trace.settings.replace(proxy="context")).search) > 0
+
+
+TOKENS = st.lists(st.integers(0, 3), max_size=6)
+
+
+@given(TOKENS, TOKENS)
+def test_judging_is_verifying_as_far_as_the_answer_goes(path, known):
+    verdict, certain = judge(path, known, {0})
+
+    def own(i):
+        return known[i]
+
+    try:
+        expected = verify(np.array(path, np.int32), own, {0})
+    except IndexError:
+        assert not certain and verdict.accepted == len(known) and path[: len(known)] == known
+        return
+    assert certain and verdict == expected
+
+
+@given(st.data())
+def test_judging_a_tree_is_verifying_it(data):
+    from diffuspec.method.tree import PrefixTree
+
+    size = data.draw(st.integers(1, 8))
+    parent, ids, depth = [], [], []
+    for node in range(size):
+        above = data.draw(st.integers(-1, node - 1))
+        free = sorted(set(range(6)) - {ids[i] for i in range(node) if parent[i] == above})
+        parent.append(above)
+        ids.append(data.draw(st.sampled_from(free)) if free else 6 + node)
+        depth.append(0 if above < 0 else depth[above] + 1)
+    tree = PrefixTree(
+        np.array(ids, np.int32), np.array(parent, np.int16), np.array(depth, np.int16),
+        np.zeros(size, np.int16), np.zeros(size, np.float32),
+    )  # fmt: skip
+    known = data.draw(st.lists(st.integers(0, 5), max_size=6))
+    verdict, certain = judge_tree(tree, known, {0})
+    try:
+        expected = verify_tree(tree, lambda row: known[0 if row == 0 else depth[row - 1] + 1], {0})
+    except IndexError:
+        assert not certain and verdict.accepted == len(known)
+        return
+    assert certain and verdict == expected
