@@ -1,0 +1,121 @@
+"""Real text out of a distribution's files, prompts built from it, and the check against questions."""
+
+import gzip
+import struct
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from diffuspec.training import overlap, text
+from diffuspec.training.data import Conversation
+from diffuspec.training.prompts import SHARES, Answer, Invent, Prompts, Say
+
+SENTENCES = {
+    "en": "The old harbour was closed for repairs, and the ships had to wait outside in the storm. ",
+    "de": "Der alte Hafen war wegen einer Reparatur geschlossen, und die Schiffe mussten draußen warten. ",
+}
+
+
+def catalogue(messages: dict[str, str]) -> bytes:
+    """A compiled message catalogue (GNU gettext's .mo)."""
+    entries = sorted(({"": "Content-Type: text/plain; charset=UTF-8\n"} | messages).items())
+    head, n = 28, len(entries)
+    at, tables, blob = head + 16 * n, [[], []], b""
+    for column in (0, 1):
+        for entry in entries:
+            raw = entry[column].encode()
+            tables[column].append(struct.pack("<II", len(raw), at + len(blob)))
+            blob += raw + b"\0"
+    return struct.pack("<7I", 0x950412DE, 0, n, head, head + 8 * n, 0, 0) + b"".join(tables[0] + tables[1]) + blob
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory):
+    root = tmp_path_factory.mktemp("packages")
+    english = SENTENCES["en"].strip()
+
+    def write(path, content):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    manual = (
+        f'.TH HARBOUR 7\n.SH NAME\nharbour \\- a place\n.SH DESCRIPTION\n.\\" a comment\n{english}\nThe\n'
+        ".B gate\nof it \\fBstays\\fR open at night for everyone.\n.nf\nint main(void) { return 0; }\n"
+    )
+    write("manuals/usr/share/man/man7/harbour.7.gz", gzip.compress(manual.encode()))
+    write("manuals/usr/share/man/de/man7/hafen.7.gz", gzip.compress((".SH NAME\n" + SENTENCES["de"]).encode()))
+    write("manuals/usr/share/man/ja/man7/minato.7.gz", gzip.compress(f".PP\n{english}".encode()))
+    write(
+        "game/locale/de/LC_MESSAGES/game.mo", catalogue({"ship": "Das Schiff verließ den Hafen erst am späten Abend."})
+    )
+    write("cookies/usr/share/games/fortunes/wise", f"{english} Twice.\n%\nToo short\n%\n" + SENTENCES["en"] + "Once.\n")
+    page = f"<html><body><h1>No heading</h1><p>{english} On a page.</p><table><tr><td>1</td></tr></table></body></html>"
+    write("book/html/page.html", page)
+    write("book/html/broken.html", "<p>" + "x = y + 1; { } [ ] " * 20)
+    return [root / name for name in ("manuals", "game", "cookies", "book")]
+
+
+def test_prose_comes_out_and_markup_does_not(packages, tmp_path):
+    found = list(text.collect(packages))
+    by_language = Counter(p.language for p in found)
+    assert by_language == {"en": 4, "de": 2}
+    whole = "\n".join(p.text for p in found)
+    assert "The gate of it stays open at night for everyone." in whole
+    assert "Das Schiff verließ den Hafen" in whole
+    for rubbish in ("main(", ".B", "\\f", "heading", "x = y", "Too short", "comment"):
+        assert rubbish not in whole
+    path = tmp_path / "text.jsonl.gz"
+    assert text.save(found, path) == len(found) and text.load(path) == found
+
+
+def passages():
+    made = [text.Passage("en", "a", SENTENCES["en"] * n) for n in (2, 8, 12, 30)]
+    return made + [text.Passage("de", "a", SENTENCES["de"] * 3)]
+
+
+def test_a_prompt_is_a_function_of_its_number():
+    prompts = Prompts(passages(), seed=3)
+    assert [prompts[i] for i in range(200)] == [Prompts(passages(), seed=3)[i] for i in range(200)]
+    assert [Prompts(passages(), seed=4)[i] for i in range(9)] != [prompts[i] for i in range(9)]
+
+
+def test_all_families_come_in_their_shares_and_every_turn_is_answered():
+    made = [Prompts(passages(), seed=1)[i] for i in range(2000)]
+    counts = Counter(p.family for p in made)
+    total = sum(SHARES.values())
+    for family, share in SHARES.items():
+        assert abs(counts[family] / 2000 - share / total) < 0.04
+    for prompt in made:
+        assert isinstance(prompt.parts[-1], Answer)
+        for part in prompt.parts:
+            words = part.text if isinstance(part, Say) else part.start if isinstance(part, Invent) else ""
+            assert "{" not in words or "code" in words
+    assert any(len(p.parts) > 2 for p in made)
+    german = [p for p in made if p.family == "translation" and "Der alte Hafen" in str(p.parts[0])]
+    assert german and all("English" in str(p.parts[0]) for p in german)
+
+
+def test_without_text_the_families_that_need_none_remain():
+    families = {Prompts([], seed=1)[i].family for i in range(300)}
+    assert families == {"qa", "math", "mt"}
+
+
+def test_a_shared_run_of_words_is_found(tiny):
+    tokenizer = tiny.tokenizer()
+
+    def conversation(number, asked, answer):
+        head, tail = (tokenizer(t, add_special_tokens=False).input_ids for t in (f"<|im_start|>user\n{asked}", answer))
+        ids = np.array(head + tail, np.int32)
+        return Conversation(
+            number, "qa", ids, np.array([[len(head), len(ids)]], np.int32), np.zeros((0, 8)), np.zeros((0, 8))
+        )
+
+    questions = ["Who was the first keeper of the old harbour gate, and when did he retire?"]
+    conversations = [
+        conversation(0, "Tell me: who was the First keeper of the old harbour gate?", "Nobody knows."),
+        conversation(1, "Who kept the gate of the old harbour?", questions[0]),
+    ]
+    found = list(overlap.shared(conversations, questions, tokenizer, 8))
+    assert [c.number for c, _ in found] == [0]
+    assert found[0][1] in questions[0].lower()
