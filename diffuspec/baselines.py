@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from diffuspec.models.drafter import MASKED, DiffusionDrafter
+from diffuspec.method.sampling import distribution, draw
 from diffuspec.models.pair import Pair
 from diffuspec.settings import Settings
 from diffuspec.trace import Baseline, Difference, Trace
@@ -28,7 +29,7 @@ class AutoregressiveRun:
     def __init__(self, pair: Pair, settings: Settings, ids: Sequence[int]):
         self.pair, self.settings = pair, settings
         self.budget = min(settings.max_new_tokens, pair.info.context - len(ids))
-        self.random = torch.Generator(pair.target.device).manual_seed(settings.seed)
+        self.random = np.random.default_rng(settings.seed)
         self.token = ids[-1]
         self.cache = pair.target.new_cache()
         self.pair.target.prefill(self.cache, ids[:-1])
@@ -43,8 +44,9 @@ class AutoregressiveRun:
             raise StopIteration
         self.logits = self.pair.target.forward(self.cache, [self.token])[0]
         if self.settings.temperature:
-            p = (self.logits / self.settings.temperature).softmax(-1)
-            self.token = int(torch.multinomial(p, 1, generator=self.random))
+            s = self.settings
+            p = distribution(self.logits.cpu().numpy(), s.temperature, s.top_k, s.top_p)
+            self.token = draw(p, self.random.random())
         else:
             self.token = int(self.logits.argmax())
         self.budget -= 1

@@ -15,14 +15,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import torch
 
 from diffuspec.errors import PromptError, SettingsError
-from diffuspec.method.acceptance import Verdict, verify, verify_tree
+from diffuspec.method.acceptance import Verdict, verify, verify_ratio, verify_tree
 from diffuspec.method.lattice import TokenLattice, generated_length, prune
 from diffuspec.method.length import make_policy
-from diffuspec.method.proxy import make_proxy
-from diffuspec.method.search import SearchResult, TreeSearch, argmax_path, beam_search, tree_search
+from diffuspec.method.proxy import NoProxy, make_proxy
+from diffuspec.method.sampling import distribution, draw
+from diffuspec.method.search import SearchResult, TreeSearch, argmax_path, beam_search, sample_path, tree_search
 from diffuspec.models.pair import Pair
 from diffuspec.recorder import Recorder
 from diffuspec.settings import Settings
@@ -94,7 +96,7 @@ class Run:
             settings.proxy if settings.search != "argmax" else "none",
             ngram=pair.proxy, vocab_size=pair.target.vocab_size, weight=settings.context_weight, prompt_ids=ids,
         )  # fmt: skip
-        self.random = torch.Generator(pair.target.device).manual_seed(settings.seed)
+        self.random = np.random.default_rng(settings.seed)
         self.cache = None
         self.stop_reason = "running"
         self.recorder = Recorder(pair, settings, prompt, ids)
@@ -136,7 +138,7 @@ class Run:
         found = self.search(lattice)
         clock.lap("search")
         logits = self.read(found)
-        verdict = self.verify(found, logits)
+        verdict = self.verify(lattice, found, logits)
         clock.lap("verify")
         emitted = self.commit(found, verdict)
         decision = self.policy.update(generated_length(lattice.raw_draft, self.stop_ids), verdict.accepted)
@@ -149,9 +151,15 @@ class Run:
 
     def search(self, lattice: TokenLattice) -> SearchResult | TreeSearch:
         settings = self.settings
+        rule = settings.rule if settings.temperature else "greedy"
+        causal = dict(lam=settings.lam, stop_ids=self.stop_ids)
+        if rule == "sampled-path":
+            drawn = dict(lam=1.0, stop_ids=self.stop_ids, random=self.random, method=rule)
+            return sample_path(lattice, NoProxy(), self.prefix, **drawn)
+        if rule == "sampled-search":
+            return sample_path(lattice, self.proxy, self.prefix, random=self.random, **causal)
         if settings.search == "argmax":
             return argmax_path(lattice, self.stop_ids)
-        causal = dict(lam=settings.lam, stop_ids=self.stop_ids)
         if settings.search == "tree":
             return tree_search(lattice, self.proxy, self.prefix, nodes=settings.nodes, **causal)
         return beam_search(lattice, self.proxy, self.prefix, beam=settings.beam, **causal)
@@ -163,21 +171,28 @@ class Run:
             return self.pair.target.forward_tree(self.cache, ids, [-1, *(found.tree.parent + 1).tolist()])
         return self.pair.target.forward(self.cache, ids)
 
-    def verify(self, found: SearchResult | TreeSearch, logits: torch.Tensor) -> Verdict:
+    def verify(self, lattice: TokenLattice, found: SearchResult | TreeSearch, logits: torch.Tensor) -> Verdict:
+        settings = self.settings
+        choose = self.chooser(logits)
         if isinstance(found, TreeSearch):
-            return verify_tree(found.tree, self.chooser(logits), self.stop_ids)
-        return verify(found.ids, self.chooser(logits), self.stop_ids)
+            return verify_tree(found.tree, choose, self.stop_ids)
+        if settings.temperature == 0 or settings.rule == "point-mass":
+            return verify(found.ids, choose, self.stop_ids)
+        cells = lattice.ids[: len(found)]
+        proposal = np.exp(lattice.logq[: len(found)]) if settings.rule == "paper" else found.proposal
+        return verify_ratio(found.ids, cells, proposal, self.target(logits), self.random, self.stop_ids)
+
+    def target(self, logits: torch.Tensor) -> Callable[[int], np.ndarray]:
+        """The distribution sampled from at row i of the pass, float64 [V]."""
+        s = self.settings
+        return lambda i: distribution(logits[i].cpu().numpy(), s.temperature, s.top_k, s.top_p)
 
     def chooser(self, logits: torch.Tensor) -> Callable[[int], int]:
-        """The target's own token at row i of the pass: argmax, or a draw at the temperature."""
+        """The target's own token at row i of the pass: argmax, or a draw."""
         if self.settings.temperature == 0:
             return logits.argmax(-1).tolist().__getitem__
-
-        def draw(i: int) -> int:
-            p = (logits[i] / self.settings.temperature).softmax(-1)
-            return int(torch.multinomial(p, 1, generator=self.random))
-
-        return draw
+        p = self.target(logits)
+        return lambda i: draw(p(i), self.random.random())
 
     def commit(self, found: SearchResult | TreeSearch, verdict: Verdict) -> tuple[int, ...]:
         """Emit what was accepted and the target's own token; forget the rejected rest."""

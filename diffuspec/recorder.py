@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import functools
 import os
@@ -16,6 +15,7 @@ import torch
 from diffuspec.method.acceptance import Verdict
 from diffuspec.method.lattice import TokenLattice
 from diffuspec.method.length import LengthDecision
+from diffuspec.method.sampling import distribution
 from diffuspec.method.search import SearchResult, TreeSearch
 from diffuspec.method.tree import PrefixTree
 from diffuspec.models.pair import Pair
@@ -24,6 +24,7 @@ from diffuspec.settings import Settings
 from diffuspec.trace import Provenance, Step, Timing, Trace, TreeVerification, Verification
 
 ALTERNATIVES = 8
+IMPOSSIBLE = -1e4  # log p of a token that top-k or top-p took out; finite, so that it can be saved
 
 
 class Clock:
@@ -69,13 +70,13 @@ class Recorder:
         decision: LengthDecision,
         emitted: tuple[int, ...],
     ) -> Step:
-        temperature = self.settings.temperature or 1.0
+        logits = self._as_sampled(logits)
         path, tree = found, None
         if isinstance(found, TreeSearch):
             path = found.along(verdict.nodes[-1] if verdict.nodes else -1)
-            tree = look_at_tree(logits, path.tree, verdict, temperature)
+            tree = look_at_tree(logits, path.tree, verdict)
             logits = logits[[0, *(path.nodes + 1).tolist()]]
-        verification = dataclasses.replace(look(logits, lattice, path, verdict, temperature), tree=tree)
+        verification = look(logits, lattice, path, verdict, tree)
         clock.lap("record")
         timing = Timing(**{f"{stage}_ms": ms for stage, ms in clock.ms.items()})
         step = Step(
@@ -86,6 +87,16 @@ class Recorder:
         self.start += len(emitted)
         self.anchor = emitted[-1]
         return step
+
+    def _as_sampled(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits of the distribution that was sampled from; as they are where the run is greedy."""
+        s = self.settings
+        if not s.temperature:
+            return logits
+        if not s.top_k and s.top_p == 1.0:
+            return logits / s.temperature
+        p = np.stack([distribution(row, s.temperature, s.top_k, s.top_p) for row in logits.cpu().numpy()])
+        return torch.from_numpy(p).log().clamp_min(IMPOSSIBLE).float()
 
     def trace(self, stop_reason: str) -> Trace:
         steps = tuple(self.steps)
@@ -118,11 +129,14 @@ class Recorder:
 
 @torch.inference_mode()
 def look(
-    logits: torch.Tensor, lattice: TokenLattice, path: SearchResult, verdict: Verdict, temperature: float
+    logits: torch.Tensor,
+    lattice: TokenLattice,
+    path: SearchResult,
+    verdict: Verdict,
+    tree: TreeVerification | None = None,
 ) -> Verification:
     """What the target thought of the path and of its neighbours; logits float32 [n + 1, V]."""
     n = len(path)
-    logits = logits / temperature if temperature != 1.0 else logits
     norm = logits.logsumexp(-1, keepdim=True)
     top_logits, top_ids = top(logits, ALTERNATIVES)
     path_ids = torch.from_numpy(path.ids).long()[:, None].to(logits.device)
@@ -138,20 +152,23 @@ def look(
         top_ids=_numpy(top_ids).astype(np.int32),
         top_logp=_numpy(top_logits - norm),
         cell_logp=_numpy(logits[:n].gather(1, cells) - norm[:n]),
+        tree=tree,
+        uniforms=verdict.uniforms,
+        ratios=verdict.ratios,
     )
 
 
 @torch.inference_mode()
-def look_at_tree(logits: torch.Tensor, tree: PrefixTree, verdict: Verdict, temperature: float) -> TreeVerification:
+def look_at_tree(logits: torch.Tensor, tree: PrefixTree, verdict: Verdict) -> TreeVerification:
     """What the target thought of every node; logits float32 [n + 1, V], row 0 after the anchor."""
     above = torch.from_numpy(tree.parent + 1).long().to(logits.device)
     token = torch.from_numpy(tree.ids).long().to(logits.device)
-    norm = (logits / temperature).logsumexp(-1)
+    norm = logits.logsumexp(-1)
     accepted = np.zeros(len(tree), bool)
     accepted[list(verdict.nodes)] = True
     return TreeVerification(
         accepted=accepted,
-        logp=_numpy(logits[above, token] / temperature - norm[above]),
+        logp=_numpy(logits[above, token] - norm[above]),
         own=_numpy(logits.argmax(-1)).astype(np.int32),
     )
 

@@ -124,8 +124,20 @@ class Settings:
         1, "S", "Drafter passes", "refinement passes of the drafter; each fills the most confident masks (Eq. 5)",
         "draft", low=1, high=16, step=1)  # fmt: skip
     temperature: float = _knob(
-        0.0, "T", "Temperature", "of the target; 0 is greedy, above 0 samples exactly by the point-mass rule",
+        0.0, "T", "Temperature", "of the target; 0 is greedy, above 0 it is sampled",
         "verify", low=0.0, high=2.0, step=0.05)  # fmt: skip
+    top_k: int = _knob(
+        0, "", "Top k", "sample among the k likeliest tokens only; 0 is all",
+        "verify", low=0, high=1000, step=1)  # fmt: skip
+    top_p: float = _knob(
+        1.0, "", "Top p", "sample among the likeliest tokens whose probability reaches this",
+        "verify", low=0.05, high=1.0, step=0.05)  # fmt: skip
+    rule: str = _knob(
+        "point-mass", "", "Acceptance rule",
+        "when sampling. point-mass: draw from the target, go on while it drew the drafted token; "
+        "sampled-path: draw the path from the drafter, accept by ratio; sampled-search: draw it from drafter and "
+        "proxy together, accept by ratio; paper: ratio on a searched path, which is biased",
+        "verify", choices=("point-mass", "sampled-path", "sampled-search", "paper"))  # fmt: skip
     seed: int = _knob(
         0, "", "Seed", "of the random numbers used when the temperature is above 0",
         "verify", low=0, high=2**31 - 1, step=1)  # fmt: skip
@@ -140,6 +152,8 @@ class Settings:
             raise SettingsError(
                 f"k_min = {self.k_min} is larger than k_max = {self.k_max}: lower k_min or raise k_max."
             )
+        if self.rule == "paper" and self.search == "tree" and self.temperature > 0:
+            raise SettingsError("The paper's rule verifies one path, not a tree: choose search = cps, or another rule.")
 
     @classmethod
     def knobs(cls) -> dict[str, Knob]:

@@ -59,7 +59,9 @@ class Verification:
     path_logp float32 [n], path_rank int32 [n] (0 = likeliest) of the drafted tokens;
     top_ids int32, top_logp float32 [n + 1, 8] its likeliest tokens, row i after i drafted tokens;
     cell_logp float32 [n, W] of every lattice candidate after the path up to it. Where a tree was
-    verified the path is `SearchResult.nodes`, and `tree` tells of the other nodes.
+    verified the path is `SearchResult.nodes`, and `tree` tells of the other nodes. With top-k or top-p
+    they are of the filtered distribution, -1e4 standing for probability 0. uniforms, ratios: where
+    drafted tokens were accepted by ratio, the two numbers compared at each one looked at.
     """
 
     accepted: int
@@ -72,6 +74,8 @@ class Verification:
     top_logp: np.ndarray
     cell_logp: np.ndarray
     tree: TreeVerification | None = None
+    uniforms: tuple[float, ...] = ()
+    ratios: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -368,7 +372,7 @@ _ARRAYS = {
     (Verification, "path_logp"): (np.float32, 1), (Verification, "path_rank"): (np.int32, 1),
     (Verification, "top_ids"): (np.int32, 2), (Verification, "top_logp"): (np.float32, 2),
     (Verification, "cell_logp"): (np.float32, 2),
-    (SearchResult, "nodes"): (np.int16, 1),
+    (SearchResult, "nodes"): (np.int16, 1), (SearchResult, "proposal"): (np.float32, 2),
     (PrefixTree, "ids"): (np.int32, 1), (PrefixTree, "parent"): (np.int16, 1), (PrefixTree, "depth"): (np.int16, 1),
     (PrefixTree, "rank"): (np.int16, 1), (PrefixTree, "score"): (np.float32, 1),
     (TreeVerification, "accepted"): (np.bool_, 1), (TreeVerification, "logp"): (np.float32, 1),
@@ -488,6 +492,8 @@ def _check(trace: Trace) -> None:
             and check.top_ids.shape == check.top_logp.shape
             and len(check.top_ids) == n + 1
             and 0 <= check.accepted <= n
+            and len(check.uniforms) == len(check.ratios) <= n
+            and (search.proposal is None or search.proposal.shape == ((n, width) if n else (0, 0)))
             and step.start == position
             and (not n or (0 <= search.ranks.min() and search.ranks.max() < width))
             and (not n or search.proxy_logp.shape == check.cell_logp.shape == (n, width))

@@ -20,6 +20,7 @@ import numpy as np
 
 from diffuspec.method.lattice import TokenLattice
 from diffuspec.method.proxy import Proxy
+from diffuspec.method.sampling import draw
 from diffuspec.method.tree import PrefixTree, best_first_tree
 
 
@@ -50,6 +51,8 @@ class SearchResult:
 
     tree, nodes: where a prefix tree was searched, all of it, and int16 [n], the nodes of the path: the
     way the verifier walked, prolonged below its last accepted node by the likeliest children.
+    proposal: where the path was drawn and not searched, float32 [n, W], the distribution each token was
+    drawn from, over the cells of its column.
     """
 
     method: str
@@ -61,6 +64,7 @@ class SearchResult:
     chosen: int = 0
     tree: PrefixTree | None = None
     nodes: np.ndarray | None = None
+    proposal: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -174,6 +178,53 @@ def _result(lattice, levels, proxies, rows) -> SearchResult:
         proxy_logp=proxy_logp,
         levels=tuple(levels),
         chosen=chosen,
+    )
+
+
+def sample_path(
+    lattice: TokenLattice,
+    proxy: Proxy,
+    context: Sequence[int],
+    *,
+    lam: float,
+    random: np.random.Generator,
+    stop_ids: Collection[int],
+    method: str = "sampled-search",
+) -> SearchResult:
+    """A path drawn left to right over the kept cells, each token from
+
+        q~_i(v | path)  ~  q_i(v)^lam p_proxy(v | context, path)^(1 - lam).
+
+    lam = 1 draws from the drafter's own marginals. `proposal` of the result is q~ exactly, so that the
+    ratio rule leaves the target's distribution untouched.
+    """
+    order = proxy.order - 1
+    text = [-1] * order + list(context[-order:] if order else ())
+    ranks, proxies, proposals = [], [], []
+    for column in range(lattice.k):
+        rows = np.flatnonzero(lattice.kept[column])
+        history = np.array([text[len(text) - order :]], np.int64).reshape(1, order)
+        log_proxy = proxy.logp(history, lattice.ids[column, rows])[0]
+        log_q = lam * lattice.logq[column, rows] + (1.0 - lam) * log_proxy
+        q = np.zeros(lattice.width, np.float32)
+        q[rows] = np.exp(log_q - log_q.max())
+        q /= q.sum()
+        seen = np.full(lattice.width, np.nan, np.float32)
+        seen[rows] = log_proxy
+        ranks.append(draw(q.astype(np.float64), random.random()))
+        proxies.append(seen), proposals.append(q)
+        text.append(int(lattice.ids[column, ranks[-1]]))
+        if text[-1] in stop_ids:
+            break
+    n = len(ranks)
+    proposal = np.array(proposals, np.float32).reshape(n, lattice.width)
+    return SearchResult(
+        method=method,
+        ids=lattice.ids[np.arange(n), ranks],
+        ranks=np.array(ranks, np.int32),
+        score=np.cumsum(np.log(proposal[np.arange(n), ranks]), dtype=np.float32),
+        proxy_logp=np.array(proxies, np.float32).reshape(n, lattice.width),
+        proposal=proposal,
     )
 
 

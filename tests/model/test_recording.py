@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from diffuspec import DiffuSpec, Settings
+from diffuspec import DiffuSpec, Settings, Trace
+from diffuspec.recorder import IMPOSSIBLE
 
 
 @torch.inference_mode()
@@ -19,6 +20,9 @@ def fresh_logp(model, ids, n, temperature=1.0):
     Settings(proxy="context", k_min=2, k_max=6), Settings(search="argmax", length="fixed", k=9),
     Settings(proxy="none", passes=3), Settings(proxy="context", temperature=0.7, seed=3),
     Settings(proxy="context", search="tree", nodes=12), Settings(search="tree", proxy="none", temperature=0.8, seed=3),
+    Settings(proxy="context", temperature=0.9, rule="sampled-path"),
+    Settings(proxy="context", temperature=0.9, rule="paper"),
+    Settings(proxy="context", temperature=1.1, rule="sampled-search", seed=1),
 ])  # fmt: skip
 @pytest.mark.parametrize("name", ["standalone", "block", "peeking"])
 def test_every_recorded_probability_is_the_targets(tiny_pairs, tiny_model, name, settings):
@@ -54,6 +58,37 @@ def check_tree(model, text, step, temperature):
         np.testing.assert_allclose(check.logp[node], logp[token], rtol=1e-3, atol=1e-3)
         assert check.own[above + 1] == logp.argmax()
     assert np.flatnonzero(check.accepted).tolist() == step.search.nodes[: step.verification.accepted].tolist()
+
+
+@pytest.mark.parametrize("rule", ["sampled-path", "sampled-search", "paper"])
+def test_a_decision_by_ratio_can_be_worked_out_from_the_trace(tiny_pairs, rule):
+    settings = Settings(proxy="context", temperature=0.8, rule=rule, length="fixed", k=4, seed=2)
+    trace = DiffuSpec(tiny_pairs["peeking"], settings).run(ids=[62, 102], max_new_tokens=60)
+    decided = 0
+    for step in trace.steps:
+        check, search = step.verification, step.search
+        assert len(check.uniforms) == len(check.ratios) == min(check.accepted + 1, len(search))
+        for i, (uniform, ratio) in enumerate(zip(check.uniforms, check.ratios, strict=True)):
+            cells = np.exp(step.lattice.logq) if rule == "paper" else search.proposal
+            q = cells[i, search.ranks[i]]
+            assert ratio == pytest.approx(min(1.0, np.exp(check.path_logp[i]) / q), rel=1e-3)
+            assert (uniform < ratio) == (i < check.accepted)
+            decided += ratio < 1
+        if search.proposal is not None and len(search):
+            np.testing.assert_allclose(search.proposal.sum(1), 1, atol=1e-5)
+            assert not search.proposal[~step.lattice.kept[: len(search)]].any()
+    assert decided > 3
+
+
+def test_with_top_k_and_top_p_the_filtered_distribution_is_recorded(tiny_pairs):
+    settings = Settings(proxy="context", temperature=1.0, top_k=20, top_p=0.8, search="tree")
+    trace = DiffuSpec(tiny_pairs["peeking"], settings).run(ids=[62, 102], max_new_tokens=20)
+    for step in trace.steps:
+        p = np.exp(step.verification.top_logp)
+        assert (step.verification.top_logp >= IMPOSSIBLE).all() and (p.sum(1) <= 1.001).all()
+        for draw, row, top in zip(step.verification.draws, p, step.verification.top_ids, strict=False):
+            assert draw not in top or row[top.tolist().index(draw)] > 0
+    assert Trace.loads(trace.dumps()).dumps() == trace.dumps()
 
 
 def test_the_lengths_recorded_are_those_used(tiny_pairs):

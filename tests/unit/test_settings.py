@@ -89,6 +89,12 @@ def test_contradictions_are_refused():
     assert Settings(k_min=8, k_max=8).k_min == 8
 
 
+def test_the_papers_rule_and_a_tree_exclude_each_other_when_sampling():
+    Settings(search="tree", rule="paper")
+    with pytest.raises(SettingsError, match="not a tree"):
+        Settings(search="tree", rule="paper", temperature=0.5)
+
+
 def test_an_error_is_both_ours_and_a_value_error():
     with pytest.raises(DiffuSpecError):
         Settings(beam=0)

@@ -43,7 +43,7 @@ def assert_same(a, b, where="trace"):
         assert a == b, where
 
 
-@pytest.fixture(params=["compared", "bare", "argmax", "tree", "sampled", "empty", "one token"])
+@pytest.fixture(params=["compared", "bare", "argmax", "tree", "sampled", "by ratio", "empty", "one token"])
 def any_trace(request, tiny_pairs, tiny_trace):
     from diffuspec import DiffuSpec
 
@@ -55,6 +55,7 @@ def any_trace(request, tiny_pairs, tiny_trace):
         "argmax": dict(search="argmax", length="fixed"),
         "tree": dict(search="tree"),
         "sampled": dict(temperature=0.8),
+        "by ratio": dict(temperature=0.8, rule="sampled-path"),
     }
     budget = 1 if request.param == "one token" else 12
     engine = DiffuSpec(tiny_pairs["peeking"], Settings(proxy="none", **changes.get(request.param, {})))
