@@ -1,4 +1,4 @@
-"""The command line: `python -m diffuspec run | replay | bench | study | train`.
+"""The command line: `python -m diffuspec run | replay | record | bench | study | train`.
 
 Results go to stdout, progress and messages to stderr. Exit status: 0 done, 1 an error the message
 explains, 2 wrong usage, 130 interrupted (what was made until then is printed and saved).
@@ -53,6 +53,12 @@ def _parser() -> argparse.ArgumentParser:
     replay = commands.add_parser("replay", help="show a saved trace, step by step", allow_abbrev=False)
     replay.add_argument("file", metavar="FILE", type=Path)
     replay.set_defaults(command=_replay)
+
+    record = commands.add_parser("record", help="record the gallery of the playground anew", allow_abbrev=False)
+    record.add_argument("names", metavar="NAME", nargs="*", help="which of assets/traces/gallery.yaml (default: all)")
+    record.add_argument("--into", metavar="FOLDER", type=Path, help="write there instead of into the gallery's folder")
+    add_pair(record)
+    record.set_defaults(command=_record)
 
     from diffuspec.cli_bench import add_commands
 
@@ -224,3 +230,24 @@ def _replay(arguments: argparse.Namespace) -> None:
             f"{show(step.path)!r} -> {show(step.emitted)!r}"
         )
     print(_merits(trace))
+
+
+def _record(arguments: argparse.Namespace) -> None:
+    from diffuspec.gallery import gallery
+
+    recorded = gallery()
+    entries = [recorded.named(name) for name in arguments.names] or list(recorded)
+    folder = arguments.into or recorded.folder
+    if not folder.is_dir():
+        raise TraceError(f"Cannot write traces to {folder}: there is no such folder.")
+    pair = open_pair(arguments)
+    from diffuspec.baselines import compare_with_ar
+    from diffuspec.engine import DiffuSpec
+
+    DiffuSpec(pair, Settings(max_new_tokens=16)).run("Warm up.")
+    for entry in entries:
+        trace = DiffuSpec(pair, entry.all_settings).run(entry.prompt)
+        trace = trace.with_baseline(compare_with_ar(pair, trace))
+        path = folder / recorded.path(entry.name).name
+        trace.save(path)
+        print(f"{path}, {path.stat().st_size / 1024:.0f} KB", _merits(trace), sep="", end="\n\n", flush=True)

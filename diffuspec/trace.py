@@ -33,6 +33,7 @@ FORMAT = "diffuspec-trace"
 VERSION = 1
 MAX_BYTES = 256 * 2**20
 MAX_STEPS = 20_000
+LARGEST = 2**53  # the integers that JSON and JavaScript keep exact
 
 
 @dataclass(frozen=True)
@@ -447,8 +448,8 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         value = float(value)
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
         raise ValueError(f"{where} is not of type {kind.__name__}")
-    if kind is float and not math.isfinite(value):
-        raise ValueError(f"{where} is not finite")
+    if kind in (int, float) and not abs(value) <= LARGEST:
+        raise ValueError(f"{where} is not a sensible number")
     return value
 
 
@@ -478,10 +479,22 @@ def _tree_holds(step: Step) -> bool:
     )
 
 
+def _numbers_hold(step: Step) -> bool:
+    """Whether probabilities are probabilities and times are times."""
+    check = step.verification
+    logs = (step.lattice.logq, check.path_logp, check.top_logp, check.cell_logp, step.search.score)
+    unscored = np.isnan(step.search.proxy_logp)
+    logs += (step.search.proxy_logp[~unscored], *(level.score for level in step.search.levels))
+    times = dataclasses.astuple(step.timing)
+    return all(((-1e6 <= log) & (log <= 1e-3)).all() for log in logs) and all(0 <= ms <= 1e9 for ms in times)
+
+
 def _check(trace: Trace) -> None:
-    """Shapes and indices that the pictures rely on."""
+    """Shapes, indices and numbers that the pictures rely on."""
+    if not (0 <= trace.prefill_ms <= 1e9 and 0 <= trace.wall_s <= 1e6):
+        raise ValueError("its times are not times")
     position = 0
-    for step in trace.steps:
+    for place, step in enumerate(trace.steps):
         lattice, search, check = step.lattice, step.search, step.verification
         n, k, width = len(search), lattice.k, lattice.width
         ok = (
@@ -494,7 +507,11 @@ def _check(trace: Trace) -> None:
             and 0 <= check.accepted <= n
             and len(check.uniforms) == len(check.ratios) <= n
             and (search.proposal is None or search.proposal.shape == ((n, width) if n else (0, 0)))
+            and step.index == place
             and step.start == position
+            and len(check.draws) == check.accepted + (check.token is not None)
+            and check.kind in ((None,) if check.token is None else ("correction", "bonus"))
+            and 0 < len(step.emitted) <= len(check.draws)
             and (not n or (0 <= search.ranks.min() and search.ranks.max() < width))
             and (not n or search.proxy_logp.shape == check.cell_logp.shape == (n, width))
             and (not search.levels or n <= len(search.levels) <= k)
@@ -507,7 +524,7 @@ def _check(trace: Trace) -> None:
             ok = ok and size and 0 <= level.survivors <= size and 0 <= level.parent.min()
             ok = ok and level.parent.max() < below and 0 <= level.rank.min() and level.rank.max() < width
             below = size
-        ok = ok and _tree_holds(step)
+        ok = ok and _tree_holds(step) and _numbers_hold(step)
         if not ok:
             raise ValueError(f"step {step.index} contradicts itself")
         position += len(step.emitted)

@@ -7,20 +7,25 @@ from types import ModuleType
 from typing import Any
 
 import gradio as gr
+import orjson
 
 from diffuspec.trace import Trace
+from diffuspec.ui.components import gallery, quiz
 from diffuspec.ui.components.notice import message, notice
 from diffuspec.ui.components.player import SCRIPTS, STYLES
 from diffuspec.ui.events.api import Api
 from diffuspec.ui.events.models import tick
 from diffuspec.ui.host import Host
-from diffuspec.ui.pages import lab, playground
+from diffuspec.ui.pages import lab, learn, playground, traces
 from diffuspec.ui.shared import QUIET, Shared
+from diffuspec.ui.views.terms import entries
 
 HERE = Path(__file__).parent
 PAGES: tuple[ModuleType, ...] = (
     playground,
     lab,
+    learn,
+    traces,
 )  # fmt: skip
 FONT = ["system-ui", "-apple-system", "Segoe UI", "Noto Sans", "DejaVu Sans", "sans-serif"]
 MONO = ["ui-monospace", "Cascadia Code", "DejaVu Sans Mono", "Menlo", "Consolas", "monospace"]
@@ -28,7 +33,9 @@ MONO = ["ui-monospace", "Cascadia Code", "DejaVu Sans Mono", "Menlo", "Consolas"
 
 def head() -> str:
     """The scripts that all components share, once."""
-    return "".join(f"<script>{path.read_text(encoding='utf-8')}</script>" for path in (HERE / "pages.js", *SCRIPTS))
+    scripts = [path.read_text(encoding="utf-8") for path in (HERE / "pages.js", *SCRIPTS, HERE / "terms.js")]
+    terms = orjson.dumps({"entries": entries()}).decode().replace("<", "\\u003c")
+    return "".join(f"<script>{script}</script>" for script in (f"window.DiffuSpecTerms = {terms};", *scripts))
 
 
 def launch_options() -> dict[str, Any]:
@@ -46,7 +53,7 @@ def launch_options() -> dict[str, Any]:
             body_background_fill="#f4f6f8",
             body_background_fill_dark="#10161d",
         ),  # fmt: skip
-        "css_paths": [HERE / "theme.css", HERE / "page.css", *STYLES],
+        "css_paths": [HERE / "theme.css", HERE / "page.css", *STYLES, quiz.CSS, gallery.CSS],
         "head": head(),
         "footer_links": ["api"],
         "max_file_size": "64mb",
@@ -75,4 +82,5 @@ def build(host: Host, first: Trace | None = None, problem: str | None = None) ->
         api = Api(host)
         gr.api(api.run, api_name="run", concurrency_limit=None)
         gr.api(api.trace, api_name="trace", concurrency_limit=None)
+        gr.api(api.search, api_name="search", queue=False)
     return demo

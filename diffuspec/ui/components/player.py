@@ -13,6 +13,7 @@ import gradio as gr
 import plotly
 
 HERE = Path(__file__).parent
+HTML = HERE / "player.html"
 PLOTLY_JS = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 SCRIPTS = [HERE / name for name in ("draw.js", "reason.js", "lattice.js", "player.js", "lab.js")]
 STYLES = [HERE / name for name in ("lattice.css", "player.css", "lab.css")]
@@ -28,7 +29,7 @@ def player(value: str | None = None, **options) -> gr.HTML:
     """Draws and steps through one trace; needs `SCRIPTS` in the page's head and `STYLES` on the page."""
     return gr.HTML(
         value=value,
-        html_template=(HERE / "player.html").read_text(encoding="utf-8"),
+        html_template=HTML.read_text(encoding="utf-8"),
         js_on_load=(HERE / "player_gradio.js").read_text(encoding="utf-8"),
         apply_default_css=False,
         plotly_url=plotly_url(),

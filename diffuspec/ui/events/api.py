@@ -1,17 +1,31 @@
-"""The endpoints others script against."""
+"""The endpoints others script against: by HTTP, by `gradio_client`, and as tools of an MCP server.
+
+Their docstrings are what the API page and the tools' descriptions show.
+"""
 
 from __future__ import annotations
 
+import functools
+from pathlib import Path
+from typing import Any
+
 import gradio as gr
+import numpy as np
 import orjson
 
-from diffuspec.errors import DiffuSpecError, SettingsError
+from diffuspec.errors import DiffuSpecError, PromptError, SettingsError
+from diffuspec.method.lattice import TokenLattice, prune
+from diffuspec.method.proxy import NGram, make_proxy
+from diffuspec.method.search import argmax_path, beam_search, tree_search
 from diffuspec.settings import Settings
 from diffuspec.trace import Trace
 from diffuspec.ui.events.explain import explain
 from diffuspec.ui.events.files import write
 from diffuspec.ui.events.runs import make_job
 from diffuspec.ui.host import Host
+
+NGRAM = Path(__file__).parents[3] / "assets" / "ngram.npz"
+MOST_POSITIONS, MOST_CANDIDATES, LONGEST_CONTEXT = 128, 64, 8192
 
 
 class Api:
@@ -21,16 +35,62 @@ class Api:
         self.host = host
 
     def run(self, prompt: str, settings: str = "{}", dtype: str = "float32", compare: bool = True) -> dict:
-        """Answer a prompt and compare with plain AR.
+        """Answer a prompt by speculative decoding with a diffusion drafter, and compare with plain AR decoding.
 
-        settings: a JSON object of knobs by name, e.g. {"k_max": 12, "lam": 0.4}. Returns text, token_ids,
-        new_tokens, steps, accepted_per_step, tokens_per_step, wall_s, ar_wall_s, speedup, identical_to_ar.
+        Args:
+            prompt: the user's turn; the chat template is applied.
+            settings: a JSON object of knobs by name, such as {"k_max": 12, "lam": 0.4, "max_new_tokens": 64}.
+            dtype: float32 (identical to plain decoding) or bfloat16.
+            compare: whether plain AR decoding is run beside it for the speed-up and the identity check.
+
+        Returns:
+            text, token_ids, new_tokens, steps, accepted_per_step, tokens_per_step, wall_s, ar_wall_s, speedup,
+            identical_to_ar; the last three are null without comparison.
         """
         return self._whole(prompt, settings, dtype, compare).report()
 
     def trace(self, prompt: str, settings: str = "{}", dtype: str = "float32", compare: bool = True) -> gr.FileData:
-        """Answer a prompt and return the whole trace, a gzip file of JSON Lines; arguments as `run`."""
+        """Answer a prompt and return everything that happened, step by step, as a file.
+
+        Args:
+            prompt: the user's turn; the chat template is applied.
+            settings: a JSON object of knobs by name, such as {"k_max": 12, "lam": 0.4, "max_new_tokens": 64}.
+            dtype: float32 (identical to plain decoding) or bfloat16.
+            compare: whether plain AR decoding is run beside it.
+
+        Returns:
+            A gzip file of JSON Lines that `Trace.load` and the playground open.
+        """
         return gr.FileData(path=write(self._whole(prompt, settings, dtype, compare)))
+
+    def search(
+        self,
+        ids: list[list[int]],
+        logq: list[list[float]],
+        settings: str = "{}",
+        context: list[int] | None = None,
+        stop_ids: list[int] | None = None,
+    ) -> dict:
+        """Prune a given token lattice and search a path through it, without any model.
+
+        Args:
+            ids: k columns (at most 128) of as many candidate token ids each (at most 64), likeliest first.
+            logq: the natural logarithm of the drafter's probability of each, of the same shape, falling along a row.
+            settings: a JSON object of knobs by name, such as {"tau": 0.8, "beam": 3, "search": "cps", "proxy": "none"}.
+            context: token ids before the draft, which the causal proxy reads.
+            stop_ids: token ids that end an answer.
+
+        Returns:
+            kept (k lists of true or false), path (token ids), ranks (0-based), scores (Eq. 8 summed up to each
+            position; for a tree the log-probability of reaching it) and, where search is "tree", nodes: each with
+            id, parent, depth and score.
+        """
+        try:
+            return _search(ids, logq, Settings.from_mapping(_mapping(settings)), context or [], stop_ids or [])
+        except DiffuSpecError as error:
+            raise gr.Error(str(error)) from error
+        except Exception as error:
+            raise gr.Error(explain(error)) from None
 
     def _whole(self, prompt: str, settings: str | dict, dtype: str, compare: bool) -> Trace:
         try:
@@ -42,6 +102,74 @@ class Api:
             raise gr.Error(str(error)) from error
         except Exception as error:
             raise gr.Error(explain(error)) from None
+
+
+def _search(ids, logq, settings: Settings, context, stop_ids) -> dict[str, Any]:
+    lattice = _lattice(ids, logq, settings, _tokens(stop_ids, "stop_ids"))
+    context, stops = _tokens(context, "context")[-LONGEST_CONTEXT:], frozenset(_tokens(stop_ids, "stop_ids"))
+    found = _path(lattice, settings, context, stops)
+    made = {
+        "kept": lattice.kept.tolist(), "path": found.ids.tolist(), "ranks": found.ranks.tolist(),
+        "scores": found.score.astype(float).tolist(),
+    }  # fmt: skip
+    if found.tree is not None:
+        tree = found.tree
+        columns = (tree.ids, tree.parent, tree.depth, tree.score.astype(float))
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        made["nodes"] = [dict(zip(("id", "parent", "depth", "score"), row, strict=True)) for row in rows]
+    return made
+
+
+def _path(lattice: TokenLattice, settings: Settings, context: list[int], stop_ids: frozenset[int]):
+    if settings.search == "argmax":
+        return argmax_path(lattice, stop_ids)
+    fitted = _ngram() if settings.proxy.startswith("ngram") else None
+    vocabulary = fitted.vocab_size if fitted else 1 + max([int(lattice.ids.max(initial=0)), *context])
+    if max([int(lattice.ids.max(initial=0)), *context]) >= vocabulary:
+        raise SettingsError(
+            f"proxy = {settings.proxy} knows the token ids 0 to {vocabulary - 1} of the embedded pair: "
+            "use context or none."
+        )
+    proxy = make_proxy(
+        settings.proxy, ngram=fitted, vocab_size=vocabulary, weight=settings.context_weight, prompt_ids=context
+    )
+    common = {"lam": settings.lam, "stop_ids": stop_ids}
+    if settings.search == "tree":
+        return tree_search(lattice, proxy, context, nodes=settings.nodes, **common).along(-1)
+    return beam_search(lattice, proxy, context, beam=settings.beam, **common)
+
+
+def _lattice(ids, logq, settings: Settings, stop_ids: list[int]) -> TokenLattice:
+    """Raises `PromptError` for anything but two tables of numbers of one shape."""
+    try:
+        rows = [_tokens(row, "ids") for row in ids]
+        shape = len(rows), len(rows[0]) if rows else 0
+        table = np.array(logq, dtype=np.float64)
+        fits = 0 < shape[0] <= MOST_POSITIONS and 0 < shape[1] <= MOST_CANDIDATES
+        if not fits or table.shape != shape or any(len(row) != shape[1] for row in rows):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise PromptError(
+            f"ids and logq must be tables of one shape: up to {MOST_POSITIONS} rows of up to {MOST_CANDIDATES} numbers."
+        ) from None
+    if not np.isfinite(table).all() or (table > 1e-6).any() or (np.diff(table, axis=1) > 1e-6).any():
+        raise PromptError("logq must hold logarithms of probabilities: finite, at most 0, and falling along each row.")
+    return prune(np.array(rows, np.int32), table, tau=settings.tau, m_max=settings.m_max, stop_ids=stop_ids)
+
+
+def _tokens(values, name: str) -> list[int]:
+    """Token ids as int32; raises `PromptError`."""
+    try:
+        if not all(type(value) is int and 0 <= value < 2**31 for value in values):
+            raise TypeError
+    except TypeError:
+        raise PromptError(f"{name} must hold token ids: whole numbers from 0 on.") from None
+    return list(values)
+
+
+@functools.cache
+def _ngram() -> NGram:
+    return NGram.load(NGRAM)
 
 
 def _mapping(settings: str | dict) -> dict:

@@ -12,6 +12,7 @@ from diffuspec.errors import DiffuSpecError, TraceError, WeightsError
 from diffuspec.trace import Trace
 from diffuspec.ui.components.notice import message
 from diffuspec.ui.events.explain import explain
+from diffuspec.ui.export import file_stem, replay_page, steps_csv, tokens_csv
 from diffuspec.ui.views.merits import RECORDED, Source
 from diffuspec.ui.views.payload import payload
 
@@ -45,6 +46,29 @@ def write(trace: Trace | None) -> str:
         raise TraceError("There is no trace yet: run a prompt first.")
     path = Path(tempfile.mkdtemp(prefix="diffuspec-")) / "diffuspec-trace.jsonl.gz"
     trace.save(path)
+    return str(path)
+
+
+# Export formats: name -> (what the button says, ending of the file).
+FORMATS = {
+    "jsonl-gz": ("JSON Lines, compressed (.jsonl.gz)", ".jsonl.gz"),
+    "jsonl": ("JSON Lines (.jsonl)", ".jsonl"),
+    "steps": ("Table of steps (.csv)", "-steps.csv"),
+    "tokens": ("Table of tokens (.csv)", "-tokens.csv"),
+    "page": ("A page that replays it offline (.html)", ".html"),
+}
+
+
+def export(trace: Trace | None, name: str) -> str:
+    """The trace in a format of `FORMATS`, in a new temporary folder; gives the file's path."""
+    if trace is None:
+        raise TraceError("There is no trace yet: run a prompt first.")
+    path = Path(tempfile.mkdtemp(prefix="diffuspec-")) / (file_stem(trace) + FORMATS[name][1])
+    if name.startswith("jsonl"):
+        trace.save(path)
+    else:
+        made = {"steps": steps_csv, "tokens": tokens_csv, "page": replay_page}[name](trace)
+        path.write_text(made, encoding="utf-8", newline="")
     return str(path)
 
 
