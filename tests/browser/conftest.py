@@ -114,7 +114,7 @@ def visit(browser):
         page.on("websocket", lambda socket: foreign.append(socket.url) if "127.0.0.1" not in socket.url else None)
         page.on("pageerror", lambda error: broken.append(str(error)))
         page.goto(site.url + query)
-        page.wait_for_selector("#lattice [data-col], #lattice .ds-empty")
+        page.wait_for_selector("#lattice [data-col], #lattice .ds-empty", state="attached")
         # The page is alive once Gradio has mounted its events.
         page.wait_for_function("document.querySelector('#run') && document.querySelector('#step-label b')")
         return page

@@ -195,7 +195,8 @@ def test_whatever_loads_is_drawn_without_an_error(browser, tmp_path):
     page.wait_for_selector("#lattice [data-col]")
     page.evaluate(
         """async (drawn) => {
-          const player = DiffuSpecPlayer.mount(document.querySelector(".ds-player"), {plotly: () => Promise.resolve(Plotly)});
+          const root = document.querySelector(".ds-player");
+          const player = DiffuSpecPlayer.mount(root, {plotly: () => Promise.resolve(Plotly)});
           for (const json of drawn) {
             player.update(json);
             for (let i = 0; i < player.data.steps.length; i++) {
