@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
-from diffuspec.models.drafter import MASKED, DiffusionDrafter
 from diffuspec.method.sampling import distribution, draw
+from diffuspec.models.drafter import MASKED, DiffusionDrafter
 from diffuspec.models.pair import Pair
 from diffuspec.settings import Settings
 from diffuspec.trace import Baseline, Difference, Trace

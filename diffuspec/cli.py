@@ -79,7 +79,7 @@ def add_pair(parser: argparse.ArgumentParser) -> None:
         "--attention", choices=("full", "block-causal", "causal-prefix"), default="full", help="the drafter's attention"
     )
     group.add_argument("--shifted", action="store_true", help="the drafter reads position p from output row p - 1")
-    group.add_argument("--dtype", choices=("float32", "bfloat16"),
+    group.add_argument("--dtype", choices=("int8", "float32", "bfloat16"),
                        help="float32 keeps the output identical to plain decoding and is the default on a CPU; "
                             "bfloat16 is faster and may differ where logits tie")  # fmt: skip
     group.add_argument("--device", metavar="D", help="cpu or cuda (default: the best here)")

@@ -1,4 +1,4 @@
-"""The commands that measure: `python -m diffuspec bench | study`."""
+"""The commands that measure: `python -m diffuspec bench | study | race`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from diffuspec.cli import INTERRUPTED, add_pair, add_settings, chosen_settings, open_pair
 from diffuspec.errors import SettingsError
-from diffuspec.methods import METHODS, parse_methods
+from diffuspec.methods import METHODS, never, parse_methods
 from diffuspec.questions import BUNDLED, read_questions
 from diffuspec.studies import STUDIES, Study, StudyResult
 from diffuspec.studies.side_by_side import comparison
@@ -37,6 +37,17 @@ def add_commands(commands) -> None:
                             "the paper's four, for its own method)")  # fmt: skip
     _add_measuring(study)
     study.set_defaults(command=lambda arguments: _measure(_study(arguments), arguments))
+
+    race = commands.add_parser(
+        "race", help="race methods on one prompt and save it for the playground", allow_abbrev=False
+    )
+    race.add_argument("prompt", metavar="PROMPT")
+    race.add_argument("--methods", default="ar,plain,diffuspec,tree,prompt-lookup,ar-drafter",
+                      help=f"comma-separated: {', '.join(METHODS)} (default: %(default)s)")  # fmt: skip
+    race.add_argument("--out", metavar="FILE.json", type=Path, required=True)
+    add_pair(race)
+    add_settings(race)
+    race.set_defaults(command=_race)
 
 
 def _add_measuring(parser: argparse.ArgumentParser) -> None:
@@ -108,3 +119,18 @@ def _measure(study: Study, arguments: argparse.Namespace) -> int:
     if result.rows:
         print(report(result))
     return INTERRUPTED if interrupted else 0
+
+
+def _race(arguments: argparse.Namespace) -> None:
+    settings, names = chosen_settings(arguments).replace(temperature=0), parse_methods(arguments.methods)
+    pair = open_pair(arguments)
+    from diffuspec.race import finish, pass_costs, run_lane
+    from diffuspec.recorder import provenance
+
+    ids = pair.encode(arguments.prompt)
+    lanes = []
+    for name in names:
+        lane = run_lane(name, METHODS[name].start(pair, settings, ids, never), lambda made: None, never)
+        print(f"{METHODS[name].label}: {len(lane.token_ids)} tokens, {lane.tokens_per_second:.1f} tokens/s")
+        lanes.append(lane)
+    finish(pair, arguments.prompt, settings, lanes, pass_costs(pair, ids), provenance()).save(arguments.out)

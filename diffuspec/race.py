@@ -8,10 +8,13 @@ Needs no model to be looked at; `run_lane` and `pass_costs` make one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import orjson
 
@@ -19,11 +22,17 @@ from diffuspec.errors import DiffuSpecError, TraceError
 from diffuspec.settings import Settings
 from diffuspec.trace import PairInfo, Provenance, _decode
 
+if TYPE_CHECKING:
+    from diffuspec.methods import Decoding, Emission
+    from diffuspec.models.pair import Pair
+
 FORMAT, VERSION = "diffuspec-race", 1
 MAX_BYTES = 8 * 2**20
 MAX_LANES, MAX_TOKENS = 24, 4096
 YARDSTICK = "ar"
 OWN, ACCEPTED, CORRECTION, BONUS = "own", "accepted", "correction", "bonus"
+# Tokens in a target pass at which its cost is measured: around the lengths that drafts have.
+PASS_SIZES, PASS_REPEATS = (1, 2, 4, 6, 8, 12, 16, 24, 32), 3
 
 
 @dataclass(frozen=True)
@@ -178,3 +187,62 @@ def _check(race: Race) -> None:
 
 def _rising(points: Sequence[Sequence[float]]) -> bool:
     return all(a[0] < b[0] for a, b in pairwise(points))
+
+
+def make_lane(method: str, emissions: Iterable[Emission]) -> Lane:
+    """What a decoding emitted, as a lane."""
+    lane = dict(token_ids=[], origins=[], times_ms=[], passes=0, refused=0, drafted=0, draft_ms=0.0, verify_ms=0.0)
+    clock = 0.0
+    for emission in emissions:
+        clock += emission.ms
+        step, n = emission.step, len(emission.tokens)
+        own = step.verification.kind if step else OWN
+        lane["token_ids"] += emission.tokens
+        lane["origins"] += [ACCEPTED if i < emission.accepted else own for i in range(n)]
+        lane["times_ms"] += [clock] * n
+        lane["passes"] += 1
+        if step:
+            lane["refused"] += own == CORRECTION
+            lane["drafted"] += len(step.path)
+            lane["draft_ms"] += step.timing.draft_ms
+            lane["verify_ms"] += step.timing.verify_ms
+    return Lane(method, **{name: tuple(v) if isinstance(v, list) else v for name, v in lane.items()})
+
+
+def run_lane(method: str, decoding: Decoding, heard: Callable[[int], None], stop: Callable[[], bool]) -> Lane:
+    """Decode to the end, or until stop(). heard(tokens so far) is told after every pass."""
+    emissions, made = [], 0
+    for emission in decoding:
+        emissions.append(emission)
+        made += len(emission.tokens)
+        heard(made)
+        if stop():
+            break
+    return make_lane(method, emissions)
+
+
+def pass_costs(pair: Pair, ids: Sequence[int]) -> tuple[tuple[float, float], ...]:
+    """(n, milliseconds) of a target pass over n tokens after the prompt: the median of three, made to rise in n."""
+    target, cache = pair.target, pair.target.new_cache()
+    target.prefill(cache, ids[:-1])
+    points, least = [], 0.0
+    for n in PASS_SIZES:
+        spent = []
+        for _ in range(PASS_REPEATS):
+            started = time.perf_counter()
+            target.forward(cache, [ids[-1]] * n)
+            spent.append((time.perf_counter() - started) * 1e3)
+            target.rollback(cache, n)
+        least = max(least, statistics.median(spent))
+        points.append((float(n), least))
+    return tuple(points)
+
+
+def finish(pair: Pair, prompt: str, settings: Settings, lanes: Sequence[Lane], costs, provenance: Provenance) -> Race:
+    """The race that these lanes make."""
+    ids = sorted({i for lane in lanes for i in lane.token_ids})
+    return Race(
+        prompt=prompt, settings=settings, pair=pair.info, provenance=provenance,
+        stop_ids=tuple(sorted(pair.stop_ids)), special=tuple(sorted(pair.special_ids.intersection(ids))),
+        pieces={i: pair.piece(i).decode("latin-1") for i in ids}, lanes=tuple(lanes), costs=costs,
+    )  # fmt: skip

@@ -11,15 +11,19 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
+from diffuspec.questions import QuestionFile
+from diffuspec.race import Lane, pass_costs, run_lane
 from diffuspec.settings import Settings
+from diffuspec.studies import StudyResult, stream_study
 from diffuspec.trace import Trace
 from diffuspec.ui.turns import Turns
 from diffuspec.ui.views.merits import MEASURED, Source
 from diffuspec.whatif import verify_path
 
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("int8", "float32", "bfloat16")
 POLL_S = 0.33
 
 T = TypeVar("T")
@@ -42,6 +46,24 @@ def _compare(pair: Any, trace: Trace, on_token: Callable[[int], bool]) -> Any:
     from diffuspec.baselines import compare_with_ar
 
     return compare_with_ar(pair, trace, on_token=on_token)
+
+
+def _lane(
+    pair: Any, settings: Settings, prompt: str, method: str, heard: Callable[[int], None], stop: Callable[[], bool]
+) -> Lane:
+    from diffuspec.methods import METHODS
+
+    return run_lane(method, METHODS[method].start(pair, settings, pair.encode(prompt), stop), heard, stop)
+
+
+def _study(
+    name: str, pair: Any, settings: Settings, questions: QuestionFile, state: Path, stop: Callable[[], bool]
+) -> Iterator[StudyResult]:
+    return stream_study(name, pair, settings, questions, state=state, should_stop=stop)
+
+
+def _costs(pair: Any, prompt: str) -> tuple[tuple[float, float], ...]:
+    return pass_costs(pair, pair.encode(prompt))
 
 
 @dataclass(frozen=True)
@@ -105,11 +127,16 @@ class Progress:
 class Host:
     """load(dtype, progress) gives a pair, start(pair, settings, prompt) a run of the engine,
     compare(pair, trace, on_token) plain AR's `Baseline`, verify(pair, trace, index, ranks) a `Step` with
-    another path; pair_name: the pair whose traces these models can go on with."""
+    another path, lane(pair, settings, prompt, method, heard, stop) a lane of a race, costs(pair, prompt) what passes
+    of the target take, study(name, pair, settings, questions, state, stop) a stream of a study's results;
+    pair_name: the pair whose traces these models can go on with."""
 
-    def __init__(self, load=_load_embedded, start=_start, compare=_compare, verify=verify_path, pair_name="embedded"):
+    def __init__(
+        self, load=_load_embedded, start=_start, compare=_compare, verify=verify_path, lane=_lane, costs=_costs,
+        study=_study, pair_name="embedded",
+    ):  # fmt: skip
         self._load, self._start, self._compare = load, start, compare
-        self.verify, self.pair_name = verify, pair_name
+        self.verify, self.lane, self.costs, self.study, self.pair_name = verify, lane, costs, study, pair_name
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._models = ThreadPoolExecutor(1, thread_name_prefix="models")
         self._turns = Turns()
@@ -173,6 +200,10 @@ class Host:
             return acted.result()
         finally:
             turn.leave()
+
+    def later(self, act: Callable[[], Any]) -> None:
+        """Run `act` on the models' thread after what it does now; nobody waits for it."""
+        self._models.submit(act)
 
     def follow(self, job: Job) -> Iterator[Progress]:
         """Run a job, with a look at it a few times a second; the last look is `final`.

@@ -13,10 +13,12 @@ from diffuspec.trace import Trace
 from diffuspec.ui.components import gallery, quiz
 from diffuspec.ui.components.notice import message, notice
 from diffuspec.ui.components.player import SCRIPTS, STYLES
+from diffuspec.ui.components.race import CSS as RACE_CSS
+from diffuspec.ui.components.results import CSS as RESULTS_CSS
 from diffuspec.ui.events.api import Api
 from diffuspec.ui.events.models import tick
 from diffuspec.ui.host import Host
-from diffuspec.ui.pages import lab, learn, playground, traces
+from diffuspec.ui.pages import lab, learn, measure, playground, race, traces
 from diffuspec.ui.shared import QUIET, Shared
 from diffuspec.ui.views.terms import entries
 
@@ -24,6 +26,8 @@ HERE = Path(__file__).parent
 PAGES: tuple[ModuleType, ...] = (
     playground,
     lab,
+    race,
+    measure,
     learn,
     traces,
 )  # fmt: skip
@@ -53,7 +57,15 @@ def launch_options() -> dict[str, Any]:
             body_background_fill="#f4f6f8",
             body_background_fill_dark="#10161d",
         ),  # fmt: skip
-        "css_paths": [HERE / "theme.css", HERE / "page.css", *STYLES, quiz.CSS, gallery.CSS],
+        "css_paths": [
+            HERE / "theme.css",
+            HERE / "page.css",
+            *STYLES,
+            RACE_CSS,
+            RESULTS_CSS,
+            quiz.CSS,
+            gallery.CSS,
+        ],  # fmt: skip
         "head": head(),
         "footer_links": ["api"],
         "max_file_size": "64mb",

@@ -10,12 +10,13 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect, sync_playwright
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fake import FakePair, FakeRun, fake_compare, fake_trace, fake_verify  # noqa: E402
+from fake import FakePair, FakeRun, fake_compare, fake_costs, fake_lane, fake_study, fake_trace, fake_verify  # noqa: E402
 
 from diffuspec.ui.host import Host  # noqa: E402
 from diffuspec.ui.page import build, launch_options  # noqa: E402
@@ -48,6 +49,16 @@ def browser():
         instance.close()
 
 
+def serious(page) -> list:
+    """What axe finds in the page in front, serious or worse."""
+    page.mouse.move(0, 0)
+    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    return [
+        (v["id"], v["impact"], [n["html"][:160] for n in v["nodes"][:4]])
+        for v in found if v["impact"] in ("serious", "critical")
+    ]  # fmt: skip
+
+
 class Site:
     """A page served from this process on fake models."""
 
@@ -63,8 +74,10 @@ class Site:
             self.runs.append(FakeRun(pair, settings, prompt, pause=pause))
             return self.runs[-1]
 
-        compare = partial(fake_compare, pause=0.012)
-        self.host = Host(load or fake_load, start, compare, fake_verify, pair_name="fake")
+        self.host = Host(
+            load or fake_load, start, partial(fake_compare, pause=0.012), fake_verify,
+            partial(fake_lane, pause=pause), fake_costs, partial(fake_study, pause=4 * pause), pair_name="fake",
+        )  # fmt: skip
         self.demo = build(self.host, trace)
         self.host.warm_up()
         self.demo.queue().launch(quiet=True, prevent_thread_lock=True, inbrowser=False, **launch_options())

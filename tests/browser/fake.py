@@ -12,13 +12,19 @@ import time
 
 import numpy as np
 
-from diffuspec.errors import PromptError
+from diffuspec.errors import MethodError, PromptError
 from diffuspec.method.acceptance import verify
 from diffuspec.method.lattice import generated_length, prune
 from diffuspec.method.length import make_policy
 from diffuspec.method.proxy import ContextNGram
 from diffuspec.method.search import argmax_path, beam_search
+from diffuspec.methods import Emission
+from diffuspec.questions import Question, bundled_questions
+from diffuspec.race import Lane, Race, finish, run_lane
+from diffuspec.results import Measured
 from diffuspec.settings import Settings
+from diffuspec.studies import STUDIES, StudyResult
+from diffuspec.studies.result import QuestionsUsed
 from diffuspec.trace import Baseline, Difference, PairInfo, Provenance, Step, Timing, Trace, Verification
 
 SCRIPT = (
@@ -29,6 +35,7 @@ SCRIPT = (
 )
 PROMPT = "If a car accelerates from 0 to 60 mph in 8 seconds?"
 WIDTH = 15
+PROVENANCE = Provenance("2026-11-23T12:00:00+00:00", "test machine, 2 cores", 2, {"torch": "none"})
 
 
 class FakePair:
@@ -42,6 +49,9 @@ class FakePair:
             self.encode(" " + word)
         self.encode(PROMPT)
         self.info = PairInfo("fake", "scripted target", "noisy drafter", "none", dtype, "cpu", 2048, 32)
+
+    def piece(self, token: int) -> bytes:
+        return self.pieces[token]
 
     def encode(self, text: str) -> list[int]:
         pieces = []
@@ -152,8 +162,7 @@ class FakeRun:
         raw = b"".join(self.pair.pieces[t] for s in steps for t in s.emitted)
         return Trace(
             prompt=self.prompt if isinstance(self.prompt, str) else None, prompt_ids=self.prompt_ids,
-            settings=self.settings, pair=self.pair.info,
-            provenance=Provenance("2026-11-23T12:00:00+00:00", "test machine, 2 cores", 2, {"torch": "none"}),
+            settings=self.settings, pair=self.pair.info, provenance=PROVENANCE,
             stop_ids=(0,), pieces={i: piece.decode("latin-1") for i, piece in enumerate(self.pair.pieces)},
             special=(0, 1), steps=steps, text=raw.decode("utf-8", "replace"), stop_reason=self.stop_reason,
             prefill_ms=40.0, wall_s=0.04 + sum(s.timing.total_ms for s in steps) / 1e3,
@@ -197,3 +206,91 @@ def fake_trace(
         pass
     trace = run.trace
     return trace.with_baseline(fake_compare(pair, trace, lambda count: False)) if compare else trace
+
+
+SKILLS = {"plain": 0.6, "diffuspec": 0.8, "prompt-lookup": 0.3, "ar-drafter": 0.85}
+
+
+def fake_lane(pair: FakePair, settings: Settings, prompt: str, method: str, heard, stop, *, pause: float = 0.0) -> Lane:
+    """A lane of a race: "ar" makes a token each 42 ms, the others are runs of their skill; "hf-generate" is missing."""
+    if method == "hf-generate":
+        raise MethodError("transformers is not at home.")
+    if method == "ar":
+        return run_lane(method, _plain(pair, settings, pause), heard, stop)
+    run = FakeRun(pair, settings, prompt, pause=pause, skill=SKILLS.get(method, 0.7))
+    emissions = (
+        Emission(step.emitted, step.accepted, step.timing.total_ms + 40 * (not step.index), step) for step in run
+    )
+    return run_lane(method, emissions, heard, stop)
+
+
+def _plain(pair: FakePair, settings: Settings, pause: float):
+    for place in range(settings.max_new_tokens):
+        time.sleep(pause / 4)
+        yield Emission((pair.script[place % len(pair.script)],), 0, 42.0 + 40 * (not place))
+
+
+def fake_costs(pair: FakePair, prompt: str) -> tuple[tuple[float, float], ...]:
+    return ((1.0, 42.0), (8.0, 50.0), (32.0, 95.0))
+
+
+def fake_race(prompt: str = "What is the acceleration?", pair: FakePair | None = None, **settings) -> Race:
+    pair, settings = pair or FakePair(), Settings(**{"max_new_tokens": 64, **settings})
+    lanes = [fake_lane(pair, settings, prompt, method, lambda made: None, lambda: False) for method in ("ar", *SKILLS)]
+    return finish(pair, prompt, settings, lanes, fake_costs(pair, prompt), PROVENANCE)
+
+
+def fake_measured(variant: str, question: Question, place: int, k: int = 6) -> Measured:
+    """One variant on one question: the later the variant, the more it accepts."""
+    accepted = 0 if variant == "ar" else 20 + 3 * place
+    steps = 64 - accepted
+    return Measured(
+        variant, question.id, question.category, tokens=64, seconds=0.05 * steps + 0.01 * place, steps=steps,
+        accepted=accepted, draft_ms=8.0 * steps, search_ms=1.0 * steps, verify_ms=40.0 * steps, commit_ms=0.5 * steps,
+        record_ms=0.5 * steps, positions=((40, 40, 30), (40, 30, 12), (30, 12, 4)),
+        lengths=((k, steps, steps * 5, accepted),), differences=(),
+    )  # fmt: skip
+
+
+def fake_result(
+    name: str, questions: int = 3, asked: int | None = None, tokens: int = 64, now: str = ""
+) -> StudyResult:
+    """A study over `asked` questions of which `questions` are answered."""
+    study, settings = STUDIES[name], Settings(max_new_tokens=tokens)
+    rows, done, total = PROBED.get(name, []), 1, 1
+    if study.variants:
+        variants = study.variants(settings, 32)
+        some = bundled_questions().questions[::3]
+        results = [fake_measured(v.name, q, i, v.settings.k) for q in some[:questions] for i, v in enumerate(variants)]
+        rows = study.rows(results, variants) if questions else []
+        done, total = questions * len(variants), (asked or questions) * len(variants)
+    used = QuestionsUsed("questions.jsonl", "0" * 64, asked or questions)
+    return StudyResult(name, tuple(rows), study.remark(rows) if rows else "", done, total, now, settings,
+                       FakePair().info, PROVENANCE, used, ())  # fmt: skip
+
+
+PROBED = {
+    "costs": [
+        {"part": part, "tokens": n, "ms": ms + n, "least_ms": ms, "plain_passes": (ms + n) / 40}
+        for part, ms in (("draft", 7.0), ("verify", 39.0)) for n in (1, 5, 9, 17)
+    ],
+    "memory": [
+        {"method": method, "tokens": n, "context": n + 30, "ms_per_pass": 40.0, "ms_per_token": 30.0, "cache_mb": 9.0,
+         "trace_mb": 1.0, "rss_mb": 900.0, "other_mb": 800.0}
+        for n in (100, 200) for method in ("ar", "diffuspec")
+    ],
+}  # fmt: skip
+
+
+def fake_study(name, pair, settings, questions, state, stop, *, pause: float = 0.0):
+    """Yields after every question; `state` remembers how many were answered."""
+    asked = len(questions.questions)
+    done = int(state.read_text()) if state.exists() else 0
+    while done < asked:
+        yield fake_result(name, done, asked, settings.max_new_tokens, f"question {done + 1}")
+        time.sleep(pause)
+        if stop():
+            return
+        done += 1
+        state.write_text(str(done))
+    yield fake_result(name, asked, asked, settings.max_new_tokens)

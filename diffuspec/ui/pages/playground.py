@@ -42,7 +42,11 @@ def build(shared: Shared) -> None:
             with gr.Accordion("Settings", open=True, elem_id="settings"):
                 shared.controls, shared.switches = _knobs(Settings.knobs())
                 dtype = gr.Radio(
-                    [("float32 · identical", DTYPES[0]), ("bfloat16 · faster, may differ", DTYPES[1])],
+                    [
+                        ("int8 · identical, fastest", "int8"),
+                        ("float32 · identical", "float32"),
+                        ("bfloat16 · may differ", "bfloat16"),
+                    ],
                     value=DTYPES[0], label="dtype", elem_id="dtype",
                 )  # fmt: skip
                 with gr.Row(elem_id="presets"):

@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from diffuspec import paper
 from diffuspec.method.breakeven import FREE, acceptance_for, acceptance_rate, speedup, tokens_per_step
 from diffuspec.race import Lane, Race
 from diffuspec.ui.views.palette import COLOURS
 
 MEASURED, FLAT = "as measured", "free"
+OURS, THEIRS = "this race", "the paper"
 COSTS = np.logspace(-2, math.log10(4), 49)
 RATES = np.linspace(0, 1, 41)
-# Section 4.1 and Figure 6 of the paper: seconds of drafting over seconds of verification, one pass each a step;
-# k runs from 20 to 30.
-PAPER_K, PAPER_DRAFT, PAPER_VERIFY, PAPER_MAT, PAPER_SPEEDUP = 25, 1.6, 2.13, 6.99, 3.08
+PAPER_K = 25  # the paper's k runs from 20 to 30
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,15 @@ def points(race: Race, labels: dict[str, tuple[str, str]]) -> list[Point]:
     made = [
         Point(
             labels.get(lane.method, (lane.method,))[0], lane.draft_ms / lane.passes / ar.pass_ms,
-            acceptance_rate(lane.accepted, lane.refused), lane.drafted / lane.passes, race.speedup(lane), "this race",
+            acceptance_rate(lane.accepted, lane.refused), lane.drafted / lane.passes, race.speedup(lane), OURS,
         )
         for lane in race.lanes if _drafts(lane) and ar.pass_ms
     ]  # fmt: skip
-    paper = Point(
-        "the paper", PAPER_DRAFT / PAPER_VERIFY, acceptance_for(PAPER_MAT, PAPER_K), PAPER_K, PAPER_SPEEDUP, "the paper"
-    )
-    return [*made, paper]
+    # One pass of each a step, so that the seconds of Figure 6 stand for the passes.
+    mat, gain = paper.ABLATION[True, True]
+    cost = paper.SECONDS["DiffuSpec"]["draft"] / paper.SECONDS["DiffuSpec"]["verify"]
+    theirs = Point("the paper", cost, acceptance_for(mat, PAPER_K), PAPER_K, gain, THEIRS)
+    return [*made, theirs]
 
 
 def curve(race: Race, verify: str) -> tuple[tuple[float, float], ...]:
@@ -62,9 +63,9 @@ def curve(race: Race, verify: str) -> tuple[tuple[float, float], ...]:
 
 
 def usual_k(race: Race) -> int:
-    """The draft length to open the map with: the mean of the last lane that drafts."""
-    drafting = [lane for lane in race.lanes if _drafts(lane)]
-    return max(1, round(drafting[-1].drafted / drafting[-1].passes)) if drafting else 6
+    """The draft length to open the map with: the mean of the fastest lane that drafts."""
+    fastest = max(filter(_drafts, race.lanes), key=lambda lane: lane.tokens_per_second, default=None)
+    return max(1, round(fastest.drafted / fastest.passes)) if fastest else 6
 
 
 def _drafts(lane: Lane) -> bool:
@@ -92,7 +93,8 @@ def chart(race: Race, labels: dict[str, tuple[str, str]], k: int, verify: str = 
     ]  # fmt: skip
     return {
         "title": "Break-even map", "hint": "hover for numbers; the bold line is speed-up 1",
-        "name": "break-even", "caption": caption, "figure": breakeven_figure(z, marks, k, costs).to_plotly_json(),
+        "name": "break-even", "caption": f"{caption} Each point is a method's own cost and acceptance; "
+        f"the map around it is for k = {k}.", "figure": breakeven_figure(z, marks, k, costs).to_plotly_json(),
         "label": f"Speed-up over draft cost and acceptance at k = {k}; the table below has the points",
         "table": {"head": head, "rows": rows}, "colours": COLOURS,
     }  # fmt: skip
@@ -108,6 +110,16 @@ def break_even(draft_cost: float, k: int, costs: Sequence[tuple[float, float]]) 
 def _expected(point: Point, k: int, costs: Sequence[tuple[float, float]]) -> float:
     """The map's own value at a point, which is drawn for one k."""
     return round(float(speedup(point.acceptance, point.draft_cost, k, costs)), 2)
+
+
+def _beside(marks: Sequence[Point]) -> list[str]:
+    """Where each point's name stands: alternately above and below, and inside the frame."""
+    order = sorted(range(len(marks)), key=lambda i: marks[i].draft_cost)
+    sides = {i: ("top", "bottom")[n % 2] for n, i in enumerate(order)}
+    return [
+        f"{sides[i]} {'right' if p.draft_cost < 0.02 else 'left' if p.draft_cost > 1.5 else 'center'}"
+        for i, p in enumerate(marks)
+    ]
 
 
 def breakeven_figure(z: np.ndarray, marks: Sequence[Point], k: int, costs: Sequence[tuple[float, float]]) -> go.Figure:
@@ -141,16 +153,16 @@ def breakeven_figure(z: np.ndarray, marks: Sequence[Point], k: int, costs: Seque
         contours={"start": 1, "end": 1, "size": 1, "coloring": "none"}, line={"width": 3, "color": COLOURS["ink"]},
     )  # fmt: skip
     for mine, symbol, colour in ((True, "circle", "accepted"), (False, "diamond", "correction")):
-        some = [p for p in marks if (p.origin == "this race") == mine]
+        some = [p for p in marks if (p.origin == OURS) == mine]
         figure.add_scatter(
             x=[min(max(p.draft_cost, 0.0105), 3.9) for p in some], y=[p.acceptance for p in some],
-            text=[p.name for p in some], mode="markers+text", textposition="top center",
+            text=[p.name for p in some], mode="markers+text", textposition=_beside(some),
             textfont={"color": COLOURS["ink"], "size": 12},
             marker={"size": 11, "symbol": symbol, "color": COLOURS[colour],
                     "line": {"width": 1.5, "color": COLOURS["card"]}},
             customdata=[
                 [round(p.draft_cost, 3), _expected(p, k, costs), "–" if p.measured is None else f"{p.measured:.2f}",
-                 round(p.k, 1), "the paper reports" if p.origin == "the paper" else "measured in this race"]
+                 round(p.k, 1), "the paper reports" if p.origin == THEIRS else "measured in this race"]
                 for p in some
             ],
             hovertemplate="<b>%{text}</b>: draft %{customdata[0]} target passes, %{y:.0%} accepted per token, "

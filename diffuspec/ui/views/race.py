@@ -17,6 +17,7 @@ HEAD = (
     "method", "tokens/s", "speed-up", "tokens/step", "accepted/step", "target passes", "tokens", "seconds",
     "identical to AR",
 )  # fmt: skip
+DIGITS = (None, 1, 2, 2, 2, 0, 0, 2, None)
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def race_payload(
         "race": ticket, "live": False, "prompt": race.prompt, "budget": race.settings.max_new_tokens,
         "source": provenance(race.provenance, kind),
         "pair": {"target": race.pair.target, "drafter": race.pair.drafter, "dtype": race.pair.dtype},
-        "lanes": lanes, "table": {"head": HEAD, "rows": table(race, labels)},
+        "lanes": lanes, "table": {"head": HEAD, "rows": table(race, labels), "digits": DIGITS},
     }  # fmt: skip
     return orjson.dumps(body).decode()
 

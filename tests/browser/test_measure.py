@@ -1,0 +1,95 @@
+"""The Measure page in a real browser, on a scripted study (fake.py)."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from conftest import serious
+from fake import fake_result
+from playwright.sync_api import expect
+
+from diffuspec.studies import StudyResult
+
+COUNT = "#results [data-count]"
+
+
+def at_measure(visit, site, query="#measure", **options):
+    page = visit(site, query, **options)
+    page.wait_for_selector("#results h2")
+    return page
+
+
+def upload(page, button, path):
+    with page.expect_file_chooser() as chooser:
+        page.click(button)
+    chooser.value.set_files(path)
+
+
+def test_a_study_fills_its_table_is_cancelled_and_goes_on(visit, site, tmp_path):
+    page = at_measure(visit, site)
+    page.get_by_label(re.compile("Tables 2 and 4")).check()
+    expect(page.locator("#results h2")).to_contain_text("CPS and ADL")
+    page.fill("#measure-limit input", "4")
+    page.click("#measure-run")
+    expect(page.locator("#results [data-badge]")).to_have_text("being measured")
+    expect(page.locator("#results [data-summary] tbody tr").first).to_be_visible()
+    page.click("#measure-stop")
+    expect(page.locator("#measure-run")).to_be_enabled()
+    expect(page.locator("#results [data-said]")).to_contain_text("Cancelled")
+    done = int(page.inner_text(COUNT).split()[0])
+    assert 0 < done < 20
+    page.click("#measure-run")
+    expect(page.locator(COUNT)).to_contain_text(re.compile(r"^\d+ of 20"))
+    assert int(page.inner_text(COUNT).split()[0]) >= done
+    expect(page.locator("#measure-run")).to_be_enabled(timeout=40_000)
+    expect(page.locator("#results [data-badge]")).to_have_text("measured here")
+    expect(page.locator("#results .ds-theirs").first).to_be_visible()
+    expect(page.locator("#study-chart .plot-container")).to_be_visible()
+    with page.expect_download() as download:
+        page.click("#measure-save")
+    assert StudyResult.load(download.value.path()).complete
+    page.get_by_label(re.compile("Table 5")).check()
+    expect(page.locator("#results h2")).to_contain_text("Fixed draft lengths")
+    page.get_by_label(re.compile("Tables 2 and 4")).check()
+    expect(page.locator("#results [data-badge]")).to_have_text("measured here")
+
+
+def test_results_and_questions_from_files(visit, site, tmp_path):
+    page = at_measure(visit, site)
+    result = fake_result("sweep")
+    result.save(tmp_path / "sweep.json")
+    upload(page, "#measure-file", tmp_path / "sweep.json")
+    expect(page.locator("#results h2")).to_contain_text("Figure 7")
+    expect(page.locator("#results [data-note]")).to_contain_text("From the file you opened")
+    expect(page.locator("#measure-study input:checked")).to_have_value("sweep")
+    (tmp_path / "bad.json").write_text('{"format": "diffuspec-results", "study": "<script>"}')
+    upload(page, "#measure-file", tmp_path / "bad.json")
+    expect(page.locator("#notice .ds-message")).to_contain_text("The results on the page are kept")
+    (tmp_path / "mine.jsonl").write_text('{"question_id": 1, "category": "qa", "turns": ["Why is the sky blue?"]}\n')
+    page.set_input_files("#measure-questions input[type=file]", tmp_path / "mine.jsonl")
+    expect(page.locator("#notice .ds-message")).to_contain_text("1 questions in mine.jsonl")
+
+
+def test_a_study_gives_way_to_the_playground(visit, site):
+    page, other = at_measure(visit, site), visit(site)
+    page.fill("#measure-limit input", "6")
+    page.click("#measure-run")
+    expect(page.locator("#results [data-badge]")).to_have_text("being measured")
+    other.fill("#prompt textarea", "May I come in between?")
+    other.click("#run")
+    expect(other.locator("[data-badge]").first).to_have_text("measured here")
+    assert page.inner_text("#results [data-badge]") == "being measured"
+    other.click("#stop")
+    page.click("#measure-stop")
+    expect(page.locator("#measure-run")).to_be_enabled()
+
+
+@pytest.mark.parametrize("theme, width", [("light", 1440), ("dark", 820)])
+def test_axe_and_no_sideways_scroll(visit, site, theme, width, tmp_path):
+    page = at_measure(visit, site, f"?__theme={theme}#measure", viewport={"width": width, "height": 900})
+    fake_result("methods", questions=6).save(tmp_path / "methods.json")
+    upload(page, "#measure-file", tmp_path / "methods.json")
+    page.wait_for_selector("#study-chart .plot-container")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert not serious(page)
