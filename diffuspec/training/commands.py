@@ -203,10 +203,10 @@ def _synthesise(arguments: argparse.Namespace, progress: Callable) -> None:
 
 
 def _overlap(arguments: argparse.Namespace, progress: Callable) -> int:
-    from diffuspec.bench import read_questions
+    from diffuspec.questions import read_questions
     from diffuspec.training.overlap import shared
 
-    questions = [turn for question in read_questions(arguments.questions) for turn in question.turns]
+    questions = [turn for question in read_questions(arguments.questions).questions for turn in question.turns]
     _, tokenizer, _ = _load(arguments, progress)
     progress.close()
     conversations = [c for folder in _folders(arguments.data) for c in folder.conversations()]
