@@ -177,7 +177,8 @@ class BlockDrafter(DiffusionDrafter):
         self.draft_vocab = weights["draft_vocab"].long().to(device)
         weights = {name: tensor.to(device, dtype) for name, tensor in weights.items() if name != "draft_vocab"}
         self._mask = weights["mask_embedding"]
-        self._head = make_linear(embedding[self.draft_vocab], weights["norm.weight"], arithmetic)
+        output = weights.get("head.weight", embedding[self.draft_vocab])
+        self._head = make_linear(output, weights["norm.weight"], arithmetic)
         self._layers = [_Layer(weights, f"layers.{i}.", arithmetic) for i in range(len(config["target_layers"]))]
         self._eps = torch.tensor(config["rms_norm_eps"], device=device, dtype=dtype)
         inverse = config["rope_theta"] ** (-torch.arange(0, self.head_dim, 2, device=device) / self.head_dim)
@@ -204,8 +205,14 @@ class BlockDrafter(DiffusionDrafter):
 
     def _attend(self, layer, rows, past, start, cos, sin):
         k, kv = len(rows), self.kv_heads
-        mixed = layer.qkv(rows, self._rms(rows)).view(k, -1, self.head_dim)
+        mixed = layer.qkv(rows, self._rms(rows))
+        if layer.bias is not None:  # Qwen2
+            mixed = mixed + layer.bias
+        mixed = mixed.view(k, -1, self.head_dim)
         turned, value = mixed[:, : self.heads + kv], mixed[:, self.heads + kv :].transpose(0, 1)
+        if layer.head_norms is not None:  # Qwen3
+            parts = zip((turned[:, : self.heads], turned[:, self.heads :]), layer.head_norms, strict=True)
+            turned = torch.cat([F.rms_norm(part, norm.shape, norm, float(self._eps)) for part, norm in parts], 1)
         turned = torch.addcmul(turned * cos, turned.roll(self.head_dim // 2, -1), sin).transpose(0, 1)
         query, key = turned[: self.heads], turned[self.heads :]
         if start and isinstance(past, LayerView):
@@ -230,6 +237,10 @@ class _Layer:
             return make_linear(stacked, norm and weights[f"{at}{norm}.weight"], arithmetic)
 
         self.qkv = linear(*(f"self_attn.{name}_proj" for name in "qkv"), norm="input_layernorm")
+        attention = f"{at}self_attn."
+        biased, normed = f"{attention}q_proj.bias" in weights, f"{attention}q_norm.weight" in weights
+        self.bias = torch.cat([weights[f"{attention}{name}_proj.bias"] for name in "qkv"]) if biased else None
+        self.head_norms = [weights[f"{attention}{name}_norm.weight"] for name in "qk"] if normed else None
         self.output = linear("self_attn.o_proj")
         self.gate_up = linear("mlp.gate_proj", "mlp.up_proj", norm="post_attention_layernorm")
         self.down = linear("mlp.down_proj")

@@ -1,0 +1,88 @@
+"""Every stage from the command line, end to end, on a tiny target: text to a drafter that drafts."""
+
+import json
+
+import pytest
+
+from diffuspec import load_pair
+from diffuspec.cli import main
+from diffuspec.engine import DiffuSpec
+from diffuspec.models.drafter import Convention, load_block_drafter
+from diffuspec.models.target import load_target
+from diffuspec.settings import Settings
+from diffuspec.training.data import DataFolder
+
+SENTENCE = "The old harbour was closed for repairs, and the ships had to wait outside. "
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_folder):
+    """(folder of a whole run, its commands' outputs)."""
+    root = tmp_path_factory.mktemp("training")
+    (root / "unpacked" / "book").mkdir(parents=True)
+    (root / "unpacked" / "book" / "one.txt").write_text(SENTENCE * 12 + "\n\n" + SENTENCE * 3)
+    train("text", root / "unpacked" / "book", "--out", root / "text.jsonl.gz")
+    train("synthesise", "--target", tiny_folder, "--text", root / "text.jsonl.gz", "--out", root / "data", "--tokens",
+          1500, "--slots", 8, "--capacity", 400, "--layers", "0,2", "--shares", "mt=2,qa=2,math=1")  # fmt: skip
+    for kind in ("target-conditioned", "standalone"):
+        train("drafter", root / "data", "--target", tiny_folder, "--out", root / kind, "--kind", kind,
+              "--layers", "0,2", "--vocabulary", 200, "--steps", 6, "--conversations", 3, "--anchors", 2,
+              "--save-every", 2, "--evaluate-every", 6)  # fmt: skip
+    return root
+
+
+def train(*arguments, status=0):
+    assert main(["train", *map(str, arguments)]) == status
+
+
+def test_the_target_conditioned_drafter_drafts(run, tiny_folder, tiny_pair, tmp_path):
+    train("pack", run / "target-conditioned" / "drafter", "--out", tmp_path)
+    target, _ = load_target(tiny_folder, dtype="float32", device="cpu")
+    drafter = load_block_drafter(tmp_path, target)
+    assert len(drafter.draft_vocab) <= 201 and drafter.config["target_layers"] == [0, 2]
+    cache = target.new_cache()
+    target.prefill(cache, [5, 6, 7])
+    ids, logq = drafter.draft([5, 6, 7, 8], 6, width=4, passes=2, cache=cache)
+    assert ids.shape == (6, 4) and (logq <= 0).all()
+
+
+def test_the_standalone_drafter_is_loaded_as_any_other(run, tiny_folder):
+    convention = Convention(mask_token=264, attention="causal-prefix", shifted=True)
+    pair = load_pair(target=str(tiny_folder), drafter=str(run / "standalone" / "drafter"), convention=convention)
+    trace = DiffuSpec(pair, Settings(proxy="none", k_min=4, k_max=8)).run("Hello", max_new_tokens=12)
+    assert trace.pair.drafter_kind == "standalone" and 0 < trace.new_tokens <= 12
+
+
+def test_a_finished_run_has_its_curve_and_goes_no_further(run, tiny_folder, capsys):
+    lines = (run / "target-conditioned" / "curve.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [6]
+    before = (run / "target-conditioned" / "checkpoint.pt").read_bytes()
+    train("drafter", run / "data", "--target", tiny_folder, "--out", run / "target-conditioned", "--layers", "0,2",
+          "--vocabulary", 200, "--steps", 6, "--conversations", 3, "--anchors", 2)  # fmt: skip
+    assert "step 6" in capsys.readouterr().out
+    assert (run / "target-conditioned" / "checkpoint.pt").read_bytes() == before
+
+
+def test_caches_of_other_layers_are_refused(run, tiny_folder, capsys):
+    train("drafter", run / "data", "--target", tiny_folder, "--out", run / "x", "--layers", "0,1", status=1)
+    assert "train cache" in capsys.readouterr().err
+    train("cache", run / "data", "--target", tiny_folder, "--layers", "0,1", status=1)
+    assert "delete its cache" in capsys.readouterr().err
+
+
+def test_overlap_with_questions_is_reported(run, tiny_folder, tmp_path, capsys):
+    conversation = next(c for c in DataFolder(run / "data").conversations() if c.family == "math")
+    _, tokenizer = load_target(tiny_folder, dtype="float32", device="cpu")
+    before = tokenizer.decode(conversation.ids[: conversation.spans[0, 0]].tolist())
+    asked = before.split("user\n")[1].split("<|im")[0]
+    questions = tmp_path / "q.jsonl"
+    row = {
+        "question_id": 1,
+        "category": "qa",
+        "turns": ["Something that nobody asked about anywhere in the world"],
+    }
+    questions.write_text(json.dumps(row))
+    train("overlap", run / "data", "--target", tiny_folder, "--questions", questions)
+    questions.write_text(json.dumps(row | {"turns": [asked]}))
+    train("overlap", run / "data", "--target", tiny_folder, "--questions", questions, "--words", 2, status=1)
+    assert f"prompt {conversation.number} (math)" in capsys.readouterr().out
