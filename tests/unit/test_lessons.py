@@ -185,6 +185,19 @@ def test_adl_at_the_papers_settings_stays_on_the_floor(outcomes, recorded):
     assert perfect.answer == "30", "only a drafter that is never wrong leaves the floor"
 
 
+def test_the_paper_rule_is_biased_and_rule_a_is_not(recorded):
+    outcome = solve(recorded, "biased_rule")
+    assert outcome.answer == 0
+    assert outcome.facts["biased"] == "(0.143, 0.857, 0)", "method.md's example"
+    assert outcome.facts["exact"] == outcome.facts["p"] == "(0.5, 0.3, 0.2)"
+    rng = np.random.default_rng(0)
+    p, q, token, count = np.array([0.5, 0.3, 0.2]), np.array([0.4, 0.35, 0.25]), 1, 20_000
+    left = np.maximum(p - q, 0)
+    drawn = np.where(rng.random(count) < min(1, p[token] / q[token]), token, rng.choice(3, count, p=left / left.sum()))
+    shares = np.bincount(drawn, minlength=3) / count
+    assert np.abs(shares - outcome.figure.data[1].y).max() < 0.02
+
+
 def test_a_larger_tree_never_accepts_less(recorded):
     rows = [float(share) for _, share in solve(recorded, "tree").after.rows]
     assert rows == sorted(rows) and rows[-1] > rows[0] > 0

@@ -18,7 +18,7 @@ import plotly.graph_objects as go
 from diffuspec.errors import TraceError
 from diffuspec.gallery import Gallery
 from diffuspec.method import breakeven
-from diffuspec.method.acceptance import verify, verify_tree
+from diffuspec.method.acceptance import accept_probability, residual, verify, verify_tree
 from diffuspec.method.lattice import prune
 from diffuspec.method.length import AdaptiveDraftLength
 from diffuspec.method.proxy import NGram, Proxy, make_proxy
@@ -391,6 +391,46 @@ def adl_replay(
     return Outcome(str(usual), facts, figure=figure)
 
 
+def biased_rule(
+    gallery: Gallery, p1: float = 0.5, p2: float = 0.3, q1: float = 0.4, q2: float = 0.35, word: int = 2
+) -> Outcome:
+    p, q = _three(p1, p2), _three(q1, q2)
+    token = int(word) - 1
+    # The path token is accepted with min(1, p/q), and what is left goes to the residual.
+    chance = accept_probability(p, q, token)
+    biased = (1 - chance) * residual(p, q)
+    biased[token] += chance
+    # Rule A is the same rule with what the path really is, a point mass, in the place of q.
+    point = np.eye(3)[token]
+    kept = accept_probability(p, point, token)
+    exact = (1 - kept) * residual(p, point)
+    exact[token] += kept
+    show = lambda values: "(" + ", ".join(f"{value:.3g}" for value in values) + ")"  # noqa: E731
+    words = ["word 1", "word 2", "word 3"]
+    figure = _figure("", "probability")
+    for values, name, colour in (
+        (p, "the target alone", "accepted"), (biased, "the paper’s rule", "correction"), (exact, "rule A", "bonus"),
+    ):  # fmt: skip
+        figure.add_bar(
+            x=words, y=values.tolist(), name=name, marker={"color": COLOURS[colour]},
+            text=[f"{value:.2f}" for value in values], textposition="outside", cliponaxis=False,
+        )  # fmt: skip
+    figure.update_layout(barmode="group", yaxis_range=[0, 1.08])
+    facts = {
+        "p": show(p), "q": show(q), "word": str(int(word)), "p3": f"{p[2]:.2g}", "biased3": f"{100 * biased[2]:.0f}",
+        "biased": show(biased.round(3)), "exact": show(exact.round(3)),
+    }  # fmt: skip
+    rows = [(words[i], f"{p[i]:.3f}", f"{q[i]:.3f}", f"{biased[i]:.3f}", f"{exact[i]:.3f}") for i in range(len(words))]
+    after = Table(("", "target p", "drafter q", "the paper’s rule", "rule A"), tuple(rows))
+    return Outcome(100 * float(biased[2]), facts, after=after, figure=figure)
+
+
+def _three(first: float, second: float) -> np.ndarray:
+    """A distribution over three words; the third takes the rest, and what exceeds 1 is scaled down."""
+    values = np.array([first, second, max(1 - first - second, 0.05)])
+    return values / values.sum()
+
+
 LARGEST_TREE = 24
 TREE_STEPS = 40  # enough for a mean, and soon computed
 
@@ -496,6 +536,6 @@ PUZZLES: dict[str, Callable[..., Outcome]] = {
     function.__name__: function
     for function in (
         pass_cost, one_step, pruning, path_search, who_missed, random_drafter, two_conventions, break_even,
-        next_length, adl_replay, tree,
+        next_length, adl_replay, biased_rule, tree,
     )
 }  # fmt: skip
