@@ -329,7 +329,7 @@ class Trace:
         except (ValueError, IndexError):
             raise TraceError("This is not a DiffuSpec trace: its first line names no such format.") from None
         if head.get("version") != VERSION:
-            raise TraceError(f"This trace has version {head.get('version')!r}; this program reads {VERSION}.")
+            raise TraceError(f"This trace has version {_brief(head.get('version'))}; this program reads {VERSION}.")
         if len(lines) > MAX_STEPS + 2:
             raise TraceError(f"This trace has more than {MAX_STEPS} steps.")
         try:
@@ -342,7 +342,13 @@ class Trace:
             return trace
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, DiffuSpecError) as error:
             detail = f"{error} is missing" if isinstance(error, KeyError) else error
-            raise TraceError(f"This trace is damaged: {detail}.") from error
+            raise TraceError(f"This trace is damaged: {_brief(detail)}.") from error
+
+
+def _brief(detail: object) -> str:
+    """What is said of a stranger's file may quote it, but not at any length."""
+    text = str(detail).rstrip(".")
+    return text if len(text) <= 200 else text[:200] + " …"
 
 
 def _plain(data: bytes) -> bytes:

@@ -60,5 +60,18 @@ def test_bad_input_is_said_clearly(client, prompt, settings, says):
         client.predict(prompt, settings, "float32", False, api_name="/run")
 
 
-def test_only_run_and_trace_are_public(client):
-    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/run", "/trace"}
+def test_only_run_trace_and_search_are_public(client):
+    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/run", "/trace", "/search"}
+
+
+def test_a_given_lattice_is_searched_without_a_model(client):
+    ids = [[5, 7, 9], [7, 5, 9], [9, 7, 5]]
+    logq = [[-0.2, -2.0, -4.0], [-0.9, -1.0, -3.0], [-0.1, -3.0, -5.0]]
+    settings = json.dumps({"proxy": "none", "lam": 1.0, "tau": 0.9, "beam": 3})
+    found = client.predict(ids, logq, settings, [1, 5], [2], api_name="/search")
+    assert found["path"] == [5, 7, 9] and found["ranks"] == [0, 0, 0]
+    assert found["kept"] == [[True, True, False], [True, True, True], [True, False, False]]
+    assert found["scores"] == pytest.approx([-0.2, -1.1, -1.2], abs=1e-5)
+    for bad in ([], [[5]], [[5, 7, "x"]] * 3, [[-1, 7, 9]] * 3):
+        with pytest.raises(Exception, match="tables of one shape|token ids"):
+            client.predict(bad, logq, settings, [], [], api_name="/search")
