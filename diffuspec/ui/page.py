@@ -85,14 +85,15 @@ def build(host: Host, first: Trace | None = None, problem: str | None = None) ->
             )  # fmt: skip
             said = notice(elem_id="notice", value=message(problem) if problem else None)
         shared = Shared(demo, host, first, trace=gr.State(first), notice=said)
+        # Before the pages: a private handler called `search` would take the endpoint's name.
+        api = Api(host)
+        gr.api(api.run, api_name="run", concurrency_limit=None)
+        gr.api(api.trace, api_name="trace", concurrency_limit=None)
+        gr.api(api.search, api_name="search", queue=False)
         with gr.Tabs(elem_id="pages", selected=PAGES[0].NAME):
             for page in PAGES:
                 with gr.Tab(page.TITLE, id=page.NAME, elem_id=f"page-{page.NAME}"):
                     page.build(shared)
         timer = gr.Timer(0.6)
         timer.tick(lambda: tick(host), None, [said, timer], **QUIET)
-        api = Api(host)
-        gr.api(api.run, api_name="run", concurrency_limit=None)
-        gr.api(api.trace, api_name="trace", concurrency_limit=None)
-        gr.api(api.search, api_name="search", queue=False)
     return demo
