@@ -87,6 +87,7 @@ def test_a_file_is_imported_and_a_bad_one_refused(visit, site, tmp_path):
 
     choose("bad.jsonl")
     expect(page.locator("#notice")).to_contain_text("damaged")
+    page.click("#page-traces-button")
     choose("good.jsonl.gz")
     front(page)
     expect(page.locator("#step-label")).to_contain_text(f"of {len(trace.steps)}")
