@@ -67,8 +67,14 @@ def test_results_and_questions_from_files(visit, site, tmp_path):
     upload(page, "#measure-file", tmp_path / "bad.json")
     expect(page.locator("#notice .ds-message")).to_contain_text("The results on the page are kept")
     (tmp_path / "mine.jsonl").write_text('{"question_id": 1, "category": "qa", "turns": ["Why is the sky blue?"]}\n')
-    page.set_input_files("#measure-questions input[type=file]", tmp_path / "mine.jsonl")
-    expect(page.locator("#notice .ds-message")).to_contain_text("1 questions in mine.jsonl")
+    upload(page, "#measure-questions", tmp_path / "mine.jsonl")
+    expect(page.locator("#measure-limit")).to_contain_text("1 in mine.jsonl")
+    (tmp_path / "none.jsonl").write_text("not questions")
+    upload(page, "#measure-questions", tmp_path / "none.jsonl")
+    expect(page.locator("#notice .ds-message")).to_contain_text("is not a question file")
+    expect(page.locator("#measure-limit")).to_contain_text("1 in mine.jsonl")
+    page.click("#measure-own")
+    expect(page.locator("#measure-limit")).to_contain_text("of our own")
 
 
 def test_a_study_gives_way_to_the_playground(visit, site):

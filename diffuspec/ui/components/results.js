@@ -46,6 +46,7 @@ const results = (() => {
     find("said").textContent = said.said || "";
     find("note").textContent = has && !said.live ? said.note : "";
     find("paper").textContent = said.paper;
+    find("key").hidden = !said.paper;
     find("remark").textContent = said.remark || "";
     find("conditions").textContent = said.conditions || "";
     const open = has && (said.live || !said.complete);

@@ -159,14 +159,25 @@ def choose(study: str, shelf: Shelf):
 
 
 def take(path: str | None):
-    """Check an uploaded question file. -> notice, file shown"""
+    """Check an uploaded question file. -> notice, file, limit, own-questions button"""
+    keep = gr.skip()
     if not path:
-        return gr.skip(), gr.skip()
+        return keep, keep, keep, keep
     try:
         questions = asked(path)
     except DiffuSpecError as error:
-        return message(f"{error} Our own questions are asked instead."), None
-    return message(f"{len(questions.questions)} questions in {questions.name}.", tone="note"), gr.skip()
+        return message(f"{error} The questions chosen before are kept."), keep, keep, keep
+    return message(None), path, named(questions), gr.Button(visible=True)
+
+
+def named(questions: QuestionFile | None) -> gr.Number:
+    """The limit, its label saying which questions it counts."""
+    return gr.Number(label=questions_label(questions))
+
+
+def questions_label(questions: QuestionFile | None) -> str:
+    whose = "of our own" if questions is None else f"in {questions.name}"
+    return f"Questions at most, of {len((questions or bundled_questions()).questions)} {whose}"
 
 
 def asked(path: str) -> QuestionFile:

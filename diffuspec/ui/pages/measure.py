@@ -5,11 +5,20 @@ from __future__ import annotations
 import gradio as gr
 
 from diffuspec.models.weights import ASSETS
-from diffuspec.questions import bundled_questions
 from diffuspec.studies import STUDIES
 from diffuspec.ui.components.chart import chart
 from diffuspec.ui.components.results import results
-from diffuspec.ui.events.measure import MOST_QUESTIONS, Studies, choose, load, recorded, save, take
+from diffuspec.ui.events.measure import (
+    MOST_QUESTIONS,
+    Studies,
+    choose,
+    load,
+    named,
+    questions_label,
+    recorded,
+    save,
+    take,
+)
 from diffuspec.ui.shared import IN_TURN, PRIVATE, QUIET, Shared
 
 NAME, TITLE = "measure", "Measure"
@@ -20,21 +29,16 @@ def build(shared: Shared) -> None:
     studies = Studies(shared.host, list(shared.controls))
     shelf = recorded(ASSETS / "results")
     first, picture = choose(FIRST, shelf)
-    own = len(bundled_questions().questions)
     with gr.Column(elem_classes="page", elem_id="measure-page"):
-        kept = gr.State(shelf)
+        kept, file = gr.State(shelf), gr.State(None)
         ticket = gr.Textbox(visible="hidden", elem_id="measure-ticket", label="ticket", container=False)
         study = gr.Radio(
-            [(f"{s.source or 'More'}: {s.title.lower()}", name) for name, s in STUDIES.items()], value=FIRST,
+            [(f"{s.source}: {s.title}" if s.source else s.title, name) for name, s in STUDIES.items()], value=FIRST,
             label="What to measure", elem_id="measure-study",
         )  # fmt: skip
         with gr.Row(elem_id="measure-setup"):
-            file = gr.File(
-                label=f"Questions in Spec-Bench’s format (.jsonl); without a file, {own} of our own",
-                file_types=[".jsonl"], height=96, elem_id="measure-questions", scale=2, min_width=260,
-            )  # fmt: skip
             limit = gr.Number(
-                6, minimum=1, maximum=MOST_QUESTIONS, precision=0, label="Questions at most",
+                6, minimum=1, maximum=MOST_QUESTIONS, precision=0, label=questions_label(None),
                 elem_id="measure-limit", scale=1, min_width=140,
             )  # fmt: skip
             tokens = gr.Slider(
@@ -44,6 +48,10 @@ def build(shared: Shared) -> None:
         with gr.Row(elem_id="measure-go"):
             start = gr.Button("Measure", variant="primary", elem_id="measure-run")
             stop = gr.Button("Cancel", elem_id="measure-stop", interactive=False)
+            asked = gr.UploadButton(
+                "Questions from a file …", size="sm", elem_id="measure-questions", file_types=[".jsonl"]
+            )
+            again = gr.Button("Our own questions", size="sm", elem_id="measure-own", visible=False)
             opened = gr.UploadButton("Open results …", size="sm", elem_id="measure-file", file_types=[".json"])
             saved = gr.Button("Save results", size="sm", elem_id="measure-save")
             download = gr.DownloadButton("results", elem_id="measure-ready", visible="hidden")
@@ -56,7 +64,8 @@ def build(shared: Shared) -> None:
     ticket.change(studies.follow, [ticket, kept], [shown, drawn, kept, shared.notice, start, stop], **IN_TURN)
     stop.click(studies.stop, **QUIET)
     study.input(choose, [study, kept], [shown, drawn], **QUIET)
-    file.upload(take, file, [shared.notice, file], **QUIET)
+    asked.upload(take, asked, [shared.notice, file, limit, again], **QUIET)
+    again.click(lambda: (None, named(None), gr.Button(visible=False)), None, [file, limit, again], **QUIET)
     opened.upload(load, [opened, kept], [study, shown, drawn, kept, shared.notice], **QUIET)
     saved.click(save, [study, kept], [download, shared.notice], **QUIET).success(
         None, js="() => setTimeout(() => document.querySelector('#measure-ready').click(), 100)", **PRIVATE

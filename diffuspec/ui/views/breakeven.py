@@ -112,14 +112,22 @@ def _expected(point: Point, k: int, costs: Sequence[tuple[float, float]]) -> flo
     return round(float(speedup(point.acceptance, point.draft_cost, k, costs)), 2)
 
 
-def _beside(marks: Sequence[Point]) -> list[str]:
-    """Where each point's name stands: alternately above and below, and inside the frame."""
-    order = sorted(range(len(marks)), key=lambda i: marks[i].draft_cost)
-    sides = {i: ("top", "bottom")[n % 2] for n, i in enumerate(order)}
-    return [
-        f"{sides[i]} {'right' if p.draft_cost < 0.02 else 'left' if p.draft_cost > 1.5 else 'center'}"
-        for i, p in enumerate(marks)
-    ]
+def _beside(marks: Sequence[Point], everyone: Sequence[Point]) -> list[str]:
+    """Where each point's name stands: above it, or on the side away from a close neighbour and from the frame."""
+
+    def side(p: Point) -> str:
+        x = math.log10(max(p.draft_cost, COSTS[0]))
+        near = [
+            math.log10(max(q.draft_cost, COSTS[0])) - x
+            for q in everyone
+            if q is not p and abs(q.acceptance - p.acceptance) < 0.12
+        ]
+        close = min((dx for dx in near if abs(dx) < 0.4), key=abs, default=None)
+        if close is not None:
+            return "middle left" if close > 0 else "middle right"
+        return "middle right" if x < -1.7 else "middle left" if x > 0.2 else "top center"
+
+    return [side(p) for p in marks]
 
 
 def breakeven_figure(z: np.ndarray, marks: Sequence[Point], k: int, costs: Sequence[tuple[float, float]]) -> go.Figure:
@@ -156,7 +164,7 @@ def breakeven_figure(z: np.ndarray, marks: Sequence[Point], k: int, costs: Seque
         some = [p for p in marks if (p.origin == OURS) == mine]
         figure.add_scatter(
             x=[min(max(p.draft_cost, 0.0105), 3.9) for p in some], y=[p.acceptance for p in some],
-            text=[p.name for p in some], mode="markers+text", textposition=_beside(some),
+            text=[p.name for p in some], mode="markers+text", textposition=_beside(some, marks),
             textfont={"color": COLOURS["ink"], "size": 12},
             marker={"size": 11, "symbol": symbol, "color": COLOURS[colour],
                     "line": {"width": 1.5, "color": COLOURS["card"]}},

@@ -35,7 +35,7 @@ def results_payload(name: str, result: StudyResult | None, kind: str, said: str 
     study = STUDIES[name]
     body: dict[str, Any] = {
         "study": name, "title": study.title, "where": study.source or "not in the paper", "about": study.about,
-        "said": said, "live": live, "paper": paper.SOURCE,
+        "said": said, "live": live, "paper": paper.SOURCE if any(column.paper for column in study.columns) else "",
     }  # fmt: skip
     if result is not None:
         summary, whole = tables(result)

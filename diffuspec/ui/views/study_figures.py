@@ -19,6 +19,7 @@ SERIES = ("accepted", "correction", "bonus", "average", "quiet", "accepted-soft"
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 SYMBOLS = ("circle", "square", "triangle-up", "cross", "x", "star")
 PATTERNS = ("", "/", "x", ".", "\\", "-")
+OUTLINED = ("methods", "ablation", "fixed-k", "sweep")
 THEIRS = {"color": COLOURS["card"], "line": {"color": COLOURS["ink-soft"], "width": 1.5}}
 
 
@@ -29,9 +30,10 @@ def study_chart(result: StudyResult) -> dict[str, Any] | None:
         return None
     study, (_, whole) = STUDIES[result.study], tables(result)
     return {
-        "title": study.source or study.title, "hint": study.title, "name": f"study-{study.name}",
+        "title": study.source or study.title, "hint": study.title if study.source else "",
+        "name": f"study-{study.name}",
         "caption": "Outlines and diamonds are the paper’s values, from another machine and pair."
-        if any(column.paper for column in study.columns) else "",
+        if study.name in OUTLINED else "",
         "label": f"{study.title}; the table below has the numbers", "colours": COLOURS,
         "figure": _dressed(draw(list(result.rows))).to_plotly_json(),
         "table": {"head": [f"{label}, the paper’s" if theirs else label for label, theirs in whole.heads],
@@ -41,9 +43,10 @@ def study_chart(result: StudyResult) -> dict[str, Any] | None:
 
 def _dressed(figure: go.Figure) -> go.Figure:
     figure.update_layout(
-        template=go.layout.Template(), height=330, margin={"l": 46, "r": 12, "t": 34, "b": 42}, dragmode=False,
+        template=go.layout.Template(), height=350, margin={"l": 46, "r": 12, "t": 62, "b": 42}, dragmode=False,
         paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font={"color": COLOURS["ink-soft"], "size": 12},
-        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}, barmode=figure.layout.barmode or "group",
+        legend={"orientation": "h", "x": 0, "y": 1.12, "yanchor": "bottom", "traceorder": "normal"},
+        barmode=figure.layout.barmode or "group",
         bargap=0.25,
     )  # fmt: skip
     figure.update_xaxes(fixedrange=True, showgrid=False, linecolor=COLOURS["line"], automargin=True)
@@ -53,8 +56,9 @@ def _dressed(figure: go.Figure) -> go.Figure:
 
 
 def _filled(place: int) -> dict[str, Any]:
-    pattern = {"shape": PATTERNS[place % len(PATTERNS)], "fgcolor": COLOURS["card"], "size": 5, "solidity": 0.25}
-    return {"color": COLOURS[SERIES[place % len(SERIES)]], "pattern": pattern}
+    pattern = {"shape": PATTERNS[place % len(PATTERNS)], "size": 5, "solidity": 0.25}
+    colour = COLOURS[SERIES[place % len(SERIES)]]
+    return {"color": colour, "pattern": {**pattern, "bgcolor": colour, "fgcolor": COLOURS["card"]}}
 
 
 def _bars(figure, x, y, name, place, *, theirs=False, **more) -> None:
@@ -121,7 +125,9 @@ def _lengths(rows: Sequence[dict]) -> go.Figure:
     figure = go.Figure()
     _lines(figure, [r["k"] for r in rows], [r["generated"] for r in rows], "L_gen, before the first EOS", 0)
     _lines(figure, [r["k"] for r in rows], [r["accepted"] for r in rows], "L_acc, accepted", 1)
-    return figure.update_xaxes(title_text="k, tokens drafted a step").update_yaxes(title_text="tokens a step")
+    return figure.update_xaxes(title_text="k, tokens drafted a step").update_yaxes(
+        title_text="tokens a step", rangemode="tozero"
+    )
 
 
 def _time_split(rows: Sequence[dict]) -> go.Figure:
