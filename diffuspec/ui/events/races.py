@@ -72,7 +72,7 @@ class Races:
             raise SettingsError("Pick at least one method to race against plain AR.")
         return RaceWork(prompt, settings, (YARDSTICK, *others))
 
-    def follow(self, ticket: str, request: gr.Request, verify: str) -> Iterator[tuple]:
+    def follow(self, ticket: str, shown: Race | None, verify: str, request: gr.Request) -> Iterator[tuple]:
         """Run the visitor's race. -> race, state, map, k, notice, race button, stop"""
         work = self.works.get(request.session_hash)
         idle, keep = (gr.Button(interactive=True), gr.Button(interactive=False)), gr.skip()
@@ -85,11 +85,11 @@ class Races:
                 if race is None:
                     yield self._live(ticket, work), keep, keep, keep, keep, keep, keep
             if race is None:
-                yield keep, keep, keep, keep, ended(), *idle
+                yield *(self.show(shown, verify) if shown else (keep,) * 4), ended(), *idle
                 return
             yield *self.show(race, verify, MEASURED), ended(), *idle
         except Exception as error:  # whatever a method raises must not take the page down
-            yield keep, keep, keep, keep, ended(explain(error)), *idle
+            yield *(self.show(shown, verify) if shown else (keep,) * 4), ended(explain(error)), *idle
         finally:
             work.stop()
             if self.works.get(request.session_hash) is work:

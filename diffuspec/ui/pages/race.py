@@ -62,7 +62,9 @@ def build(shared: Shared) -> None:
         picture = chart(map_drawn, elem_id="map", padding=False)
 
     start.click(races.enter, [prompt, methods, tokens, *shared.knobs], [shared.notice, start, stop, ticket], **QUIET)
-    ticket.change(races.follow, [ticket, verify], [shown, state, picture, k, shared.notice, start, stop], **IN_TURN)
+    ticket.change(
+        races.follow, [ticket, state, verify], [shown, state, picture, k, shared.notice, start, stop], **IN_TURN
+    )
     stop.click(races.stop, **QUIET)
     opened.upload(races.open, [opened, verify], [shown, state, picture, k, shared.notice], **QUIET)
     saved.click(save, state, [download, shared.notice], **QUIET).success(
