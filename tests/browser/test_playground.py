@@ -364,7 +364,8 @@ def test_hostile_prompt_and_tokens_change_nothing(visit, serve):
     for _ in range(5):
         page.click("#step-prev")
     page.click("[data-table=lattice] summary")
-    page.click("[data-toggle=prompt]")
+    # Rejected drafts stand between the tokens of the answer: without them it reads as it was written.
+    page.click("[data-toggle=ghosts]")
     assert "${window.hacked=2}" in page.inner_text("#text") and "{{window.hacked=3}}" in page.inner_text("#text")
     assert page.evaluate("window.hacked") is None
     assert page.locator("#player img, #player script, #player svg[onload]").count() == 0

@@ -140,6 +140,7 @@ def test_axe_and_no_sideways_scroll(visit, site, theme, width):
 def test_the_pages_settings_reach_the_race(visit, serve):
     own = serve(fake_trace(max_new_tokens=32), pause=0.001)
     page = visit(own)
+    page.click("#switch-adl input")
     page.fill("#knob-k input[type=number]", "3")
     page.evaluate("DiffuSpecPages.go('race')")
     page.wait_for_selector("#race .ds-lane")
@@ -150,4 +151,5 @@ def test_the_pages_settings_reach_the_race(visit, serve):
     with page.expect_download() as download:
         page.click("#race-save")
     race = Race.load(download.value.path())
+    assert (race.settings.length, race.settings.k) == ("fixed", 3)
     assert race.settings.max_new_tokens == 32 and all(len(one.token_ids) == 32 for one in race.lanes)
