@@ -95,8 +95,9 @@ def test_a_block_sees_its_own_prefix_and_itself_alone(tiny, conversations, kind)
 
 @pytest.mark.parametrize("layout", ["llama", "qwen2", "qwen3"])
 @pytest.mark.parametrize("kind", ["target-conditioned", "standalone"])
-def test_the_trained_form_is_the_one_that_drafts(tiny, tmp_path, layout, kind):
-    """The exported drafter gives in decoding what the network gave in training."""
+def test_the_trained_form_is_the_one_that_drafts(tiny, tmp_path, monkeypatch, layout, kind):
+    """The exported drafter gives in decoding what the network gave in training, in the same arithmetic."""
+    monkeypatch.setattr("diffuspec.models.drafter.fastest_arithmetic", lambda device: "float32")
     model = tiny.model() if layout == "llama" else qwen(layout)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -124,8 +125,7 @@ def test_the_trained_form_is_the_one_that_drafts(tiny, tmp_path, layout, kind):
     else:
         drafter = load_block_drafter(tmp_path, target)
     drafted = drafter.logits(ids[: anchor + 1], [MASKED] * 8, cache)
-    torch.testing.assert_close(trained, drafted[: len(trained)].float(), atol=0.15, rtol=0.05)
-    assert (trained.argmax(-1) == drafted[: len(trained)].argmax(-1)).float().mean() > 0.8
+    torch.testing.assert_close(trained, drafted[: len(trained)].float(), atol=0.01, rtol=1e-3)
 
 
 def trained(tiny, conversations, folder, kind="target-conditioned", save_every=4, steps=None, stop_at=None):
