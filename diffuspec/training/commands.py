@@ -14,9 +14,11 @@ The stages, in their order (each goes on where it was stopped, and --help explai
 
   text        collect real text from unpacked packages        ->  text.jsonl.gz
   synthesise  the target answers prompts made from it         ->  a folder of shards
+  import      take over single turns answered elsewhere       ->  the same; `cache` follows
   overlap     check the prompts against a question file
   cache       the target's keys and values, where missing     ->  the same folder
   drafter     train layers of the target into a drafter       ->  a run folder, the drafter in it
+  evaluate    what drafters foresee of held-out answers, or of a question file's
   pack        store its matrices in 8 bits                    ->  assets/drafter
   ngram       fit the causal proxy on the answers             ->  assets/ngram.npz
 
@@ -30,6 +32,8 @@ On two cores an hour of synthesis and an hour of training give a drafter that is
   python -m diffuspec train pack run/drafter --out assets/drafter
   python -m diffuspec train ngram --answers data --out assets/ngram.npz
 """
+
+QUESTION_LIMIT = 128
 
 
 def add_stages(parser: argparse.ArgumentParser, progress: Callable[[], Callable]) -> None:
@@ -52,7 +56,11 @@ def add_stages(parser: argparse.ArgumentParser, progress: Callable[[], Callable]
     synth.add_argument("--text", metavar="FILE.jsonl.gz", type=Path, help="what `train text` wrote; without it, only "
                        "prompts from templates and those that the target makes up")  # fmt: skip
     synth.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="shards are added to what is there")
-    synth.add_argument("--tokens", metavar="N", type=int, required=True, help="answer tokens the folder shall hold")
+    much = synth.add_mutually_exclusive_group(required=True)
+    much.add_argument("--tokens", metavar="N", type=int, help="answer tokens the folder shall hold")
+    much.add_argument("--questions", metavar="FILE.jsonl", type=Path,
+                      help="answer these (in Spec-Bench's format): for `evaluate`, never to be trained on")  # fmt: skip
+    synth.add_argument("--stride", metavar="N", type=int, default=1, help="every N-th question (default 1)")
     synth.add_argument("--slots", metavar="N", type=int, default=32, help="conversations at once (default %(default)s)")
     synth.add_argument("--capacity", metavar="N", type=int, default=1700,
                        help="longest conversation in tokens; longer prompts are left out (default 1700)")  # fmt: skip
@@ -61,6 +69,16 @@ def add_stages(parser: argparse.ArgumentParser, progress: Callable[[], Callable]
     synth.add_argument("--shares", metavar="FAMILY=N,...", type=_shares,
                        help="how often each family is asked (default: translation=24, ...)")  # fmt: skip
     _common(synth)
+
+    turns = stage("import", "take over single turns that were answered elsewhere, with the target's top 8", _import)
+    turns.add_argument("turns", metavar="FILE.jsonl[.gz]", type=Path, help='token ids of a user\'s turn in "u", of its '
+                       'greedy answer in "r"')  # fmt: skip
+    turns.add_argument("--top8", metavar="FILE.bin", type=Path, required=True,
+                       help="answer by answer: n x 8 uint16 ids, then n x 8 float16 probabilities")  # fmt: skip
+    turns.add_argument("--family", metavar="NAME", default="chat", help="what to call them (default %(default)s)")
+    turns.add_argument("--stride", metavar="N", type=int, default=1, help="every N-th turn (default 1)")
+    turns.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="`cache` has to follow")
+    _common(turns, seed=False)
 
     check = stage("overlap", "list prompts that share a run of words with a question file; status 1 if any", _overlap)
     check.add_argument("data", metavar="FOLDER", type=Path, nargs="+")
@@ -83,12 +101,23 @@ def add_stages(parser: argparse.ArgumentParser, progress: Callable[[], Callable]
                          help="the target's layers to start from (default: 6 of them, spread)")  # fmt: skip
     drafter.add_argument("--from", metavar="FOLDER", type=Path, dest="start", help="start from this drafter's weights")
     drafter.add_argument("--vocabulary", metavar="N", type=int, default=22_000,
-                         help="tokens that the drafter can name, the most frequent ones (default 22000)")  # fmt: skip
+                         help="tokens that the drafter can name, the most frequent ones, besides those that --from "
+                         "could name already (default 22000)")  # fmt: skip
     drafter.add_argument("--max-block", metavar="N", type=int, default=32, help="largest k (default %(default)s)")
     drafter.add_argument("--save-every", metavar="STEPS", type=int, default=50)
     drafter.add_argument("--evaluate-every", metavar="STEPS", type=int, default=200)
+    drafter.add_argument("--workers", metavar="N", type=int, default=1, help="parts of a step at work at once; with "
+                         "--threads 1 each has a core of its own, which a busy machine bears best")  # fmt: skip
     _common(drafter, seed=False)
     _recipe(drafter.add_argument_group("recipe"))
+
+    judge = stage("evaluate", "tokens that drafters foresee of the target's answers, by family", _evaluate)
+    judge.add_argument("drafters", metavar="DRAFTER", type=Path, nargs="+", help="folders of exported drafters")
+    judge.add_argument("--data", metavar="FOLDER", type=Path, nargs="+", required=True, help="shards with caches")
+    judge.add_argument("--held-out", action="store_true", help="of the data only what `drafter` does not train on")
+    judge.add_argument("--anchors", metavar="N", type=int, default=4, help="blocks of a conversation (default 4)")
+    judge.add_argument("--k", metavar="N", type=int, default=16, help="rows of a block (default 16)")
+    _common(judge, seed=False)
 
     ngram = stage("ngram", "fit the causal proxy, a token 3-gram, on the target's answers", _ngram)
     ngram.add_argument("--answers", metavar="PATH", type=Path, required=True, nargs="+",
@@ -114,7 +143,9 @@ def _recipe(group: argparse._ArgumentGroup) -> None:
         "lr": "peak learning rate", "warmup": "steps up to it", "weight_decay": "of the matrices",
         "clip": "largest gradient norm", "soft": "weight of the target's probabilities against its greedy token",
         "decay": "rows after which a row's weight has fallen to 1/e", "filled": "share of partly filled blocks",
-        "average": "of the weights, per step", "balance": "1: draw families alike; 0: conversations alike",
+        "average": "of the weights, per step",
+        "negatives": "tokens sampled for the normaliser of the logits, which is the costliest product of a step",
+        "balance": "1: draw families alike; 0: conversations alike",
         "seed": "of everything that is drawn",
     }  # fmt: skip
     from diffuspec.training.recipe import Recipe
@@ -181,24 +212,47 @@ def _text(arguments: argparse.Namespace, progress: Callable) -> None:
 
 
 def _synthesise(arguments: argparse.Namespace, progress: Callable) -> None:
+    from diffuspec.questions import read_questions
     from diffuspec.training import prompts, text
     from diffuspec.training.data import DataFolder
-    from diffuspec.training.synthesis import Synthesis, synthesise
+    from diffuspec.training.synthesis import Synthesis, answer_all, synthesise
 
     shares = arguments.shares or dict(prompts.SHARES)
     if not set(shares) <= set(prompts.SHARES):
         raise SettingsError(f"--shares: the families are {', '.join(prompts.SHARES)}.")
     passages = text.load(arguments.text) if arguments.text else []
+    questions = read_questions(arguments.questions).chosen(arguments.stride).questions if arguments.questions else ()
     model, tokenizer, stops = _load(arguments, progress)
     _pack_for_speed(model)
     synthesis = Synthesis(
         model, tokenizer, stops, slots=arguments.slots, capacity=arguments.capacity, keep_layers=arguments.layers,
         seed=arguments.seed,
     )  # fmt: skip
-    made = prompts.Prompts(passages, arguments.seed, shares)
     folder = DataFolder(arguments.out)
-    synthesise(synthesis, made, folder, arguments.tokens, progress)
+    if questions:
+        answer_all(synthesis, prompts.asked(questions, QUESTION_LIMIT), folder, progress)
+    else:
+        synthesise(synthesis, prompts.Prompts(passages, arguments.seed, shares), folder, arguments.tokens, progress)
     progress.close()
+    print(f"{folder.answer_tokens()} answer tokens in {len(folder.shards())} shards in {arguments.out}")
+
+
+def _import(arguments: argparse.Namespace, progress: Callable) -> None:
+    from itertools import islice
+
+    from diffuspec.training.data import DataFolder
+    from diffuspec.training.synthesis import ChatFrame
+    from diffuspec.training.turns import read_turns
+
+    folder = DataFolder(arguments.out)
+    if folder.shards():
+        raise DiffuSpecError(f"{arguments.out} holds shards already: use a new folder.")
+    _, tokenizer, _ = _load(arguments, progress)
+    progress.close()
+    turns = read_turns(arguments.turns, arguments.top8, ChatFrame(tokenizer), arguments.family)
+    with folder.writer() as writer:
+        for conversation in islice(turns, 0, None, arguments.stride):
+            writer.add(conversation)
     print(f"{folder.answer_tokens()} answer tokens in {len(folder.shards())} shards in {arguments.out}")
 
 
@@ -240,9 +294,8 @@ def _drafter(arguments: argparse.Namespace, progress: Callable) -> None:
         raise DiffuSpecError(f"The data holds no caches of the layers {list(layers)}: run `train cache` first.")
     conversations = [c for folder in folders for c in folder.conversations()]
     eos = adapt.end_of_turn(conversations, stops)
-    vocabulary = adapt.draft_vocabulary(conversations, arguments.vocabulary, always=[eos])
-    if arguments.start:
-        vocabulary = adapt.vocabulary_of(arguments.start)
+    always = [eos, *(adapt.vocabulary_of(arguments.start).tolist() if arguments.start else ())]
+    vocabulary = adapt.draft_vocabulary(conversations, arguments.vocabulary, always)
     network = DrafterNetwork(model, layers, vocabulary, arguments.kind)
     if arguments.start:
         network.start_from(arguments.start)
@@ -255,9 +308,30 @@ def _drafter(arguments: argparse.Namespace, progress: Callable) -> None:
             max_block=arguments.max_block, eos=eos,
         )  # fmt: skip
 
-    trainer.run(arguments.save_every, arguments.evaluate_every, progress, keep)
+    trainer.run(arguments.save_every, arguments.evaluate_every, progress, keep, arguments.workers)
     progress.close()
     print(f"step {trainer.step}, {trainer.rows} rows; the drafter is in {arguments.out / 'drafter'}")
+
+
+def _evaluate(arguments: argparse.Namespace, progress: Callable) -> None:
+    from diffuspec.training import adapt
+    from diffuspec.training.network import DrafterNetwork, layers_of
+
+    folders = _folders(arguments.data)
+    model, _, stops = _load(arguments, progress)
+    progress.close()
+    conversations = [c for folder in folders for c in folder.conversations()]
+    eos = adapt.end_of_turn(conversations, stops)
+    if arguments.held_out:
+        _, conversations = adapt.split(conversations)
+    for drafter in arguments.drafters:
+        layers = layers_of(drafter)
+        if any(folder.layers != layers for folder in folders):
+            raise DiffuSpecError(f"{drafter} reads layers {list(layers)}, the data's caches hold others.")
+        network = DrafterNetwork(model, layers, adapt.vocabulary_of(drafter))
+        network.start_from(drafter)
+        figures = adapt.acceptance(network, conversations, stops, eos, k=arguments.k, blocks_each=arguments.anchors)
+        print(f"{drafter}: {adapt.summary(figures)}")
 
 
 def _ngram(arguments: argparse.Namespace, progress: Callable) -> None:

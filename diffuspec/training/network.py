@@ -65,6 +65,7 @@ class DrafterNetwork(nn.Module):
         body = target.base_model
         self.kind, self.target_layers, self.config = kind, list(layers), copy.deepcopy(target.config)
         self.config._attn_implementation = "grouped"
+        self.key_heads = self.config.get_text_config().num_key_value_heads
         self.layers = nn.ModuleList()
         for i, source in enumerate(layers):
             layer = copy.deepcopy(body.layers[source]).float().requires_grad_(True)
@@ -78,8 +79,8 @@ class DrafterNetwork(nn.Module):
         self.register_buffer("draft_vocab", draft_vocab.clone())
         self.mask_embedding = nn.Parameter(self._embedding[0].mean(0))
 
-    def forward(self, blocks: Blocks) -> torch.Tensor:
-        """Logits [rows supervised, V'] of the blocks' supervised rows (`blocks.supervised`)."""
+    def forward(self, blocks: Blocks, columns: torch.Tensor | slice = slice(None)) -> torch.Tensor:
+        """Logits of the blocks' supervised rows (`blocks.supervised`) [N, V'], or [N, M] of M columns of V' alone."""
         embedding = self._embedding[0]
         rows = embedding[blocks.inputs.clamp_min(0)]
         rows = torch.where((blocks.inputs < 0)[..., None], self.mask_embedding, rows)
@@ -98,17 +99,25 @@ class DrafterNetwork(nn.Module):
             rows = layer(rows, attention_mask=mask, position_embeddings=cos_sin, past_key_values=prefix)
             rows = rows[0] if isinstance(rows, tuple) else rows
         rows = self.norm(rows[:, -blocks.inputs.shape[1] :][blocks.supervised])
-        return F.linear(rows, self._head[0])
+        return F.linear(rows, self._head[0][columns])
 
     def start_from(self, folder: Path) -> None:
-        """Take the weights of a drafter that was exported before (8-bit or plain), instead of the target's."""
+        """Take the weights of a drafter that was exported before (8-bit or plain), instead of the target's; its
+        draft vocabulary may be another."""
         try:
             weights = unpack(load_file(folder / "model.safetensors"))
-            own = self.state_dict()
-            self.load_state_dict({name: weights[name].float() if name != "draft_vocab" else weights[name].long()
-                                  for name in own})  # fmt: skip
+            names = [name for name in self.state_dict() if name != "draft_vocab"]
+            self.load_state_dict({name: weights[name].float() for name in names}, strict=False)
         except (OSError, KeyError, RuntimeError) as error:
             raise WeightsError(f"The drafter in {folder} does not fit this one ({error}).") from error
+
+
+def layers_of(folder: Path) -> tuple[int, ...]:
+    """The target's layers that an exported, target-conditioned drafter reads."""
+    try:
+        return tuple(json.loads((folder / "config.json").read_text())["target_layers"])
+    except (OSError, ValueError, KeyError) as error:
+        raise WeightsError(f"{folder} holds no target-conditioned drafter ({error}).") from error
 
 
 def export(network: DrafterNetwork, weights: dict[str, torch.Tensor], folder: Path, *, name: str, max_block: int,

@@ -16,6 +16,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from diffuspec.questions import Question
 from diffuspec.training.text import LANGUAGES, Passage, sentences
 
 
@@ -45,6 +46,14 @@ class Prompt:
     number: int
     family: str
     parts: tuple[Part, ...]
+
+
+def asked(questions: Sequence[Question], limit: int) -> list[Prompt]:
+    """Questions of a file, answered turn by turn with at most `limit` tokens: for measuring, never for training."""
+    return [
+        Prompt(i, q.category, tuple(part for turn in q.turns for part in (Say(turn), Answer(limit))))
+        for i, q in enumerate(questions)
+    ]
 
 
 SHARES = {"translation": 24, "summarization": 16, "rag": 15, "qa": 20, "math": 15, "mt": 10}

@@ -12,7 +12,8 @@ FILLED = 0.2
 class Recipe:
     """conversations x anchors: blocks a step, at 16 rows each; steps: in all, of which `warmup`; lr falls to a
     twentieth; soft: weight of distillation; decay: rows after which the loss has fallen to 1 / e; average: of the
-    weights, per step; balance: draw families alike instead of conversations alike."""
+    weights, per step; negatives: tokens of the draft vocabulary, besides those that a part of a step is about, over
+    which its logits are normalised; balance: draw families alike instead of conversations alike."""
 
     steps: int = 2000
     conversations: int = 12
@@ -25,6 +26,7 @@ class Recipe:
     decay: float = 5.0
     filled: float = FILLED
     average: float = 0.995
+    negatives: int = 4096
     balance: int = 1
     seed: int = 0
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -295,6 +295,18 @@ class Speed:
     def __str__(self) -> str:
         seconds = max(1e-9, time.monotonic() - self.started)
         return f"{self.answered} answer tokens, {self.answered / seconds:.0f} a second, {self.read} read"
+
+
+def answer_all(
+    synthesis: Synthesis, prompts: Sequence[Prompt], folder, progress: Callable[[float | None, str], None]
+) -> None:
+    """Add what is missing of these prompts' conversations to `folder`."""
+    done = folder.numbers()
+    missing = [prompt for prompt in prompts if prompt.number not in done]
+    with folder.writer(synthesis.keep_layers) as writer:
+        for count, conversation in enumerate(synthesis.run(missing), start=1):
+            writer.add(conversation)
+            progress(count / len(missing), f"{count}/{len(missing)} conversations; {synthesis.speed}")
 
 
 def synthesise(

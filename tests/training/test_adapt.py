@@ -181,6 +181,31 @@ def test_a_drafter_can_start_from_a_packed_one(tiny, tmp_path):
             torch.testing.assert_close(tensor, stored[name].float(), atol=0.02, rtol=0.02)
 
 
+def test_sampled_columns_stand_for_the_whole_vocabulary(tiny, conversations, tmp_path):
+    """On average over samples the sum of exp(logits) is that over all; with all drawn, the loss is the exact one."""
+    batch = cut(conversations[:4], filled=0.0)
+    net = network(tiny)
+    with torch.no_grad():
+        exact = net(batch).exp().sum(1)
+        sums = []
+        trainer = adapt.Trainer(net, conversations, STOPS, 3, dataclasses.replace(RECIPE, negatives=60), tmp_path)
+        for seed in range(200):
+            columns, correction = trainer._sampled_columns(batch, np.random.default_rng(seed))
+            assert len(set(columns.tolist())) == len(columns) < 264
+            sums.append((net(batch, columns) + correction).exp().sum(1))
+    torch.testing.assert_close(torch.stack(sums).mean(0), exact, rtol=0.05, atol=0)
+
+
+def test_workers_change_nothing_but_the_time(tiny, conversations, tmp_path):
+    recipe = dataclasses.replace(RECIPE, steps=3, conversations=30)
+    runs = []
+    for name, at_once in (("alone", 1), ("together", 2)):
+        runs.append(adapt.Trainer(network(tiny), conversations, STOPS, 3, recipe, tmp_path / name))
+        runs[-1].run(10, 10, lambda *_: None, workers=at_once)
+    for name, tensor in runs[0].average.items():
+        torch.testing.assert_close(tensor, runs[1].average[name], rtol=0, atol=0, msg=name)
+
+
 def test_draft_vocabulary_holds_the_most_frequent(conversations):
     vocab = adapt.draft_vocabulary(conversations, 20, always=(3, 9)).tolist()
     counts = np.bincount(np.concatenate([c.top_ids[:, :2].ravel() for c in conversations]), minlength=264)

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from diffuspec import load_pair
@@ -11,6 +12,7 @@ from diffuspec.models.drafter import Convention, load_block_drafter
 from diffuspec.models.target import load_target
 from diffuspec.settings import Settings
 from diffuspec.training.data import DataFolder
+from diffuspec.training.synthesis import ChatFrame
 
 SENTENCE = "The old harbour was closed for repairs, and the ships had to wait outside. "
 
@@ -68,6 +70,36 @@ def test_caches_of_other_layers_are_refused(run, tiny_folder, capsys):
     assert "train cache" in capsys.readouterr().err
     train("cache", run / "data", "--target", tiny_folder, "--layers", "0,1", status=1)
     assert "delete its cache" in capsys.readouterr().err
+
+
+def test_turns_from_elsewhere_become_conversations(tiny, tiny_folder, tmp_path):
+    (tmp_path / "turns.jsonl").write_text('{"u": [70, 71], "r": [5, 6, 3]}\n{"u": [72], "r": [9]}\n')
+    ids, p = np.arange(32, dtype="<u2").reshape(4, 8), np.linspace(0.1, 0.9, 32, dtype="<f2").reshape(4, 8)
+    blob = b"".join(part.tobytes() for part in (ids[:3], p[:3], ids[3:], p[3:]))
+    (tmp_path / "top8.bin").write_bytes(blob)
+    order = ("import", tmp_path / "turns.jsonl", "--top8", tmp_path / "top8.bin", "--target", tiny_folder, "--out")
+    train(*order, tmp_path / "data")
+    first, second = DataFolder(tmp_path / "data").conversations()
+    frame = ChatFrame(tiny.tokenizer())
+    assert first.ids.tolist() == [*frame.head, 70, 71, *frame.user_end, 5, 6, 3] and first.answers == [[5, 6, 3]]
+    assert second.answers == [[9]] and second.top_ids.tolist() == ids[3:].tolist()
+    assert np.array_equal(first.top_p, p[:3]) and first.family == "chat"
+    train("cache", tmp_path / "data", "--target", tiny_folder, "--layers", "0,2")
+    assert len(DataFolder(tmp_path / "data").conversations()[0].cache) == len(first.ids)
+    (tmp_path / "top8.bin").write_bytes(blob[:-4])
+    train(*order, tmp_path / "other", status=1)
+
+
+def test_a_drafter_is_measured_on_a_question_file(run, tiny_folder, tmp_path, capsys):
+    rows = [{"question_id": i, "category": c, "turns": ["Hello"]} for i, c in enumerate(("qa", "writing"))]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    train("synthesise", "--target", tiny_folder, "--questions", tmp_path / "q.jsonl", "--out", tmp_path / "asked",
+          "--slots", 2, "--capacity", 400, "--layers", "0,2")  # fmt: skip
+    made = DataFolder(tmp_path / "asked").conversations()
+    assert sorted(c.family for c in made) == ["mt", "qa"] and made[0].answers == made[1].answers
+    drafter = run / "target-conditioned" / "drafter"
+    train("evaluate", drafter, "--data", tmp_path / "asked", "--target", tiny_folder, "--k", 4)
+    assert f"{drafter}: accepted" in capsys.readouterr().out
 
 
 def test_overlap_with_questions_is_reported(run, tiny_folder, tmp_path, capsys):
