@@ -20,11 +20,12 @@ import torch
 
 from diffuspec.errors import PromptError, SettingsError
 from diffuspec.method.acceptance import Verdict, verify, verify_ratio, verify_tree
+from diffuspec.method.copying import make_source
 from diffuspec.method.lattice import TokenLattice, generated_length, prune
 from diffuspec.method.length import make_policy
 from diffuspec.method.proxy import NoProxy, make_proxy
 from diffuspec.method.sampling import distribution, draw
-from diffuspec.method.search import SearchResult, TreeSearch, argmax_path, beam_search, sample_path, tree_search
+from diffuspec.method.search import SearchResult, TreeSearch, find, sample_path
 from diffuspec.models.pair import Pair
 from diffuspec.recorder import Recorder
 from diffuspec.settings import Settings
@@ -96,6 +97,7 @@ class Run:
             settings.proxy if settings.search != "argmax" else "none",
             ngram=pair.proxy, vocab_size=pair.target.vocab_size, weight=settings.context_weight, prompt_ids=ids,
         )  # fmt: skip
+        self.source = make_source(settings, ids)
         self.random = np.random.default_rng(settings.seed)
         self.cache = None
         self.stop_reason = "running"
@@ -150,19 +152,18 @@ class Run:
         return self.pair.drafter.draft(self.prefix, k, width=width, passes=self.settings.passes, cache=self.cache)
 
     def search(self, lattice: TokenLattice) -> SearchResult | TreeSearch:
-        settings = self.settings
+        settings, stop_ids = self.settings, self.stop_ids
         rule = settings.rule if settings.temperature else "greedy"
-        causal = dict(lam=settings.lam, stop_ids=self.stop_ids)
         if rule == "sampled-path":
-            drawn = dict(lam=1.0, stop_ids=self.stop_ids, random=self.random, method=rule)
+            drawn = dict(lam=1.0, stop_ids=stop_ids, random=self.random, method=rule)
             return sample_path(lattice, NoProxy(), self.prefix, **drawn)
         if rule == "sampled-search":
-            return sample_path(lattice, self.proxy, self.prefix, random=self.random, **causal)
-        if settings.search == "argmax":
-            return argmax_path(lattice, self.stop_ids)
-        if settings.search == "tree":
-            return tree_search(lattice, self.proxy, self.prefix, nodes=settings.nodes, **causal)
-        return beam_search(lattice, self.proxy, self.prefix, beam=settings.beam, **causal)
+            drawn = dict(lam=settings.lam, stop_ids=stop_ids, random=self.random)
+            return sample_path(lattice, self.proxy, self.prefix, **drawn)
+        return find(
+            lattice, self.proxy, self.prefix, settings,
+            stop_ids=stop_ids, source=self.source, deepest=self.budget - 1,
+        )  # fmt: skip
 
     def read(self, found: SearchResult | TreeSearch) -> torch.Tensor:
         """One target pass over the anchor and the draft: logits [n + 1, V]."""
@@ -202,6 +203,8 @@ class Run:
         self.pair.target.keep(self.cache, len(found.ids) + 1, [0, *(node + 1 for node in verdict.nodes)])
         self.prefix.extend(emitted)
         self.proxy.extend(emitted)
+        if self.source:
+            self.source.extend(emitted)
         self.budget -= len(emitted)
         if emitted[-1] in self.stop_ids:
             self.stop_reason = "stop token"

@@ -102,6 +102,8 @@ class Recorder:
         steps = tuple(self.steps)
         for step in steps[self._spelled :]:
             seen = np.concatenate([step.lattice.ids.ravel(), step.verification.top_ids.ravel(), step.emitted])
+            if step.search.tree is not None:
+                seen = np.concatenate([seen, step.search.tree.ids])
             self._pieces = self._spell(self._pieces, np.unique(seen).tolist())
         self._spelled = len(steps)
         answer = [token for step in steps for token in step.emitted]
@@ -142,6 +144,8 @@ def look(
     path_ids = torch.from_numpy(path.ids).long()[:, None].to(logits.device)
     path_logits = logits[:n].gather(1, path_ids)
     cells = torch.from_numpy(lattice.ids[:n]).long().to(logits.device)
+    cell_logp = np.full((n, lattice.width), np.nan, np.float32)
+    cell_logp[: len(cells)] = _numpy(logits[: len(cells)].gather(1, cells) - norm[: len(cells)])
     return Verification(
         accepted=verdict.accepted,
         token=verdict.token,
@@ -151,7 +155,7 @@ def look(
         path_rank=_numpy((logits[:n] > path_logits).sum(1)).astype(np.int32),
         top_ids=_numpy(top_ids).astype(np.int32),
         top_logp=_numpy(top_logits - norm),
-        cell_logp=_numpy(logits[:n].gather(1, cells) - norm[:n]),
+        cell_logp=cell_logp,
         tree=tree,
         uniforms=verdict.uniforms,
         ratios=verdict.ratios,

@@ -101,6 +101,10 @@ class Settings:
     nodes: int = _knob(
         10, "n", "Tree nodes", "drafted tokens the target reads at once when paths are verified as a tree",
         "search", low=1, high=128, step=1)  # fmt: skip
+    copy: int = _knob(
+        1, "c", "Copy after", "the tree also holds what followed the same words earlier in the text, where at least "
+        "this many tokens match; 0 copies nothing",
+        "search", low=0, high=8, step=1)  # fmt: skip
     beam: int = _knob(
         3, "B", "Beam width", "partial paths kept at each position",
         "search", low=1, high=32, step=1)  # fmt: skip

@@ -26,7 +26,7 @@ from diffuspec.errors import DiffuSpecError, TraceError
 from diffuspec.method.lattice import TokenLattice
 from diffuspec.method.length import LengthDecision
 from diffuspec.method.search import BeamLevel, SearchResult, oracle_accepted
-from diffuspec.method.tree import PrefixTree
+from diffuspec.method.tree import COPIED, PrefixTree
 from diffuspec.settings import Settings
 
 FORMAT = "diffuspec-trace"
@@ -59,7 +59,8 @@ class Verification:
     it looked at. Log-probabilities are the target's at the run's temperature (at 1 where greedy):
     path_logp float32 [n], path_rank int32 [n] (0 = likeliest) of the drafted tokens;
     top_ids int32, top_logp float32 [n + 1, 8] its likeliest tokens, row i after i drafted tokens;
-    cell_logp float32 [n, W] of every lattice candidate after the path up to it. Where a tree was
+    cell_logp float32 [n, W] of every lattice candidate after the path up to it (NaN behind the last column,
+    where a path of a tree goes on by copying). Where a tree was
     verified the path is `SearchResult.nodes`, and `tree` tells of the other nodes. With top-k or top-p
     they are of the filtered distribution, -1e4 standing for probability 0. uniforms, ratios: where
     drafted tokens were accepted by ratio, the two numbers compared at each one looked at.
@@ -469,26 +470,29 @@ def _tree_holds(step: Step) -> bool:
         return False
     if not len(check.accepted) == len(check.logp) == len(check.own) - 1 == n:
         return False
-    depth = {-1: -1}
+    depth, lattice = {-1: -1}, step.lattice
     for node, (parent, column) in enumerate(zip(tree.parent.tolist(), tree.depth.tolist(), strict=True)):
-        if depth.get(parent) != column - 1 or column >= step.lattice.k:
+        if depth.get(parent) != column - 1:
             return False
         depth[node] = column
-    cells = tree.rank
+    drafted = tree.rank != COPIED
+    columns, cells = tree.depth[drafted], tree.rank[drafted]
     return (
-        (not n or (0 <= cells.min() and cells.max() < step.lattice.width))
-        and bool((step.lattice.ids[tree.depth, cells] == tree.ids).all())
+        bool(((0 <= cells) & (cells < lattice.width) & (columns < lattice.k)).all())
+        and bool((lattice.ids[columns, cells] == tree.ids[drafted]).all())
+        and bool((tree.ids >= 0).all())
         and len(path) == len(step.search)
         and all(0 <= node < n for node in path)
         and tree.parent[path].tolist() == [-1, *path][: len(path)]
         and tree.ids[path].tolist() == step.search.ids.tolist()
+        and tree.rank[path].tolist() == step.search.ranks.tolist()
     )
 
 
 def _numbers_hold(step: Step) -> bool:
     """Whether probabilities are probabilities and times are times."""
     check = step.verification
-    logs = (step.lattice.logq, check.path_logp, check.top_logp, check.cell_logp, step.search.score)
+    logs = (step.lattice.logq, check.path_logp, check.top_logp, check.cell_logp[: step.lattice.k], step.search.score)
     unscored = np.isnan(step.search.proxy_logp)
     logs += (step.search.proxy_logp[~unscored], *(level.score for level in step.search.levels))
     times = dataclasses.astuple(step.timing)
@@ -503,9 +507,10 @@ def _check(trace: Trace) -> None:
     for place, step in enumerate(trace.steps):
         lattice, search, check = step.lattice, step.search, step.verification
         n, k, width = len(search), lattice.k, lattice.width
+        lowest = 0 if search.tree is None else COPIED
         ok = (
             lattice.logq.shape == lattice.kept.shape == (k, width)
-            and n <= k
+            and (n <= k or search.tree is not None)
             and search.ranks.shape == search.score.shape == check.path_logp.shape == check.path_rank.shape == (n,)
             and len(search.proxy_logp) == len(check.cell_logp) == n
             and check.top_ids.shape == check.top_logp.shape
@@ -518,7 +523,7 @@ def _check(trace: Trace) -> None:
             and len(check.draws) == check.accepted + (check.token is not None)
             and check.kind in ((None,) if check.token is None else ("correction", "bonus"))
             and 0 < len(step.emitted) <= len(check.draws)
-            and (not n or (0 <= search.ranks.min() and search.ranks.max() < width))
+            and (not n or (lowest <= search.ranks.min() and search.ranks.max() < width))
             and (not n or search.proxy_logp.shape == check.cell_logp.shape == (n, width))
             and (not search.levels or n <= len(search.levels) <= k)
             and (not search.levels or 0 <= search.chosen < len(search.levels[n - 1].rank))

@@ -22,9 +22,10 @@ import numpy as np
 
 from diffuspec.errors import SettingsError
 from diffuspec.method.acceptance import Verdict
+from diffuspec.method.copying import make_source
 from diffuspec.method.lattice import TokenLattice, prune
 from diffuspec.method.proxy import NGram, make_proxy
-from diffuspec.method.search import SearchResult, argmax_path, beam_search, tree_search
+from diffuspec.method.search import SearchResult, find
 from diffuspec.method.tree import PrefixTree
 from diffuspec.settings import Settings
 from diffuspec.trace import Step, Trace, TreeVerification, Verification
@@ -89,18 +90,16 @@ def search_again(trace: Trace, index: int, settings: Settings) -> Again:
         settings.proxy if settings.search != "argmax" else "none",
         ngram=ngram, vocab_size=vocabulary, weight=settings.context_weight, prompt_ids=before,
     )  # fmt: skip
+    source = make_source(settings, before)
     started = time.perf_counter()
     lattice = prune(
         recorded.ids, recorded.logq, tau=settings.tau, m_max=settings.m_max, stop_ids=frozenset(trace.stop_ids)
     )
     known = continuation(trace, index)
-    causal = {"lam": settings.lam, "stop_ids": frozenset(trace.stop_ids)}
-    if settings.search == "argmax":
-        found = argmax_path(lattice, frozenset(trace.stop_ids))
-    elif settings.search == "tree":
-        found = tree_search(lattice, proxy, before, nodes=settings.nodes, **causal)
-    else:
-        found = beam_search(lattice, proxy, before, beam=settings.beam, **causal)
+    found = find(
+        lattice, proxy, before, settings, stop_ids=frozenset(trace.stop_ids), source=source,
+        deepest=trace.settings.max_new_tokens - trace.steps[index].start - 1,
+    )  # fmt: skip
     ms = (time.perf_counter() - started) * 1e3
     if isinstance(found, SearchResult):
         verdict, certain = judge(found.ids.tolist(), known, trace.stop_ids)

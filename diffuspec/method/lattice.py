@@ -45,6 +45,14 @@ class TokenLattice:
         """The likeliest token of every column, int32 [k]."""
         return self.ids[:, 0] if self.k else np.zeros(0, np.int32)
 
+    def kept_cells(self) -> list[tuple[list[int], list[int], list[float]]]:
+        """Rows, token ids and log q of the kept cells of each column: a search reads them one by one."""
+        found = []
+        for kept, ids, logq in zip(self.kept.tolist(), self.ids.tolist(), self.logq.tolist(), strict=True):
+            rows = [row for row, stays in enumerate(kept) if stays]
+            found.append((rows, [ids[row] for row in rows], [logq[row] for row in rows]))
+        return found
+
     def rank_of(self, column: int, token: int) -> int | None:
         """0-based rank of `token` in a column, None where the lattice does not hold it."""
         hits = np.flatnonzero(self.ids[column] == token)

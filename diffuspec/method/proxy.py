@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -23,15 +23,24 @@ import numpy as np
 
 from diffuspec.errors import SettingsError, WeightsError
 
+# What a proxy makes of a column: the last order - 1 token ids (-1 before the text began) -> p of each candidate.
+Judge = Callable[[Sequence[int]], list[float]]
+
+
+def last_tokens(context: Sequence[int], n: int) -> tuple[int, ...]:
+    """The last n token ids of the context, -1 where it is shorter."""
+    tail = tuple(context[-n:]) if n else ()
+    return (-1,) * (n - len(tail)) + tail
+
 
 class Proxy(Protocol):
     """order: tokens an n-gram spans; a path is judged by its last `order - 1` tokens."""
 
     order: int
 
-    def logp(self, history: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-        """log p(candidate | history): history int [b, order - 1] (-1 before the text began),
-        candidates int [m], result float64 [b, m]."""
+    def over(self, candidates: Sequence[int]) -> Judge:
+        """Prepare to judge these token ids, after any history. A column is judged after many: what does not
+        depend on the history is looked up here, once."""
         ...
 
     def extend(self, ids: Iterable[int]) -> None:
@@ -40,15 +49,42 @@ class Proxy(Protocol):
 
 
 class NoProxy:
-    """Knows nothing: every candidate scores 0, so that the drafter alone decides."""
+    """Knows nothing: every candidate scores 1, so that the drafter alone decides."""
 
     order = 1
 
-    def logp(self, history, candidates):
-        return np.zeros((len(history), len(candidates)))
+    def over(self, candidates):
+        ones = [1.0] * len(candidates)
+        return lambda history: ones
 
     def extend(self, ids):
         pass
+
+
+class _Unpacked(dict):
+    """Part of a table as Python numbers, which cost less to look up; an entry is made when it is first met."""
+
+    def __init__(self, unpack: Callable):
+        self._make = unpack
+
+    def __missing__(self, key):
+        value = self[key] = self._make(key)
+        return value
+
+
+def _places(candidates: Sequence[int]) -> dict[int, list[int]]:
+    """Where each token id stands; a column may be asked to hold one twice."""
+    place: dict[int, list[int]] = {}
+    for index, token in enumerate(candidates):
+        place.setdefault(token, []).append(index)
+    return place
+
+
+def _put(p: list[float], place: dict[int, list[int]], seen: dict[int, float]) -> None:
+    """Put what was seen in the place of its candidate."""
+    for token in place.keys() & seen.keys():
+        for index in place[token]:
+            p[index] = seen[token]
 
 
 class NGram:
@@ -58,6 +94,8 @@ class NGram:
                   exp(backoff2[uv]) p(w | v)         otherwise (backoff2 = 0 for an unseen uv),
     p(w | v)    = exp(logp2[vw])  or  exp(backoff1[v]) p(w), likewise,
     p(w)        = exp(logp1[w]), float over the whole vocabulary.
+
+    keys2 and keys3 are sorted int64: keys2 = v V + w, keys3 = (row of uv in keys2) V + w.
     """
 
     order = 3
@@ -67,45 +105,54 @@ class NGram:
         self.logp1, self.backoff1 = logp1, backoff1
         self.keys2, self.logp2, self.backoff2 = keys2, logp2, backoff2
         self.keys3, self.logp3 = keys3, logp3
-        # A follower's row in keys2 is found by bisection; keys3 name their context by that row.
         self._starts3 = np.searchsorted(keys3, np.arange(len(keys2) + 1, dtype=np.int64) * self.vocab_size)
         self._starts2 = np.searchsorted(keys2, np.arange(self.vocab_size + 1, dtype=np.int64) * self.vocab_size)
-        self._tokens2 = (keys2 % self.vocab_size).astype(np.int32)
-        self._tokens3 = (keys3 % self.vocab_size).astype(np.int32)
+        self._p1: list[float] = np.exp(logp1, dtype=np.float64).tolist()
+        self._after1 = _Unpacked(self._unpack1)
+        self._rows = _Unpacked(self._unpack_rows)
+        self._after2 = _Unpacked(self._unpack2)
 
     def extend(self, ids):
         pass
 
-    def logp(self, history, candidates):
-        out = np.empty((len(history), len(candidates)))
-        unigram = self.logp1[candidates]
-        for row, (u, v) in zip(out, history.tolist(), strict=True):
-            if v < 0:
-                row[:] = unigram
-                continue
-            first, last = self._starts2[v], self._starts2[v + 1]
-            np.add(unigram, self.backoff1[v], out=row)
-            self._overwrite(row, candidates, self._tokens2, self.logp2, first, last)
-            if u < 0:
-                continue
-            low, high = self._starts2[u], self._starts2[u + 1]
-            context = low + np.searchsorted(self._tokens2[low:high], v)
-            if context < high and self._tokens2[context] == v:
-                row += self.backoff2[context]
-                first, last = self._starts3[context], self._starts3[context + 1]
-                self._overwrite(row, candidates, self._tokens3, self.logp3, first, last)
-        return out
+    def over(self, candidates):
+        place = _places(candidates)
+        unigram = [self._p1[token] for token in candidates]
 
-    @staticmethod
-    def _overwrite(row, candidates, tokens, logp, first, last):
-        """Put logp[first:last] where tokens[first:last] (sorted) holds a candidate."""
-        if first == last:
-            return
-        seen = tokens[first:last]
-        at = np.searchsorted(seen, candidates)
-        at[at == len(seen)] = 0
-        hit = seen[at] == candidates
-        row[hit] = logp[first:last][at[hit]]
+        def judge(history):
+            u, v = history
+            if v < 0:
+                return unigram
+            backoff, followers = self._after1[v]
+            p = [backoff * x for x in unigram]
+            _put(p, place, followers)
+            if u >= 0 and (row := self._rows[u].get(v)) is not None:
+                backoff, followers = self._after2[row]
+                if backoff != 1.0:
+                    p = [backoff * x for x in p]
+                _put(p, place, followers)
+            return p
+
+        return judge
+
+    def _unpack1(self, v: int) -> tuple[float, dict[int, float]]:
+        """The weight of p(w), and p(w | v) of what was seen after v."""
+        rows = slice(self._starts2[v], self._starts2[v + 1])
+        return self._unpack(self.backoff1[v], self.keys2[rows], self.logp2[rows])
+
+    def _unpack2(self, row: int) -> tuple[float, dict[int, float]]:
+        """The weight of p(w | v), and p(w | u, v) of what was seen after the pair in this row of keys2."""
+        rows = slice(self._starts3[row], self._starts3[row + 1])
+        return self._unpack(self.backoff2[row], self.keys3[rows], self.logp3[rows])
+
+    def _unpack_rows(self, v: int) -> dict[int, int]:
+        """{w: row of vw in keys2}."""
+        first, last = self._starts2[v], self._starts2[v + 1]
+        return dict(zip((self.keys2[first:last] % self.vocab_size).tolist(), range(first, last), strict=True))
+
+    def _unpack(self, backoff, keys, logp) -> tuple[float, dict[int, float]]:
+        p = np.exp(logp, dtype=np.float64).tolist()
+        return float(np.exp(backoff)), dict(zip((keys % self.vocab_size).tolist(), p, strict=True))
 
     def save(self, path: Path) -> None:
         np.savez_compressed(
@@ -157,30 +204,27 @@ class ContextNGram:
                 self._totals[history] = self._totals.get(history, 0) + 1
             self._tail = [*self._tail, token][-(self.order - 1) :]
 
-    def p(self, history: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-        """As `logp`, without the logarithm."""
-        place: dict[int, list[int]] = {}
-        for index, token in enumerate(candidates.tolist()):
-            place.setdefault(token, []).append(index)
-        unigram = self._interpolate(np.full(len(candidates), 1.0 / self.vocab_size), (), place)
-        out = np.empty((len(history), len(candidates)))
-        for row, (u, v) in zip(out, history.tolist(), strict=True):
-            row[:] = self._interpolate(self._interpolate(unigram, (v,), place), (u, v), place)
-        return out
+    def over(self, candidates):
+        place = _places(candidates)
+        unigram = self._interpolate([1.0 / self.vocab_size] * len(candidates), (), place)
 
-    def logp(self, history, candidates):
-        return np.log(self.p(history, candidates))
+        def judge(history):
+            u, v = history
+            return self._interpolate(self._interpolate(unigram, (v,), place), (u, v), place)
+
+        return judge
 
     def _interpolate(self, shorter, history, place):
         total = self._totals.get(history)
         if not total:
             return shorter
         counts = self._followers[history]
-        p = shorter * (self.discount * len(counts) / total)
-        small, large = (counts, place) if len(counts) < len(place) else (place, counts)
-        for token in small:
-            if token in large:
-                p[place[token]] += (counts[token] - self.discount) / total
+        left = self.discount * len(counts) / total
+        p = [left * x for x in shorter]
+        for token in place.keys() & counts.keys():
+            share = (counts[token] - self.discount) / total
+            for index in place[token]:
+                p[index] += share
         return p
 
 
@@ -195,11 +239,14 @@ class Mixture:
     def extend(self, ids):
         self.context.extend(ids)
 
-    def logp(self, history, candidates):
-        p = np.exp(self.ngram.logp(history, candidates))
-        p *= 1.0 - self.weight
-        p += self.weight * self.context.p(history, candidates)
-        return np.log(p)
+    def over(self, candidates):
+        fitted, here = self.ngram.over(candidates), self.context.over(candidates)
+        rest, weight = 1.0 - self.weight, self.weight
+
+        def judge(history):
+            return [rest * x + weight * y for x, y in zip(fitted(history), here(history), strict=True)]
+
+        return judge
 
 
 def make_proxy(kind: str, *, ngram: NGram | None, vocab_size: int, weight: float, prompt_ids: Sequence[int]) -> Proxy:

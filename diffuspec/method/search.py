@@ -13,15 +13,19 @@ like: an ended path competes with any other at its own depth (see `_choose`).
 
 from __future__ import annotations
 
+import bisect
+import itertools
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from diffuspec.method.copying import CopySource
 from diffuspec.method.lattice import TokenLattice
-from diffuspec.method.proxy import Proxy
-from diffuspec.method.sampling import draw
+from diffuspec.method.proxy import Proxy, last_tokens
 from diffuspec.method.tree import PrefixTree, best_first_tree
+from diffuspec.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,8 @@ class BeamLevel:
 class SearchResult:
     """The chosen path and how it was found.
 
-    ids, ranks: int32 [n]; score: float32 [n], Eq. 8 summed up to each position;
+    ids, ranks: int32 [n] (a rank of -1: the token was copied into the tree and is no kept cell);
+    score: float32 [n], Eq. 8 summed up to each position;
     proxy_logp: float32 [n, W], log p_proxy of each kept candidate after the chosen path up to there,
     NaN where it was not scored; levels: one `BeamLevel` per depth searched (only a beam has any);
     chosen: index of the path in levels[n - 1].
@@ -98,87 +103,84 @@ def beam_search(
     """
     if not lattice.k:
         return argmax_path(lattice, stop_ids)
-    order = proxy.order - 1
-    history = np.full((1, order), -1, np.int64)
-    if order and len(context):
-        tail = context[-order:]
-        history[0, order - len(tail) :] = tail
-    scores = np.zeros(1)
-    alive = np.zeros(1, np.int64)  # indices of the open paths in the previous level
-    levels, proxies, rows = [], [], []
-    stops = np.fromiter(stop_ids, np.int32, len(stop_ids))
-    any_stop = np.isin(lattice.ids, stops) & lattice.kept
-    for depth in range(lattice.k):
-        rank = np.flatnonzero(lattice.kept[depth])
-        candidates = lattice.ids[depth, rank]
-        log_proxy = proxy.logp(history, candidates)
-        total = (1.0 - lam) * log_proxy
-        total += lam * lattice.logq[depth, rank]
-        total += scores[:, None]
-        flat = total.ravel()
-        best = np.argsort(-flat, kind="stable")[: 2 * beam]
-        parent, column = np.divmod(best, len(rank))
-        ended = any_stop[depth, rank[column]]
-        survivors = min(beam, len(best))
-        levels.append(
-            BeamLevel(
-                parent=alive[parent].astype(np.int16),
-                rank=rank[column].astype(np.int16),
-                score=flat[best].astype(np.float32),
-                ended=ended,
-                survivors=survivors,
-            )
-        )
-        proxies.append((rank, log_proxy))
-        rows.append(parent)
-        alive = np.flatnonzero(~ended[:survivors])
-        if not len(alive):
+    alive = [(0, 0.0, last_tokens(context, proxy.order - 1))]  # place in the level before, Eq. 8 so far, history
+    levels, judged = [], []
+    for rows, tokens, logq in lattice.kept_cells():
+        judge, own = proxy.over(tokens), [lam * value for value in logq]
+        level_logp, grown = [], []
+        for _, total, history in alive:
+            level_logp.append(logp := [math.log(p) for p in judge(history)])
+            grown += [total + drafter + (1.0 - lam) * causal for drafter, causal in zip(own, logp, strict=True)]
+        best = sorted(range(len(grown)), key=grown.__getitem__, reverse=True)[: 2 * beam]
+        survivors, level, open_paths = min(beam, len(best)), [], []
+        for place, index in enumerate(best):
+            above, column = divmod(index, len(rows))
+            parent, _, history = alive[above]
+            ended = tokens[column] in stop_ids
+            level.append((parent, rows[column], grown[index], ended, above))
+            if place < survivors and not ended:
+                open_paths.append((place, grown[index], (*history, tokens[column])[1:] if history else ()))
+        levels.append(level)
+        judged.append((rows, level_logp))
+        alive = open_paths
+        if not alive:
             break
-        scores = flat[best[alive]]
-        history = np.concatenate([history[parent[alive]], candidates[column[alive], None]], axis=1)[:, 1:]
-    return _result(lattice, levels, proxies, rows)
+    return _result(lattice, levels, judged, beam)
 
 
-def _choose(levels: list[BeamLevel]) -> tuple[int, int]:
-    """(depth, index) of the winning path.
+def _choose(levels: list[list[tuple]], beam: int) -> tuple[int, int]:
+    """(depth, index) of the winning path; an entry of a level begins with parent, row, score, ended.
 
     The champion is the best path that reached the last depth. Ended paths challenge it, the deepest
     first: one takes its place if its score exceeds the champion's own prefix at the same depth.
     """
     depth, index = len(levels) - 1, 0
     for at in range(len(levels) - 2, -1, -1):
-        level = levels[at]
-        for challenger in np.flatnonzero(level.ended[: level.survivors]).tolist():
+        for challenger, (_, _, score, ended, *_) in enumerate(levels[at][:beam]):
+            if not ended:
+                continue
             ancestor = index
             for d in range(depth, at, -1):
-                ancestor = int(levels[d].parent[ancestor])
-            if level.score[challenger] > level.score[ancestor]:
+                ancestor = levels[d][ancestor][0]
+            if score > levels[at][ancestor][2]:
                 depth, index = at, challenger
                 break
     return depth, index
 
 
-def _result(lattice, levels, proxies, rows) -> SearchResult:
-    depth, chosen = _choose(levels)
+def _result(lattice, levels, judged, beam) -> SearchResult:
+    depth, chosen = _choose(levels, beam)
     n = depth + 1
-    ranks = np.zeros(n, np.int32)
-    score = np.zeros(n, np.float32)
+    ranks, score = [0] * n, [0.0] * n
     proxy_logp = np.full((n, lattice.width), np.nan, np.float32)
     index = chosen
     for d in range(depth, -1, -1):
-        rank, log_proxy = proxies[d]
-        ranks[d], score[d] = levels[d].rank[index], levels[d].score[index]
-        proxy_logp[d, rank] = log_proxy[rows[d][index]]
-        index = int(levels[d].parent[index])
+        rows, level_logp = judged[d]
+        parent, ranks[d], score[d], _, above = levels[d][index]
+        proxy_logp[d, rows] = level_logp[above]
+        index = parent
+    ranks = np.array(ranks, np.int32)
     return SearchResult(
         method="cps",
         ids=lattice.ids[np.arange(n), ranks],
         ranks=ranks,
-        score=score,
+        score=np.array(score, np.float32),
         proxy_logp=proxy_logp,
-        levels=tuple(levels),
+        levels=_record(levels, beam),
         chosen=chosen,
     )
+
+
+def _record(levels: list[list[tuple]], beam: int) -> tuple[BeamLevel, ...]:
+    """The levels as views of four arrays: one by one, so many small arrays would cost more than the search."""
+    parent, rank, score, ended, _ = zip(*(entry for level in levels for entry in level), strict=True)
+    parent, rank = np.array(parent, np.int16), np.array(rank, np.int16)
+    score, ended = np.array(score, np.float32), np.array(ended, np.bool_)
+    recorded, start = [], 0
+    for level in levels:
+        own = slice(start, start := start + len(level))
+        recorded.append(BeamLevel(parent[own], rank[own], score[own], ended[own], min(beam, len(level))))
+    return tuple(recorded)
 
 
 def sample_path(
@@ -198,23 +200,23 @@ def sample_path(
     lam = 1 draws from the drafter's own marginals. `proposal` of the result is q~ exactly, so that the
     ratio rule leaves the target's distribution untouched.
     """
-    order = proxy.order - 1
-    text = [-1] * order + list(context[-order:] if order else ())
+    history = last_tokens(context, proxy.order - 1)
     ranks, proxies, proposals = [], [], []
-    for column in range(lattice.k):
-        rows = np.flatnonzero(lattice.kept[column])
-        history = np.array([text[len(text) - order :]], np.int64).reshape(1, order)
-        log_proxy = proxy.logp(history, lattice.ids[column, rows])[0]
-        log_q = lam * lattice.logq[column, rows] + (1.0 - lam) * log_proxy
-        q = np.zeros(lattice.width, np.float32)
-        q[rows] = np.exp(log_q - log_q.max())
-        q /= q.sum()
-        seen = np.full(lattice.width, np.nan, np.float32)
-        seen[rows] = log_proxy
-        ranks.append(draw(q.astype(np.float64), random.random()))
+    for rows, tokens, logq in lattice.kept_cells():
+        logp = [math.log(p) for p in proxy.over(tokens)(history)]
+        weights = [lam * drafter + (1.0 - lam) * causal for drafter, causal in zip(logq, logp, strict=True)]
+        best = max(weights)
+        weights = [math.exp(value - best) for value in weights]
+        below = list(itertools.accumulate(weights))
+        q, seen = [0.0] * lattice.width, [math.nan] * lattice.width
+        for row, weight, causal in zip(rows, weights, logp, strict=True):
+            q[row], seen[row] = weight / below[-1], causal
+        fallen = bisect.bisect_right(below, below[-1] * random.random())
+        ranks.append(rows[min(fallen, len(rows) - 1)])
         proxies.append(seen), proposals.append(q)
-        text.append(int(lattice.ids[column, ranks[-1]]))
-        if text[-1] in stop_ids:
+        token = int(lattice.ids[len(ranks) - 1, ranks[-1]])
+        history = (*history, token)[1:] if history else ()
+        if token in stop_ids:
             break
     n = len(ranks)
     proposal = np.array(proposals, np.float32).reshape(n, lattice.width)
@@ -228,27 +230,14 @@ def sample_path(
     )
 
 
-def tree_search(
-    lattice: TokenLattice,
-    proxy: Proxy,
-    context: Sequence[int],
-    *,
-    nodes: int,
-    lam: float,
-    stop_ids: Collection[int],
-) -> TreeSearch:
-    """The prefix tree of the `nodes` likeliest nodes; see `method.tree`."""
-    tree, inner = best_first_tree(lattice, proxy, context, nodes=nodes, lam=lam, stop_ids=stop_ids)
-    return TreeSearch(lattice, tree, inner)
-
-
 @dataclass(frozen=True)
 class TreeSearch:
-    """A prefix tree before it was verified. inner: {node: float32 [W]}, log p_proxy of the next column."""
+    """A prefix tree before it was verified. judged: log p_proxy of the next column after each inner node,
+    {node: (rows of its kept cells, log p of each)}."""
 
     lattice: TokenLattice
     tree: PrefixTree
-    inner: dict[int, np.ndarray]
+    judged: dict[int, tuple[list[int], list[float]]]
 
     @property
     def ids(self) -> np.ndarray:
@@ -257,16 +246,42 @@ class TreeSearch:
     def along(self, node: int) -> SearchResult:
         """The path through `node` (-1: the anchor) to a leaf."""
         tree, nodes = self.tree, self.tree.path_through(node)
-        above = [-1, *nodes[:-1]] if nodes else []
+        proxy_logp = np.full((len(nodes), self.lattice.width), np.nan, np.float32)
+        for row, above in zip(proxy_logp, [-1, *nodes], strict=False):
+            rows, logp = self.judged.get(above, ((), ()))
+            row[list(rows)] = logp
         return SearchResult(
             method="tree",
             ids=tree.ids[nodes],
             ranks=tree.rank[nodes].astype(np.int32),
             score=tree.score[nodes],
-            proxy_logp=np.array([self.inner[i] for i in above], np.float32).reshape(len(nodes), self.lattice.width),
+            proxy_logp=proxy_logp,
             tree=tree,
             nodes=np.array(nodes, np.int16),
         )
+
+
+def find(
+    lattice: TokenLattice,
+    proxy: Proxy,
+    context: Sequence[int],
+    settings: Settings,
+    *,
+    stop_ids: Collection[int],
+    source: CopySource | None = None,
+    deepest: int | None = None,
+) -> SearchResult | TreeSearch:
+    """The search that the settings ask for. source, deepest: of a tree, as `best_first_tree` has them."""
+    causal = {"lam": settings.lam, "stop_ids": stop_ids}
+    if settings.search == "argmax":
+        return argmax_path(lattice, stop_ids)
+    if settings.search == "tree":
+        grown = best_first_tree(
+            lattice, proxy, context, nodes=settings.nodes, source=source, copied_after=settings.copy,
+            deepest=deepest, **causal,
+        )  # fmt: skip
+        return TreeSearch(lattice, *grown)
+    return beam_search(lattice, proxy, context, beam=settings.beam, **causal)
 
 
 def oracle_accepted(lattice: TokenLattice, continuation: Sequence[int]) -> int:

@@ -51,7 +51,7 @@ def applies(adl: bool, cps: bool, values: dict[str, Any]) -> dict[str, bool]:
         **dict.fromkeys(("delta", "rho"), length == "adl"),
         **dict.fromkeys(("lam", "proxy", "tau", "m_max"), cps),
         "beam": search == "cps",
-        "nodes": search == "tree",
+        **dict.fromkeys(("nodes", "copy"), search == "tree"),
         "context_weight": cps and values["proxy"] == "ngram+context",
         "seed": values["temperature"] > 0,
     }

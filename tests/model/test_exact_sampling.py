@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from diffuspec.method.acceptance import residual, verify, verify_ratio, verify_tree
-from diffuspec.method.lattice import prune
+from diffuspec.method.copying import CopySource
+from diffuspec.method.lattice import TokenLattice, prune
 from diffuspec.method.proxy import ContextNGram, NoProxy
 from diffuspec.method.sampling import distribution, draw
-from diffuspec.method.search import beam_search, sample_path, tree_search
+from diffuspec.method.search import beam_search, sample_path
+from diffuspec.method.tree import COPIED, best_first_tree
 
 WORDS, STOP, PROMPT, RUNS = 7, 1, [4, 2, 4], 50_000
 SAMPLING = dict(temperature=1.2, top_k=6, top_p=0.95)
@@ -57,54 +59,71 @@ def world(tiny):
     return World(tiny.model(vocab=WORDS))
 
 
-def step(world, rule, prefix, random, known):
-    """Tokens that one speculative step emits after `prefix`; as `Run.step`, without models and recording."""
-    lattice = world.lattice[prefix]
-    k = min(lattice.k, 2 - len(prefix))
-    lattice = type(lattice)(lattice.ids[:k], lattice.logq[:k], lattice.kept[:k])
-    context, causal = [*PROMPT, *prefix], dict(lam=0.5, stop_ids={STOP})
-    if rule == "sampled-path":
-        found = sample_path(lattice, NoProxy(), context, lam=1.0, random=random, stop_ids={STOP})
-    elif rule == "sampled-search":
-        found = sample_path(lattice, world.proxy, context, random=random, **causal)
-    elif prefix in known:
-        found = known[prefix]  # a search does the same every time
-    elif rule == "tree":
-        found = known[prefix] = tree_search(lattice, world.proxy, context, nodes=5, **causal)
-    else:
-        found = known[prefix] = beam_search(lattice, world.proxy, context, beam=3, **causal)
-    n = len(found.ids)
-    if rule == "tree":
-        ways = [()]
-        for node in range(n):
-            ways.append((*ways[found.tree.parent[node] + 1], int(found.ids[node])))
-    else:
-        ways = [tuple(found.ids[:i].tolist()) for i in range(n + 1)]
+class Stepper:
+    """Speculative steps as `Run.step` takes them, without models and recording."""
 
-    def target(row):
-        return world.p[prefix + ways[row]]
+    def __init__(self, world, rule):
+        self.world, self.rule, self.random = world, rule, np.random.default_rng(11)
+        self.found = {}  # a search finds the same after the same prefix: no need to repeat it
 
-    if rule in ("point-mass", "tree"):
-        walk, what = (verify_tree, found.tree) if rule == "tree" else (verify, found.ids)
-        verdict = walk(what, lambda row: draw(target(row), random.random()), {STOP})
-    else:
-        proposal = np.exp(lattice.logq[:n]) if rule == "paper" else found.proposal
-        verdict = verify_ratio(found.ids, lattice.ids[:n], proposal, target, random, {STOP})
-    own = [] if verdict.token is None else [verdict.token]
-    return (*found.ids[list(verdict.nodes)].tolist(), *own), verdict
+    def lattice(self, prefix):
+        whole = self.world.lattice[prefix]
+        k = min(whole.k, 2 - len(prefix))
+        return TokenLattice(whole.ids[:k], whole.logq[:k], whole.kept[:k])
+
+    def search(self, prefix):
+        """(lattice, tree or path, the prefix that each row of the target's pass comes after)."""
+        lattice = self.found[prefix][0] if prefix in self.found else self.lattice(prefix)
+        context, causal = [*PROMPT, *prefix], dict(lam=0.5, stop_ids={STOP})
+        if self.rule == "sampled-path":
+            drawn = dict(lam=1.0, random=self.random, stop_ids={STOP})
+            path = sample_path(lattice, NoProxy(), context, **drawn)
+        elif self.rule == "sampled-search":
+            path = sample_path(lattice, self.world.proxy, context, random=self.random, **causal)
+        elif self.rule in ("tree", "copies"):
+            copying = dict(source=CopySource(context), deepest=2 - len(prefix)) if self.rule == "copies" else {}
+            tree, _ = best_first_tree(lattice, self.world.proxy, context, nodes=5, **copying, **causal)
+            ways = [prefix]
+            for above, token in zip(tree.parent.tolist(), tree.ids.tolist(), strict=True):
+                ways.append((*ways[above + 1], token))
+            return lattice, tree, ways
+        else:
+            path = beam_search(lattice, self.world.proxy, context, beam=3, **causal)
+        ids = path.ids.tolist()
+        return lattice, path, [(*prefix, *ids[:i]) for i in range(len(ids) + 1)]
+
+    def step(self, prefix):
+        """Tokens emitted after `prefix`, and the verdict."""
+        if prefix not in self.found:
+            self.found[prefix] = self.search(prefix)
+        drawn = self.rule in ("sampled-path", "sampled-search")
+        lattice, found, ways = self.search(prefix) if drawn else self.found[prefix]
+        p, random = self.world.p, self.random
+        if self.rule in ("point-mass", "tree", "copies"):
+            walk, what = (verify, found.ids) if self.rule == "point-mass" else (verify_tree, found)
+            verdict = walk(what, lambda row: draw(p[ways[row]], random.random()), {STOP})
+        else:
+            n = len(found)
+            proposal = found.proposal if drawn else np.exp(lattice.logq[:n])
+            verdict = verify_ratio(found.ids, lattice.ids[:n], proposal, lambda row: p[ways[row]], random, {STOP})
+        own = () if verdict.token is None else (verdict.token,)
+        return (*(int(found.ids[node]) for node in verdict.nodes), *own), verdict
 
 
 def chi_square(world, rule):
     """(chi-square, degrees of freedom, share of steps in which a drafted token was accepted)."""
-    random, known, counts = np.random.default_rng(11), {}, {}
+    stepper, counts = Stepper(world, rule), {}
     steps = accepted = 0
     for _ in range(RUNS):
         text: tuple[int, ...] = ()
         while len(text) < 3 and STOP not in text:
-            emitted, verdict = step(world, rule, text, random, known)
+            emitted, verdict = stepper.step(text)
             text += emitted
             steps, accepted = steps + 1, accepted + bool(verdict.accepted)
         counts[text] = counts.get(text, 0) + 1
+    if rule == "copies":
+        trees = [tree for _, tree, _ in stepper.found.values()]
+        assert any((tree.rank == COPIED).any() for tree in trees), "nothing was ever copied"
     expected = {text: mass * RUNS for text, mass in world.expected().items()}
     assert counts.keys() <= {text for text, mass in expected.items() if mass > 0}
     often = [text for text, mass in expected.items() if mass >= 5]
@@ -115,7 +134,7 @@ def chi_square(world, rule):
     return sum((count - mass) ** 2 / mass for count, mass in pairs), len(pairs) - 1, accepted / steps
 
 
-@pytest.mark.parametrize("rule", ["point-mass", "sampled-path", "sampled-search", "tree", "paper"])
+@pytest.mark.parametrize("rule", ["point-mass", "sampled-path", "sampled-search", "tree", "copies", "paper"])
 def test_three_tokens_are_a_sample_of_the_target_unless_the_rule_is_the_papers(world, rule):
     found, freedom, accepted = chi_square(world, rule)
     assert freedom > 40 and 0.2 < accepted < 0.95, "the draft was never in question"

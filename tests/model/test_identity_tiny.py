@@ -21,6 +21,7 @@ GRID = {
     "budget": [1, 2, 3, 7, 16, 29],
     "search": ["cps", "argmax", "tree", "tree"],
     "nodes": [1, 4, 10, 40],
+    "copy": [0, 1, 2, 4],
     "length": ["adl", "fixed"],
     "k": [1, 2, 3, 5, 8, 16, 32],
     "bounds": [(1, 1), (1, 32), (2, 5), (8, 8), (20, 30)],
@@ -37,7 +38,7 @@ GRID = {
 
 def settings_of(choice) -> Settings:
     k_min, k_max = choice["bounds"]
-    names = ("search", "nodes", "length", "k", "beam", "tau", "m_max", "lam", "passes", "proxy", "delta", "rho")
+    names = ("search", "nodes", "copy", "length", "k", "beam", "tau", "m_max", "lam", "passes", "proxy", "delta", "rho")
     return Settings(k_min=k_min, k_max=k_max, **{name: choice[name] for name in names})
 
 

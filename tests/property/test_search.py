@@ -29,8 +29,8 @@ class TableProxy:
     def one(self, u, v, w):
         return self.table[u, v, w]
 
-    def logp(self, history, candidates):
-        return np.array([[self.table[u, v, w] for w in candidates] for u, v in history])
+    def over(self, candidates):
+        return lambda history: [math.exp(self.table[(*history, w)]) for w in candidates]
 
     def extend(self, ids):
         raise AssertionError("a search must not teach the proxy")

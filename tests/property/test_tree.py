@@ -10,44 +10,90 @@ from hypothesis import strategies as st
 from test_search import TableProxy, contexts, lams, lattices
 
 from diffuspec.method.acceptance import verify, verify_tree
+from diffuspec.method.copying import LONGEST, CopySource
 from diffuspec.method.proxy import NoProxy
-from diffuspec.method.tree import PrefixTree, best_first_tree
+from diffuspec.method.tree import COPIED, PrefixTree, best_first_tree, copy_weight
 
 proxies = st.one_of(st.none(), st.integers(0, 2**16).map(TableProxy))
 budgets = st.integers(1, 40)
 
 
-def grow(lattice, stop_ids, proxy, context, lam, nodes):
-    return best_first_tree(lattice, proxy or NoProxy(), context, nodes=nodes, lam=lam, stop_ids=stop_ids)
+texts = st.lists(st.integers(0, 3), min_size=1, max_size=14)  # few words, so that they come again
 
 
-def every_prefix(lattice, stop_ids, proxy, context, lam) -> dict[tuple[int, ...], float]:
-    """Every path of one token or more as its rows of the lattice -> log of its probability."""
-    found = {}
-    level = {(): 0.0}
-    for column in range(lattice.k):
-        rows = np.flatnonzero(lattice.kept[column]).tolist()
+def grow(lattice, stop_ids, proxy, context, lam, nodes, **copying):
+    return best_first_tree(lattice, proxy or NoProxy(), context, nodes=nodes, lam=lam, stop_ids=stop_ids, **copying)
+
+
+def look_back(context, tail) -> tuple[int, int] | None:
+    """(place, length): what followed the longest suffix of the tail that stood in the context, the newest first."""
+    for length in range(min(LONGEST, len(tail)), 0, -1):
+        for place in range(len(context) - 1, length - 1, -1):
+            if context[place - length : place] == tail[-length:]:
+                return place, length
+    return None
+
+
+def match_now(context) -> tuple[int, int] | None:
+    found = look_back(context, context)
+    if found is None or found[1] < LONGEST:
+        return found
+    place, length = found
+    while context[: place - length] and context[place - length - 1] == context[-length - 1]:
+        length += 1
+    return place, length
+
+
+def every_prefix(lattice, stop_ids, proxy, context, lam, copied_after=None, deepest=None):
+    """Every path of one token or more, as (row, token) pairs -> log of its probability."""
+    context = list(context)
+    found, level = {}, {(): (0.0, match_now(context) if copied_after else None)}
+    for column in range(lattice.k if deepest is None else deepest):
         grown = {}
-        for path, value in level.items():
-            text = [-1, -1, *context, *(int(lattice.ids[i, r]) for i, r in enumerate(path))]
+        for path, (value, copy) in level.items():
+            text = [*context, *(token for _, token in path)]
             if path and text[-1] in stop_ids:
                 continue
-            terms = []
-            for row in rows:
-                causal = 0.0 if proxy is None else proxy.one(text[-2], text[-1], int(lattice.ids[column, row]))
-                terms.append(lam * float(lattice.logq[column, row]) + (1 - lam) * causal)
-            norm = np.logaddexp.reduce(terms)
-            grown |= {(*path, row): value + term - norm for row, term in zip(rows, terms, strict=True)}
-        found |= grown
+            weight = copy_weight(copy[1]) if copy and copy[1] >= copied_after else 0.0
+            chances = {}
+            if column < lattice.k:
+                rows = np.flatnonzero(lattice.kept[column]).tolist()
+                cells = [(row, int(lattice.ids[column, row])) for row in rows]
+                u, v = ([-1, -1, *text])[-2:]
+                causal = [0.0 if proxy is None else proxy.one(u, v, token) for _, token in cells]
+                logq = [float(lattice.logq[column, row]) for row in rows]
+                eq8 = np.exp([lam * q + (1 - lam) * c for q, c in zip(logq, causal, strict=True)])
+                mass = min(1.0, float(np.exp(logq).sum()))
+                chances = dict(zip(cells, (1 - weight) * mass * eq8 / eq8.sum(), strict=True))
+            if weight:
+                token = context[copy[0]]
+                cell = next((cell for cell in chances if cell[1] == token), (COPIED, token))
+                chances[cell] = chances.get(cell, 0.0) + weight
+            for cell, p in chances.items():
+                goes_on = copy and context[copy[0]] == cell[1] and copy[0] + 1 < len(context)
+                after = (copy[0] + 1, copy[1] + 1) if goes_on else None
+                if copied_after and not after:
+                    after = look_back(context, [*text, cell[1]])
+                grown[*path, cell] = value + float(np.log(p)), after
+        found |= {path: value for path, (value, _) in grown.items()}
         level = grown
     return found
 
 
-def rows_of(tree: PrefixTree) -> list[tuple[int, ...]]:
+def cells_of(tree: PrefixTree) -> list[tuple[tuple[int, int], ...]]:
     paths = {-1: ()}
     for node in range(len(tree)):
-        paths[node] = (*paths[int(tree.parent[node])], int(tree.rank[node]))
+        paths[node] = (*paths[int(tree.parent[node])], (int(tree.rank[node]), int(tree.ids[node])))
     return [paths[node] for node in range(len(tree))]
+
+
+def holds_the_likeliest(tree, expected, nodes):
+    best = sorted(expected.values(), reverse=True)
+    assert len(tree) == min(nodes, len(expected))
+    np.testing.assert_allclose(tree.score, best[: len(tree)], rtol=1e-4, atol=1e-5)
+    found = cells_of(tree)
+    assert len(set(found)) == len(found)
+    np.testing.assert_allclose(tree.score, [expected[cells] for cells in found], rtol=1e-4, atol=1e-5)
 
 
 @given(lattices(), proxies, contexts, lams, budgets)
@@ -55,12 +101,26 @@ def test_the_tree_holds_the_likeliest_prefixes_in_order(lattice, proxy, context,
     lattice, stop_ids = lattice
     expected = every_prefix(lattice, stop_ids, proxy, context, lam)
     tree, _ = grow(lattice, stop_ids, proxy, context, lam, nodes)
-    best = sorted(expected.values(), reverse=True)
-    assert len(tree) == min(nodes, len(expected))
-    np.testing.assert_allclose(tree.score, best[: len(tree)], rtol=1e-4, atol=1e-5)
-    found = rows_of(tree)
-    assert len(set(found)) == len(found)
-    np.testing.assert_allclose(tree.score, [expected[rows] for rows in found], rtol=1e-4, atol=1e-5)
+    holds_the_likeliest(tree, expected, nodes)
+
+
+@given(lattices(), proxies, texts, lams, budgets, st.integers(1, 3), st.integers(0, 6))
+def test_copied_tokens_stand_among_the_likeliest(lattice, proxy, context, lam, nodes, copied_after, deepest):
+    lattice, stop_ids = lattice
+    expected = every_prefix(lattice, stop_ids, proxy, context, lam, copied_after, deepest)
+    options = dict(source=CopySource(context), copied_after=copied_after, deepest=deepest)
+    tree, _ = grow(lattice, stop_ids, proxy, context, lam, nodes, **options)
+    holds_the_likeliest(tree, expected, nodes)
+
+
+@given(texts, st.lists(st.integers(0, 3), max_size=3), st.integers(0, 14))
+def test_the_copy_source_finds_the_longest_and_newest_match(text, more, cut):
+    source = CopySource(text[:cut])
+    source.extend(text[cut:])
+    for tail, found in (([*text, *more], source.after([*text, *more])), (text, source.now())):
+        expected = match_now(text) if tail is text else look_back(text, tail)
+        assert (found and (found.place, found.length)) == expected
+        assert found is None or found.token == text[found.place]
 
 
 @given(lattices(), proxies, contexts, lams, budgets)
@@ -68,7 +128,7 @@ def test_parents_come_first_and_every_node_is_its_cell(lattice, proxy, context, 
     lattice, stop_ids = lattice
     tree, inner = grow(lattice, stop_ids, proxy, context, lam, nodes)
     assert (tree.parent < np.arange(len(tree))).all()
-    assert np.array_equal(tree.depth, [len(rows) - 1 for rows in rows_of(tree)])
+    assert np.array_equal(tree.depth, [len(cells) - 1 for cells in cells_of(tree)])
     assert np.array_equal(lattice.ids[tree.depth, tree.rank], tree.ids) and lattice.kept[tree.depth, tree.rank].all()
     stops = [int(token) in stop_ids for token in tree.ids]
     assert not any(stops[int(above)] for above in tree.parent if above >= 0)

@@ -216,7 +216,7 @@ window.DiffuSpecLab = (() => {
       }
       const method = settings.search;
       this.inputs.beam.disabled = method !== "cps";
-      this.inputs.nodes.disabled = method !== "tree";
+      this.inputs.nodes.disabled = this.inputs.copy.disabled = method !== "tree";
       for (const name of ["lam", "proxy", "tau", "m_max"]) this.inputs[name].disabled = method === "argmax";
       this.inputs.context_weight.disabled = method === "argmax" || settings.proxy !== "ngram+context";
       this.find("[data-reset]").disabled = !this.changes;
@@ -294,7 +294,7 @@ window.DiffuSpecLab = (() => {
       this.find("[data-said]").textContent = this.verified ? this.verified.title : "as searched now · dashed: the recorded path";
       const extra = this.show.before && !this.redrafted ? this.again.before.ranks : null;
       this.rows = Lattice.draw(box, { data, step, phase: "verify", show: this.show, extra });
-      if (!this.cell || this.cell.col >= step.k) this.cell = defaultCell(step);
+      if (!this.cell || !Lattice.holds(step, this.cell)) this.cell = defaultCell(step);
       if (this.cell) this.select(this.cell.col, this.cell.rank, hadFocus);
     }
 
@@ -349,8 +349,10 @@ window.DiffuSpecLab = (() => {
 
     ask(act) {
       const { step } = this.view;
-      const { col, rank } = this.cell;
-      const path = step.detail.ranks.slice(0, step.path.length);
+      const { col } = this.cell;
+      const rank = Math.max(this.cell.rank, 0);
+      const copied = step.detail.ranks.indexOf(-1); // what follows hangs on a token that is no cell
+      const path = step.detail.ranks.slice(0, copied < 0 ? step.path.length : copied);
       // Columns past the path's end hold no choice of the search: their likeliest candidate.
       while (path.length <= col) path.push(0);
       path[col] = rank;

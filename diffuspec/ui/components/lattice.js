@@ -19,19 +19,26 @@ window.DiffuSpecLattice = (() => {
   const RANK = 26, GAP = 11, HEAD = 18, CELL = 33, LINE = 37, NARROW = 80, WIDE = 126; // px, as in lattice.css
 
   const label = (data, id) => data.labels[id] ?? `⟨${id}⟩`;
+  /** Positions drawn: the lattice's columns, and those behind them where a path of the tree was copied further. */
+  const span = (step) => Math.max(step.k, step.path.length, step.detail.copied.length);
+  /** Whether {col, rank} is a cell of the step's drawing. */
+  const holds = (step, { col, rank }) =>
+    rank < 0 ? Number.isInteger(step.detail.copied[col]) : col < step.k && rank < step.detail.ids[col].length;
   const answer = (data) => data.steps.flatMap((step) => step.emitted);
 
-  /** Ranks drawn as rows: ROWS of them unless all are asked for; paths and the right token among them. */
+  /** Ranks drawn as rows: ROWS of them unless all are asked for; paths and the right token among them. Last, and
+      of rank -1, what was copied from the text. */
   function rowsOf({ step, show, extra }) {
     const d = step.detail;
-    const all = d.ids[0].length;
-    if (show.rows || all <= ROWS) return Array.from({ length: all }, (_, rank) => rank);
+    const all = step.k ? d.ids[0].length : 0;
+    const copied = d.copied.length ? [-1] : [];
+    if (show.rows || all <= ROWS) return [...Array.from({ length: all }, (_, rank) => rank), ...copied];
     const needed = new Set([...d.ranks, ...(extra || [])]);
     if (d.tree) d.tree.rank.forEach((rank) => needed.add(rank));
     if (step.seen < step.path.length) needed.add(d.ids[step.seen].indexOf(d.draws[step.seen]));
     needed.delete(-1);
     for (let rank = 0; needed.size < ROWS; rank++) needed.add(rank);
-    return [...needed].sort((x, y) => x - y);
+    return [...[...needed].sort((x, y) => x - y), ...copied];
   }
 
   function argmaxLength(data, step) {
@@ -56,12 +63,13 @@ window.DiffuSpecLattice = (() => {
     const d = step.detail;
     const rows = rowsOf(view);
     const room = box.clientWidth || 900;
-    const width = Math.min(WIDE, Math.max(NARROW, Math.floor((room - RANK - 6) / (step.k + 1)) - GAP));
+    const width = Math.min(WIDE, Math.max(NARROW, Math.floor((room - RANK - 6) / (span(step) + 1)) - GAP));
     const grid = make("div", `ds-grid phase-${phase}${view.story ? " ds-story" : ""}`);
     grid.setAttribute("role", "grid");
     grid.setAttribute("aria-label", `Token lattice of step ${step.i + 1}: ${step.k} positions, ${rows.length} ranks`);
     grid.style.setProperty("--w", `${width}px`);
-    grid.style.width = `${RANK + (step.k + 1) * (width + GAP)}px`;
+    const columns = span(step);
+    grid.style.width = `${RANK + (columns + 1) * (width + GAP)}px`;
     const row = (className = "") => {
       const node = make("div", `ds-row ${className}`);
       node.setAttribute("role", "row");
@@ -73,8 +81,8 @@ window.DiffuSpecLattice = (() => {
     corner.setAttribute("role", "columnheader");
     corner.setAttribute("aria-label", "rank");
     head.append(corner);
-    for (let col = 0; col <= step.k; col++) {
-      const extra = col === step.k && !(step.kind === "bonus" && step.seen === step.k);
+    for (let col = 0; col <= columns; col++) {
+      const extra = col === columns && !(step.kind === "bonus" && step.seen === columns);
       const node = make("span", "ds-position", extra ? "" : `+${col + 1}`);
       node.setAttribute("role", "columnheader");
       head.append(node);
@@ -87,9 +95,13 @@ window.DiffuSpecLattice = (() => {
       tree: treeMarks(step),
     };
     rows.forEach((rank, place) => {
-      const line = row(place && rank > rows[place - 1] + 1 ? "ds-row-jump" : "");
-      line.append(rowHeader(phase === "mask" ? (rank ? "" : "?") : String(rank + 1)));
-      for (let col = 0; col < step.k; col++) line.append(cell(view, col, rank, paths));
+      const line = row(place && (rank > rows[place - 1] + 1 || rank < 0) ? "ds-row-jump" : "");
+      line.append(rowHeader(phase === "mask" ? (rank ? "" : "?") : rank < 0 ? "⧉" : String(rank + 1)));
+      for (let col = 0; col < columns; col++) {
+        const drawn = rank < 0 ? phase !== "mask" && phase !== "lattice" && d.copied[col] !== undefined && d.copied[col] !== null : col < step.k;
+        if (drawn) line.append(cell(view, col, rank, paths));
+        else gap(line);
+      }
     });
     const judged = phase === "verify" || phase === "commit";
     if (judged) targetRow(view, row("ds-row-target"));
@@ -151,14 +163,15 @@ window.DiffuSpecLattice = (() => {
     node.dataset.col = col;
     node.dataset.rank = rank;
     if (phase === "mask") return node;
-    const q = Math.exp(d.logq[col][rank]);
-    const text = label(data, d.ids[col][rank]);
-    node.style.setProperty("--q", q.toFixed(3));
-    node.append(make("span", "ds-token", text), make("span", "ds-q", prob(q)));
-    const facts = [`“${text}”`, `+${col + 1}`, `rank ${rank + 1}`, `q ${prob(q)}`];
+    const copied = rank < 0;
+    const q = copied ? null : Math.exp(d.logq[col][rank]);
+    const text = label(data, copied ? d.copied[col] : d.ids[col][rank]);
+    node.style.setProperty("--q", (q || 0).toFixed(3));
+    node.append(make("span", "ds-token", text), make("span", "ds-q", copied ? "copy" : prob(q)));
+    const facts = [`“${text}”`, `+${col + 1}`, ...(copied ? ["copied from the text before"] : [`rank ${rank + 1}`, `q ${prob(q)}`])];
     const classes = [];
     if (phase !== "lattice") {
-      if (!d.kept[col][rank]) {
+      if (!copied && !d.kept[col][rank]) {
         classes.push("pruned");
         facts.push("pruned");
       }
@@ -183,7 +196,7 @@ window.DiffuSpecLattice = (() => {
       }
       const letters = [];
       for (const [name, letter] of [["argmax", "a"], ["oracle", "o"], ["target", "t"]]) {
-        if (paths[name][col] !== rank) continue;
+        if (copied || paths[name][col] !== rank) continue;
         classes.push(name);
         letters.push(letter);
         facts.push(`on the ${name} path`);
@@ -212,10 +225,11 @@ window.DiffuSpecLattice = (() => {
   function targetRow({ data, step }, line) {
     const d = step.detail;
     line.append(rowHeader("p"));
-    for (let col = 0; col <= step.k; col++) {
+    const columns = span(step);
+    for (let col = 0; col <= columns; col++) {
       const looked = col < d.draws.length;
       const id = looked ? d.draws[col] : d.topIds[col] ? d.topIds[col][0] : undefined;
-      if (id === undefined || (col === step.k && !looked)) {
+      if (id === undefined || (col === columns && !looked)) {
         gap(line);
         continue;
       }
@@ -237,7 +251,7 @@ window.DiffuSpecLattice = (() => {
 
   function commitRow({ data, step }, line) {
     line.append(rowHeader("out"));
-    for (let col = 0; col <= step.k; col++) {
+    for (let col = 0; col <= span(step); col++) {
       if (col >= step.emitted.length) {
         gap(line);
         continue;
@@ -257,7 +271,7 @@ window.DiffuSpecLattice = (() => {
   function links({ step, phase, show, extra }, rows, width, paths) {
     const d = step.detail;
     const height = HEAD + rows.length * LINE;
-    const layer = svg("svg", { class: "ds-links", "aria-hidden": "true", width: RANK + step.k * (width + GAP), height });
+    const layer = svg("svg", { class: "ds-links", "aria-hidden": "true", width: RANK + span(step) * (width + GAP), height });
     const place = new Map(rows.map((rank, i) => [rank, HEAD + 4 + i * LINE + CELL / 2]));
     const link = (col, from, to, kind) => {
       const y0 = place.get(from);
@@ -284,16 +298,17 @@ window.DiffuSpecLattice = (() => {
     }
     const along = (ranks, kind) => {
       for (let col = 0; col + 1 < ranks.length; col++) {
-        if (ranks[col] >= 0 && ranks[col + 1] >= 0) link(col, ranks[col], ranks[col + 1], typeof kind === "string" ? kind : kind(col));
+        link(col, ranks[col], ranks[col + 1], typeof kind === "string" ? kind : kind(col));
       }
     };
+    const known = (ranks) => ranks.map((rank) => (rank < 0 ? undefined : rank)); // not in the lattice: nowhere
     along(paths.argmax, "argmax");
-    along(paths.target, "target");
-    along(paths.oracle, "oracle");
+    along(known(paths.target), "target");
+    along(known(paths.oracle), "oracle");
     if (extra) along(extra, "extra");
     if (show.path) along(d.ranks.slice(0, step.path.length), (col) => (phase !== "search" && col + 1 > step.seen ? "path broken" : "path"));
     return layer;
   }
 
-  return { draw, rowsOf, oraclePath, targetPath, argmaxLength, label, answer, ROWS };
+  return { draw, span, holds, rowsOf, oraclePath, targetPath, argmaxLength, label, answer, ROWS };
 })();

@@ -276,7 +276,7 @@ window.DiffuSpecPlayer = (() => {
         col += move[0];
         rank = rows[rows.indexOf(rank) + move[1]];
       } else if (event.key === "Home") col = 0;
-      else if (event.key === "End") col = this.step.k - 1;
+      else if (event.key === "End") col = Lattice.span(this.step) - 1;
       else if (event.key !== "Enter" && event.key !== " ") return;
       event.preventDefault();
       event.stopPropagation();
@@ -436,7 +436,7 @@ window.DiffuSpecPlayer = (() => {
       if (!step) return empty(this.data.live ? "The first step is on its way: the target reads the prompt." : "The run was stopped before its first step.");
       if (!step.k) return empty(`No draft in this step: one token of the budget was left, and the target wrote ${step.emitted.map((id) => `“${this.label(id)}”`).join("")} itself.`);
       if (!step.detail) return empty("This step’s lattice arrives when the run ends.");
-      if (!this.cell || this.cell.col >= step.k) this.cell = defaultCell(step);
+      if (!this.cell || !Lattice.holds(step, this.cell)) this.cell = defaultCell(step);
 
       const hadFocus = box.contains(document.activeElement);
       const scroll = box.scrollLeft;
@@ -474,7 +474,7 @@ window.DiffuSpecPlayer = (() => {
     drawInspector() {
       const box = this.find("#inspector");
       const { step, cell } = this;
-      if (!step || !step.detail || !cell || cell.col >= step.k) {
+      if (!step || !step.detail || !cell || !Lattice.holds(step, cell)) {
         box.replaceChildren(make("h2", "", "Inspector"), make("p", "ds-empty", "Pick a cell of the lattice to see its numbers and why it was accepted or rejected."));
         return;
       }
@@ -485,7 +485,7 @@ window.DiffuSpecPlayer = (() => {
       title.append(make("span", "ds-hint", status));
       const search = searched(step);
       const rowsOf = [
-        ["drafter q", `${prob(f.q)} · rank ${f.rank + 1}`],
+        ["drafter q", f.copied ? "none: copied from the text" : `${prob(f.q)} · rank ${f.rank + 1}`],
         [`proxy p (${search ? PROXIES[this.data.settings.proxy] : "not used"})`, prob(f.proxy)],
         ["λ·log q + (1−λ)·log p", signed(f.combined)],
         ["beams through it", step.detail.levels.length ? `${f.beams} of ${f.survivors}` : "no beam"],

@@ -19,26 +19,28 @@ window.DiffuSpecReasons = (() => {
     const d = step.detail;
     const lam = data.settings.lam;
     const n = step.path.length;
-    const id = d.ids[col][rank];
-    const q = d.logq[col][rank];
-    const proxy = col < n ? d.proxy[col][rank] : null;
+    const copied = rank < 0; // no cell of the lattice: copied from the text before
+    const id = copied ? d.copied[col] : d.ids[col][rank];
+    const q = copied ? null : d.logq[col][rank];
+    const proxy = col < n && !copied ? d.proxy[col][rank] : null;
     const combined = searched(step) && proxy !== null ? lam * q + (1 - lam) * proxy : null;
     const onPath = col < n && d.ranks[col] === rank;
     const level = d.levels[col];
     let beams = 0;
     if (level) for (let i = 0; i < level.survivors; i++) if (level.rank[i] === rank) beams++;
-    const target = col < n ? d.cellLogp[col][rank] : null;
+    let target = col < n && !copied ? d.cellLogp[col][rank] : null;
+    if (copied && onPath) target = d.pathLogp[col];
     let targetRank = null;
     if (onPath && d.pathRank[col] >= 0) targetRank = d.pathRank[col] + 1;
     else if (col < d.topIds.length) {
       const at = d.topIds[col].indexOf(id);
       targetRank = at < 0 ? null : at + 1;
     }
-    const before = d.logq[col].slice(0, rank).reduce((sum, value) => sum + Math.exp(value), 0);
+    const before = copied ? 0 : d.logq[col].slice(0, rank).reduce((sum, value) => sum + Math.exp(value), 0);
     return {
       id, label: data.labels[id], col, rank, q: p(q), logq: q, proxy: p(proxy), combined, onPath, beams,
       survivors: level ? level.survivors : 0, target: p(target), targetRank, before,
-      kept: Boolean(d.kept[col][rank]), choice: col < d.draws.length ? d.draws[col] : null,
+      copied, kept: copied || Boolean(d.kept[col][rank]), choice: col < d.draws.length ? d.draws[col] : null,
     };
   }
 
@@ -68,6 +70,9 @@ window.DiffuSpecReasons = (() => {
     const known = (value) => (value === null ? "" : ` (${is("p", value)})`);
     const own = sampled ? "The target drew" : "The target’s own choice here is";
 
+    if (col >= n && d.tree) {
+      return { tone: "unseen", head: "Why not accepted?", text: `The target’s walk through the tree ended at +${seen + 1}, before this position; the path shown goes on from there to a leaf, +${n}.` };
+    }
     if (col >= n) {
       return {
         tone: "unseen", head: "Why not sent?",
@@ -78,7 +83,8 @@ window.DiffuSpecReasons = (() => {
       const how = sampled ? "The target drew this very token" : "The target’s own choice here is this very token";
       const next = col === seen - 1 && seen === n && step.token !== null
         ? " It was the last of the draft, so the target adds a bonus token." : "";
-      return { tone: "accepted", head: "Why accepted?", text: `${how} (${is("p", f.target)}); the drafter gave it ${is("q", f.q)}, rank ${rank + 1}.${next}` };
+      const from = f.copied ? "it was copied, for the same words stood earlier in the text" : `the drafter gave it ${is("q", f.q)}, rank ${rank + 1}`;
+      return { tone: "accepted", head: "Why accepted?", text: `${how} (${is("p", f.target)}); ${from}.${next}` };
     }
     if (col > seen) {
       const why = f.onPath ? "it followed a rejected token" : `even the path’s ${quote(step.path[col])} was not judged`;
@@ -94,7 +100,10 @@ window.DiffuSpecReasons = (() => {
     const right = f.choice;
     const head = "Why rejected?";
     const said = `${own} ${quote(right)}${known(targetP(step, f.col, right))}, not ${quote(f.id)}${known(f.target)}.`;
-    const rank = d.ids[f.col].indexOf(right);
+    const rank = f.col < d.ids.length ? d.ids[f.col].indexOf(right) : -1;
+    if (f.col >= d.ids.length) {
+      return { tone: "rejected", head, text: `${said} The lattice ended before this position; the path went on by copying what stood earlier in the text.` };
+    }
     if (rank < 0) {
       return { tone: "rejected", head, text: `${said} It is not among the drafter’s ${d.ids[f.col].length} candidates: a drafter miss, no search could have found it.` };
     }
@@ -128,6 +137,7 @@ window.DiffuSpecReasons = (() => {
     const head = "Why not on the path?";
     const tone = wanted ? "missed" : "unseen";
     if (!f.kept) return { tone, head: "Why pruned?", text: `${lead}Pruned: ${pruning(f, settings)} (${is("q", f.q)}).` };
+    if (f.copied) return { tone, head: "Why not accepted?", text: `${lead}It was copied into the tree, for the same words stood earlier in the text; the target’s own choice ran along ${quote(pathId)}.` };
     if (d.tree) {
       const nodes = d.tree.depth.filter((depth, i) => depth === f.col && d.tree.rank[i] === f.rank).length;
       if (nodes) return { tone, head: "Why not accepted?", text: `${lead}The tree holds it in ${plural(nodes, "node")}, and the target read ${nodes === 1 ? "it" : "them"}, but its own choice ran along ${quote(pathId)}.` };
@@ -202,7 +212,11 @@ window.DiffuSpecReasons = (() => {
       const path = said(data, step.path);
       const pruned = `τ = ${prob(settings.tau)} and M_max = ${settings.m_max} keep ${kept} of ${d.kept.length * d.kept[0].length} cells`;
       if (!searched(step)) return `No search: the draft is each column’s likeliest token, ${path}.`;
-      if (d.tree) return `${pruned}; the ${d.tree.ids.length} likeliest nodes of the tree of paths go to the target together.`;
+      if (d.tree) {
+        const copied = d.tree.rank.filter((rank) => rank < 0).length;
+        const from = copied ? `, ${copied} of them copied from the text before,` : "";
+        return `${pruned}; the ${d.tree.ids.length} likeliest nodes of the tree of paths${from} go to the target together.`;
+      }
       const score = d.score[d.score.length - 1];
       const argmax = step.path.every((id, col) => d.ranks[col] === 0);
       const how = d.method === "exact" ? "the exact search" : `a beam of ${settings.beam}`;

@@ -14,9 +14,10 @@ import numpy as np
 import orjson
 
 from diffuspec.errors import DiffuSpecError, PromptError, SettingsError
+from diffuspec.method.copying import make_source
 from diffuspec.method.lattice import TokenLattice, prune
 from diffuspec.method.proxy import NGram, make_proxy
-from diffuspec.method.search import argmax_path, beam_search, tree_search
+from diffuspec.method.search import TreeSearch, argmax_path, find
 from diffuspec.settings import Settings
 from diffuspec.trace import Trace
 from diffuspec.ui.events.explain import explain
@@ -133,10 +134,9 @@ def _path(lattice: TokenLattice, settings: Settings, context: list[int], stop_id
     proxy = make_proxy(
         settings.proxy, ngram=fitted, vocab_size=vocabulary, weight=settings.context_weight, prompt_ids=context
     )
-    common = {"lam": settings.lam, "stop_ids": stop_ids}
-    if settings.search == "tree":
-        return tree_search(lattice, proxy, context, nodes=settings.nodes, **common).along(-1)
-    return beam_search(lattice, proxy, context, beam=settings.beam, **common)
+    source = make_source(settings, context)
+    found = find(lattice, proxy, context, settings, stop_ids=stop_ids, source=source)
+    return found.along(-1) if isinstance(found, TreeSearch) else found
 
 
 def _lattice(ids, logq, settings: Settings, stop_ids: list[int]) -> TokenLattice:

@@ -14,7 +14,7 @@ from diffuspec.ui.views.text import answer_units, token_label
 from diffuspec.whatif import Again, as_step, context, continuation, proxies, search_again
 
 # The knobs that a search can be changed by, without a model.
-KNOBS = ("search", "beam", "nodes", "tau", "m_max", "lam", "proxy", "context_weight")
+KNOBS = ("search", "beam", "nodes", "copy", "tau", "m_max", "lam", "proxy", "context_weight")
 LEAD = 14  # tokens of the text before the step that are shown
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from diffuspec.method.tree import COPIED
 from diffuspec.trace import Step
 
 DIGITS = 3
@@ -39,6 +40,7 @@ def detail(step: Step) -> dict[str, Any]:
     lattice, search, check = step.lattice, step.search, step.verification
     return {
         "tree": _tree(step),
+        "copied": _copied(step),
         "ids": lattice.ids.tolist(),
         "logq": _round(lattice.logq),
         "kept": lattice.kept.astype(np.int8).tolist(),
@@ -80,12 +82,26 @@ def _tree(step: Step) -> dict[str, Any] | None:
     }
 
 
+def _copied(step: Step) -> list[int | None]:
+    """The likeliest token copied to each position, the path's own first; empty where nothing was copied."""
+    tree = step.search.tree
+    if tree is None or not (tree.rank == COPIED).any():
+        return []
+    columns: list[int | None] = [None] * (int(tree.depth.max()) + 1)
+    for node in [*step.search.nodes.tolist(), *range(len(tree))]:
+        if tree.rank[node] == COPIED and columns[tree.depth[node]] is None:
+            columns[tree.depth[node]] = int(tree.ids[node])
+    return columns
+
+
 def tokens_shown(step: Step) -> set[int]:
     """Ids of every token that a drawing of this step names."""
     shown = {step.anchor, *step.emitted, *step.verification.draws}
     shown.update(step.lattice.ids.ravel().tolist(), step.verification.top_ids.ravel().tolist(), step.path)
     if step.verification.tree is not None:
         shown.update(step.verification.tree.own.tolist())
+    if step.search.tree is not None:
+        shown.update(step.search.tree.ids.tolist())
     return shown
 
 
