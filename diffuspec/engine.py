@@ -43,7 +43,7 @@ class DiffuSpec:
     def __init__(self, pair: Pair, settings: Settings | None = None):
         self.pair = pair
         self.settings = settings or Settings()
-        longest = "k_max" if self.settings.length == "adl" else "k"
+        longest = "k" if self.settings.length == "fixed" else "k_max"
         if getattr(self.settings, longest) > pair.drafter.max_block:
             raise SettingsError(
                 f"{longest} = {getattr(self.settings, longest)} exceeds the {pair.drafter.max_block} positions "
@@ -92,7 +92,7 @@ class Run:
         self.prefix = list(ids)
         self.stop_ids = pair.stop_ids
         self.budget = min(settings.max_new_tokens, pair.info.context - len(ids))
-        self.policy = make_policy(settings)
+        self.policy = make_policy(settings, pair.step_cost if settings.length == "throughput" else None)
         self.proxy = make_proxy(
             settings.proxy if settings.search != "argmax" else "none",
             ngram=pair.proxy, vocab_size=pair.target.vocab_size, weight=settings.context_weight, prompt_ids=ids,
@@ -149,7 +149,10 @@ class Run:
 
     def draft(self, k: int):
         width = max(self.settings.m_max, LATTICE_ROWS) if k else 0
-        return self.pair.drafter.draft(self.prefix, k, width=width, passes=self.settings.passes, cache=self.cache)
+        options = dict(width=width, passes=self.settings.passes, cache=self.cache)
+        ids, logq = self.pair.drafter.draft(self.prefix, k, **options)
+        kept = self.policy.columns(logq[:, 0].tolist() if k else ())
+        return ids[:kept], logq[:kept]
 
     def search(self, lattice: TokenLattice) -> SearchResult | TreeSearch:
         settings, stop_ids = self.settings, self.stop_ids
@@ -160,10 +163,11 @@ class Run:
         if rule == "sampled-search":
             drawn = dict(lam=settings.lam, stop_ids=stop_ids, random=self.random)
             return sample_path(lattice, self.proxy, self.prefix, **drawn)
-        return find(
+        found = find(
             lattice, self.proxy, self.prefix, settings,
             stop_ids=stop_ids, source=self.source, deepest=self.budget - 1,
         )  # fmt: skip
+        return found.first(self.policy.nodes(found.tree.score.tolist())) if isinstance(found, TreeSearch) else found
 
     def read(self, found: SearchResult | TreeSearch) -> torch.Tensor:
         """One target pass over the anchor and the draft: logits [n + 1, V]."""

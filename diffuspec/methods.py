@@ -175,7 +175,14 @@ METHODS = {
                _speculative(search="argmax", length="adl")),
         Method("diffuspec", "DiffuSpec", "the paper's method: CPS and ADL", _speculative(search="cps", length="adl")),
         Method("tree", "Tree", "several paths of the lattice verified in one pass; the length as set",
-               _speculative(search="tree")),
+               _speculative(search="tree", copy=0)),
+        Method("tree+copy", "Tree with copies", "a tree that also holds what followed the same words before; the "
+               "length as set", _speculative(search="tree", copy=1)),
+        Method("throughput", "Throughput", "a tree with copies, its depth and size chosen for the most "
+               "tokens per second",
+               _speculative(search="tree", copy=1, length="throughput", nodes=24)),
+        Method("confidence", "Confidence", "CPS over the columns that the drafter is sure enough of",
+               _speculative(search="cps", length="confidence")),
         Method("as-set", "As set", "search and length as the settings say", _speculative()),
     )
 }  # fmt: skip

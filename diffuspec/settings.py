@@ -76,8 +76,10 @@ class Settings:
     """
 
     length: str = _knob(
-        "adl", "", "Length policy", "adl: adaptive draft length (Eqs. 9-11); fixed: always k",
-        "length", choices=("adl", "fixed"))  # fmt: skip
+        "adl", "", "Length policy",
+        "adl: adaptive draft length (Eqs. 9-11); fixed: always k; throughput: the most tokens per second; "
+        "confidence: as far as the drafter is sure",
+        "length", choices=("adl", "fixed", "throughput", "confidence"))  # fmt: skip
     k: int = _knob(
         6, "k", "Draft length", "masked positions filled by one drafter pass, when the length is fixed",
         "length", low=1, high=100, step=1)  # fmt: skip
@@ -93,6 +95,9 @@ class Settings:
     rho: float = _knob(
         0.5, "ρ", "Smoothing", "weight of the newest step in both moving averages (Eq. 10)",
         "length", low=0.05, high=1.0, step=0.05)  # fmt: skip
+    confidence: float = _knob(
+        0.1, "", "Least confidence", "a confident draft ends where the product of its likeliest q falls below this",
+        "length", low=0.001, high=1.0, step=0.001)  # fmt: skip
     search: str = _knob(
         "cps", "", "Path search",
         "cps: causal-consistency path search (Eq. 8); argmax: each column's likeliest token; "

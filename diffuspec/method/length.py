@@ -1,4 +1,4 @@
-"""How long the next draft is (DiffuSpec, section 3.4, Eqs. 9-11).
+"""How long the next draft is (DiffuSpec, section 3.4, Eqs. 9-11), and two policies beside the paper's.
 
 After a step, L_gen tokens of the raw draft came before its first stop token and L_acc drafted
 tokens were accepted. Adaptive draft length (ADL) smooths both,
@@ -13,23 +13,61 @@ and sets
 Both averages start at 0 and k_1 = k_max. k' is rounded half up. Note the feedback: L_gen is at
 most the k that produced it, so at the paper's settings k leaves k_min only if EMA_gen > k_min,
 or EMA_acc >= EMA_gen > k_min - delta.
+
+Beside it:
+
+    confidence    draft k_max tokens and keep the columns up to which the drafter's cumulated
+                  confidence, prod_j max_v q_j(v), is at least a threshold
+    throughput    the k that maximises expected tokens over expected time,
+
+                      (1 + sum_{i <= k} A_i) / (draft(k) + verify(rows)),      k_min <= k <= k_max,
+
+                  where A_i is the running share of drafts whose first i tokens were accepted and the
+                  costs were measured on this machine; of a prefix tree, whose scores s_1 >= s_2 >= ...
+                  say how likely each node is reached, it keeps the n nodes that maximise
+                  (1 + s_1 + ... + s_n) / (draft(k) + verify(n + 1)).
+
+Times decide how far a draft goes, never which token is emitted.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
+from diffuspec.method.breakeven import verify_cost
 from diffuspec.settings import Settings
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What a step costs on this machine, in milliseconds: (size, ms) as measured, straight lines between.
+
+    draft: by k; verify: by the rows of a target pass.
+    """
+
+    draft: tuple[tuple[int, float], ...]
+    verify: tuple[tuple[int, float], ...]
+
+    def draft_ms(self, k: int) -> float:
+        return verify_cost(k, self.draft) if k else 0.0
+
+    def verify_ms(self, rows: int) -> float:
+        return verify_cost(rows, self.verify)
 
 
 @dataclass(frozen=True)
 class LengthDecision:
     """What a policy saw after a step and what it chose.
 
-    wanted is Eq. 11 before clipping, in tokens (None for a policy without averages);
-    decided names the term that fixed next_k: "EMA_gen", "EMA_gen + δ", "k_min", "k_max" or "fixed".
+    wanted is Eq. 11 before clipping, in tokens, or the columns that were sure enough (None for a policy
+    without either); decided names the term that fixed the length: "EMA_gen", "EMA_gen + δ", "k_min", "k_max",
+    "fixed", "confidence" (of k, the columns kept now) or "throughput"; rate: the tokens per second that
+    next_k promises.
     """
 
     k: int
@@ -41,17 +79,28 @@ class LengthDecision:
     wanted: float | None
     next_k: int
     decided: str
+    rate: float | None = None
 
 
-class LengthPolicy(Protocol):
+class LengthPolicy(ABC):
+    """k: masks that the next draft fills."""
+
     k: int
 
+    @abstractmethod
     def update(self, generated: int, accepted: int) -> LengthDecision:
         """Take L_gen and L_acc of the step just verified; set and explain the next `k`."""
-        ...
+
+    def columns(self, best: Sequence[float]) -> int:
+        """How many columns of a draft are kept; best: log q of each column's likeliest token."""
+        return len(best)
+
+    def nodes(self, scores: Sequence[float]) -> int:
+        """How many nodes of a prefix tree are kept; scores: log P of each, falling."""
+        return len(scores)
 
 
-class FixedLength:
+class FixedLength(LengthPolicy):
     """The same k at every step."""
 
     def __init__(self, k: int):
@@ -61,7 +110,7 @@ class FixedLength:
         return LengthDecision(self.k, generated, accepted, None, None, False, None, self.k, "fixed")
 
 
-class AdaptiveDraftLength:
+class AdaptiveDraftLength(LengthPolicy):
     """ADL exactly as the paper writes it."""
 
     def __init__(self, k_min: int, k_max: int, delta: int, rho: float):
@@ -86,7 +135,89 @@ class AdaptiveDraftLength:
         return LengthDecision(used, generated, accepted, self.ema_gen, self.ema_acc, grew, wanted, self.k, decided)
 
 
-def make_policy(settings: Settings) -> LengthPolicy:
+class ConfidentLength(LengthPolicy):
+    """k_max masks at every step, of which the columns are kept that the drafter is sure enough of, at least k_min."""
+
+    def __init__(self, k_min: int, k_max: int, threshold: float):
+        self.k_min, self.k, self.threshold = k_min, k_max, threshold
+        self._sure = self._kept = self._drafted = k_max
+
+    def columns(self, best: Sequence[float]) -> int:
+        self._drafted, self._sure, least = len(best), 0, math.log(self.threshold)
+        for total in itertools.accumulate(best):
+            if total < least:
+                break
+            self._sure += 1
+        self._kept = min(max(self._sure, self.k_min), self._drafted)
+        return self._kept
+
+    def update(self, generated: int, accepted: int) -> LengthDecision:
+        decided = "k_max" if self._sure == self._drafted else "k_min" if self._sure < self.k_min else "confidence"
+        wanted = float(self._sure)
+        return LengthDecision(self._kept, generated, accepted, None, None, False, wanted, self.k, decided)
+
+
+class ThroughputLength(LengthPolicy):
+    """The k, and of a tree the nodes, that promise the most tokens per second.
+
+    Acceptance at position i, given that the positions before it were accepted, is a running share: each step
+    counts `MEMORY` times as much as the one after it, and a position with few trials leans on all of them together.
+    """
+
+    MEMORY, LEAN = 0.97, 4.0
+
+    def __init__(self, k_min: int, k_max: int, cost: StepCost):
+        self.k_min, self.k, self.cost = k_min, k_max, cost
+        self._hits, self._trials = [0.0] * k_max, [0.0] * k_max
+        self._draft_ms = [cost.draft_ms(k) for k in range(k_max + 1)]
+        self._verify_ms = functools.cache(cost.verify_ms)
+        self._drafted, self._rows = k_max, None  # rows: of a tree, which do not follow from k
+
+    def columns(self, best: Sequence[float]) -> int:
+        self._drafted = len(best)
+        return len(best)
+
+    def nodes(self, scores: Sequence[float]) -> int:
+        expected, keep, best = 1.0, 0, 0.0
+        for n in range(len(scores) + 1):
+            rate = expected / (self._draft_ms[self._drafted] + self._verify_ms(n + 1))
+            if rate > best:
+                keep, best = n, rate
+            if n < len(scores):
+                expected += math.exp(scores[n])
+        self._rows = keep + 1 if self._rows is None else self._rows + 0.2 * (keep + 1 - self._rows)
+        return keep
+
+    def update(self, generated: int, accepted: int) -> LengthDecision:
+        used = self._drafted
+        for i in range(len(self._trials)):
+            self._hits[i] *= self.MEMORY
+            self._trials[i] *= self.MEMORY
+            if i <= accepted and i < used:
+                self._trials[i] += 1.0
+                self._hits[i] += i < accepted
+        self.k, rate = max(self._rates(), key=lambda entry: entry[1])
+        decided = "k_max" if self.k == len(self._trials) else "k_min" if self.k == self.k_min else "throughput"
+        return LengthDecision(used, generated, accepted, None, None, False, None, self.k, decided, 1e3 * rate)
+
+    def _rates(self) -> Iterator[tuple[int, float]]:
+        """(k, expected tokens per millisecond)."""
+        pooled = (sum(self._hits) + 1.0) / (sum(self._trials) + 2.0)
+        expected, reached = 1.0, 1.0
+        for k in range(1, len(self._trials) + 1):
+            reached *= (self._hits[k - 1] + self.LEAN * pooled) / (self._trials[k - 1] + self.LEAN)
+            expected += reached
+            rows = self._rows or k + 1
+            if k >= self.k_min:
+                yield k, expected / (self._draft_ms[k] + self._verify_ms(rows))
+
+
+def make_policy(settings: Settings, cost: StepCost | None = None) -> LengthPolicy:
+    """cost: what throughput weighs; the others need none."""
     if settings.length == "fixed":
         return FixedLength(settings.k)
+    if settings.length == "confidence":
+        return ConfidentLength(settings.k_min, settings.k_max, settings.confidence)
+    if settings.length == "throughput":
+        return ThroughputLength(settings.k_min, settings.k_max, cost)
     return AdaptiveDraftLength(settings.k_min, settings.k_max, settings.delta, settings.rho)

@@ -243,6 +243,12 @@ class TreeSearch:
     def ids(self) -> np.ndarray:
         return self.tree.ids
 
+    def first(self, n: int) -> TreeSearch:
+        """The n likeliest nodes, which are a tree of their own."""
+        tree = self.tree
+        cut = PrefixTree(tree.ids[:n], tree.parent[:n], tree.depth[:n], tree.rank[:n], tree.score[:n])
+        return TreeSearch(self.lattice, cut, self.judged)
+
     def along(self, node: int) -> SearchResult:
         """The path through `node` (-1: the anchor) to a leaf."""
         tree, nodes = self.tree, self.tree.path_through(node)

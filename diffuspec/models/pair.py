@@ -13,8 +13,10 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import cached_file
 
 from diffuspec.errors import PairError, PromptError, WeightsError
+from diffuspec.method.length import StepCost
 from diffuspec.method.proxy import NGram
 from diffuspec.models import weights
+from diffuspec.models.cost import measure
 from diffuspec.models.drafter import Convention, DiffusionDrafter, StandaloneDrafter, load_block_drafter
 from diffuspec.models.int8 import int8_fits
 from diffuspec.models.presets import CONVENTIONS, EMBEDDED, PRESETS
@@ -47,6 +49,11 @@ class Pair:
         if self.tokenizer.chat_template:
             return self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
         return self.tokenizer("\n".join(turn["content"] for turn in turns)).input_ids
+
+    @functools.cached_property
+    def step_cost(self) -> StepCost:
+        """What drafts and target passes cost here, measured when first asked for, in about a second."""
+        return measure(self.target, self.drafter)
 
     @functools.cached_property
     def _byte_of(self) -> dict[str, int] | None:

@@ -15,7 +15,7 @@ import numpy as np
 from diffuspec.errors import MethodError, PromptError
 from diffuspec.method.acceptance import verify
 from diffuspec.method.lattice import generated_length, prune
-from diffuspec.method.length import make_policy
+from diffuspec.method.length import StepCost, make_policy
 from diffuspec.method.proxy import ContextNGram
 from diffuspec.method.search import argmax_path, beam_search
 from diffuspec.methods import Emission
@@ -74,7 +74,7 @@ class FakeRun:
             raise PromptError(f"The prompt has {len(self.prompt_ids)} tokens; the target can hold 2048. Shorten it.")
         self.pair, self.settings, self.prompt, self.pause, self.skill = pair, settings, prompt, pause, skill
         self.random = np.random.default_rng(settings.seed + 7)
-        self.policy = make_policy(settings)
+        self.policy = make_policy(settings, StepCost(draft=((1, 12.0), (16, 14.0)), verify=((1, 40.0), (9, 48.0))))
         self.proxy = ContextNGram(len(pair.pieces), [*self.prompt_ids, *pair.script[:40]])
         self.prefix = list(self.prompt_ids)
         self.made, self.steps, self.stop_reason = 0, [], "running"

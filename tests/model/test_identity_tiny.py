@@ -22,7 +22,8 @@ GRID = {
     "search": ["cps", "argmax", "tree", "tree"],
     "nodes": [1, 4, 10, 40],
     "copy": [0, 1, 2, 4],
-    "length": ["adl", "fixed"],
+    "length": ["adl", "fixed", "throughput", "confidence"],
+    "confidence": [0.001, 0.05, 0.3, 1.0],
     "k": [1, 2, 3, 5, 8, 16, 32],
     "bounds": [(1, 1), (1, 32), (2, 5), (8, 8), (20, 30)],
     "beam": [1, 3, 8],
@@ -38,7 +39,22 @@ GRID = {
 
 def settings_of(choice) -> Settings:
     k_min, k_max = choice["bounds"]
-    names = ("search", "nodes", "copy", "length", "k", "beam", "tau", "m_max", "lam", "passes", "proxy", "delta", "rho")
+    names = (
+        "search",
+        "nodes",
+        "copy",
+        "length",
+        "confidence",
+        "k",
+        "beam",
+        "tau",
+        "m_max",
+        "lam",
+        "passes",
+        "proxy",
+        "delta",
+        "rho",
+    )
     return Settings(k_min=k_min, k_max=k_max, **{name: choice[name] for name in names})
 
 

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffuspec import Settings
-from diffuspec.method.length import AdaptiveDraftLength, FixedLength, make_policy
+from diffuspec.method.length import (
+    AdaptiveDraftLength,
+    ConfidentLength,
+    FixedLength,
+    StepCost,
+    ThroughputLength,
+    make_policy,
+)  # fmt: skip
 
 PAPER = dict(k_min=20, k_max=30, delta=10, rho=0.5)
 
@@ -93,3 +100,72 @@ def test_the_settings_choose_the_policy():
     assert make_policy(Settings(length="fixed", k=9)).k == 9
     adl = make_policy(Settings(k=9, k_min=2, k_max=11, delta=3, rho=0.25))
     assert (adl.k, adl.k_min, adl.k_max, adl.delta, adl.rho) == (11, 2, 11, 3, 0.25)
+
+
+def test_a_confident_draft_keeps_the_columns_above_the_threshold():
+    policy = ConfidentLength(k_min=1, k_max=6, threshold=0.25)
+    halves = [math.log(0.5)] * 6  # 0.5, 0.25, 0.125, ...
+    assert policy.columns([math.log(0.9), math.log(0.5), math.log(0.5), math.log(0.9)]) == 2
+    decision = policy.update(generated=2, accepted=1)
+    assert (decision.k, decision.wanted, decision.decided, decision.next_k) == (2, 2.0, "confidence", 6)
+    assert policy.columns([value + 1e-9 for value in halves]) == 2
+    assert policy.columns([0.0] * 6) == 6 and policy.update(6, 6).decided == "k_max"
+    assert policy.columns([math.log(0.1)] * 6) == 1 and policy.update(1, 0).decided == "k_min"
+    assert policy.columns([]) == 0
+
+
+@given(st.lists(st.floats(-3, 0), max_size=12), st.integers(1, 12), st.floats(0.001, 1.0))
+def test_what_a_confident_draft_keeps_follows_the_definition(best, k_min, threshold):
+    kept = ConfidentLength(k_min, 12, threshold).columns(best)
+    sure = 0
+    while sure < len(best) and math.exp(sum(best[: sure + 1])) >= threshold * (1 - 1e-9):
+        sure += 1
+    if all(abs(math.exp(sum(best[:n])) - threshold) > 1e-6 for n in range(1, len(best) + 1)):
+        assert kept == min(max(sure, k_min), len(best))
+
+
+COST = StepCost(draft=((1, 8.0), (17, 16.0)), verify=((1, 30.0), (11, 50.0)))
+
+
+def test_costs_are_straight_lines_between_what_was_measured():
+    assert COST.draft_ms(0) == 0.0 and COST.draft_ms(5) == pytest.approx(10.0)
+    assert COST.verify_ms(6) == pytest.approx(40.0) and COST.verify_ms(16) == pytest.approx(60.0)
+
+
+@given(st.lists(st.floats(0.001, 1.0), max_size=20), st.integers(0, 8))
+def test_a_tree_keeps_the_nodes_that_promise_most(chances, drafted):
+    chances.sort(reverse=True)
+    policy = ThroughputLength(1, 8, COST)
+    policy.columns([0.0] * drafted)
+    rates = [(1 + sum(chances[:n])) / (COST.draft_ms(drafted) + COST.verify_ms(n + 1)) for n in range(len(chances) + 1)]
+    kept = policy.nodes([math.log(p) for p in chances])
+    assert rates[kept] == pytest.approx(max(rates))
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.05, 1), (0.99, 8)])
+def test_the_length_follows_what_is_accepted(share, expected):
+    """At 5 % a drafted token is not worth its row; at 99 % all of them are."""
+    policy = ThroughputLength(1, 8, COST)
+    for step in range(200):
+        policy.columns([0.0] * policy.k)
+        hit = step % 100 < 100 * share
+        decision = policy.update(policy.k, policy.k if hit else 0)
+    assert policy.k == expected == decision.next_k
+    assert decision.decided == ("k_min" if expected == 1 else "k_max")
+
+
+def test_the_length_promises_the_best_rate_of_its_own_estimates():
+    policy = ThroughputLength(1, 8, COST)
+    for step in range(60):
+        policy.columns([0.0] * policy.k)
+        decision = policy.update(policy.k, (step * 7) % 4)
+    # Accepted 0, 1, 2, 3 tokens equally often: A = 3/4, 1/2, 1/4, 0, so that k = 3 promises
+    # 2.5 tokens in 9 + 36 ms, more than 2.25 in 8.5 + 34 or 2.5 in 9.5 + 38.
+    assert policy.k in (2, 3, 4) and decision.rate == pytest.approx(1e3 * 2.5 / 45, rel=0.12)
+
+
+def test_the_settings_choose_the_other_policies():
+    sure = make_policy(Settings(length="confidence", k_min=2, k_max=9, confidence=0.2))
+    assert (sure.k, sure.k_min, sure.threshold) == (9, 2, 0.2)
+    fast = make_policy(Settings(length="throughput", k_min=2, k_max=9), COST)
+    assert (fast.k, fast.k_min, fast.cost) == (9, 2, COST)

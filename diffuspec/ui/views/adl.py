@@ -15,6 +15,8 @@ NAMES = {
     "k_min": "the guard rail k_min",
     "k_max": "the guard rail k_max",
     "fixed": "nothing: the length is fixed",
+    "confidence": "the drafter's cumulated confidence",
+    "throughput": "expected tokens per second",
 }
 
 
@@ -23,13 +25,22 @@ SYMBOLS = {
     "EMA_gen + δ": "triangle-up",
     "k_min": "line-ew-open",
     "k_max": "star-triangle-down",
+    "confidence": "diamond-open",
+    "throughput": "square-open",
 }
 
 
 def decision(step: Step, settings: Settings) -> str:
     """Which term of Eq. 11 fixed the next draft length, in words and with its numbers."""
     length = step.length
+    if settings.length == "confidence" and length.wanted is not None:
+        return (
+            f"{length.k} columns kept, decided by {NAMES.get(length.decided, length.decided)}: "
+            f"{length.wanted:.0f} of them stay above {settings.confidence:g}"
+        )
     words = f"next k = {length.next_k}, decided by {NAMES.get(length.decided, length.decided)}"
+    if length.rate is not None:
+        return f"{words}: it promises {length.rate:.1f} tokens/s"
     if length.wanted is None or length.ema_gen is None:
         return words
     holds = "≥" if length.grew else "<"
@@ -43,7 +54,7 @@ def adl_figure(trace: Trace) -> go.Figure:
     """One point a step on the x axis, counted from 1; lengths in tokens on the y axis."""
     steps, settings = trace.steps, trace.settings
     x = [step.index + 1 for step in steps]
-    adaptive = settings.length == "adl"
+    averaged, adaptive = settings.length == "adl", settings.length != "fixed"
     figure = go.Figure(layout=_layout(trace))
     figure.add_bar(
         x=x, y=[step.length.generated for step in steps], name="L_gen", width=0.8,
@@ -55,7 +66,7 @@ def adl_figure(trace: Trace) -> go.Figure:
         marker={"color": COLOURS["bonus"], "line": {"width": 0}},
         hovertemplate="L_acc %{y}<extra></extra>",
     )  # fmt: skip
-    if adaptive:
+    if averaged:
         figure.add_scatter(
             x=x, y=[step.length.ema_gen for step in steps], name="EMA_gen", mode="lines",
             line={"color": COLOURS["average"], "dash": "dash", "width": 2},
@@ -95,7 +106,7 @@ def _layout(trace: Trace) -> go.Layout:
     settings = trace.settings
     count = max(len(trace.steps), 1)
     rails = []
-    if settings.length == "adl":
+    if settings.length != "fixed":
         rails = [
             {
                 "type": "rect", "xref": "paper", "x0": 0, "x1": 1, "y0": settings.k_min, "y1": settings.k_max,

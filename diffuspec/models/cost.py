@@ -1,0 +1,45 @@
+"""What the passes of a pair cost on this machine, measured once, for the policies that weigh time against tokens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from diffuspec.method.length import StepCost
+from diffuspec.models.drafter import DiffusionDrafter
+from diffuspec.models.target import Target
+
+CONTEXT, REPEATS = 128, 3
+ROWS, DRAFTS = (1, 2, 4, 8, 12, 16, 24), (1, 4, 8, 16)
+WIDTH = 15  # candidates a column
+
+
+def measure(target: Target, drafter: DiffusionDrafter) -> StepCost:
+    """The least of a few passes of each size over a short context: a busy moment makes a pass slower, never faster."""
+    text = [1] * min(CONTEXT, target.context - max(ROWS))
+    cache = target.new_cache()
+    target.prefill(cache, text[:-1])
+
+    def verify(rows: int) -> None:
+        target.forward(cache, text[:1] * rows)
+        target.rollback(cache, rows)
+
+    def draft(k: int) -> None:
+        drafter.draft(text, k, width=WIDTH, passes=1, cache=cache)
+
+    sizes = [k for k in DRAFTS if k < drafter.max_block] + [drafter.max_block]
+    return StepCost(draft=_curve(draft, sizes), verify=_curve(verify, ROWS))
+
+
+def _curve(run: Callable[[int], None], sizes) -> tuple[tuple[int, float], ...]:
+    least = dict.fromkeys(sizes, float("inf"))
+    run(sizes[-1])  # the first pass sets things up
+    for _ in range(REPEATS):
+        for size in sizes:
+            started = time.perf_counter()
+            run(size)
+            least[size] = min(least[size], (time.perf_counter() - started) * 1e3)
+    floor, curve = 0.0, []
+    for size, ms in least.items():
+        curve.append((size, floor := max(floor, ms)))  # more work is never cheaper: what says so is noise
+    return tuple(curve)
