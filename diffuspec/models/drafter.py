@@ -27,12 +27,14 @@ from safetensors.torch import load_file, save_file
 from transformers import DynamicCache
 
 from diffuspec.errors import PairError, WeightsError
-from diffuspec.models.linear import fastest_arithmetic, make_linear
+from diffuspec.models.int8 import Int8Cache, Int8Stack, LayerWeights
+from diffuspec.models.linear import FloatLinear, fastest_arithmetic
 from diffuspec.models.llama import LayerView
 from diffuspec.models.ranking import top
 from diffuspec.models.target import Target
 
 MASKED = -1
+_NOT_LLAMA = ("_proj.bias", "q_norm.weight", "k_norm.weight")  # Qwen's, which the compiled layers do not know
 ATTENTION = ("full", "block-causal", "causal-prefix")
 
 
@@ -178,8 +180,18 @@ class BlockDrafter(DiffusionDrafter):
         weights = {name: tensor.to(device, dtype) for name, tensor in weights.items() if name != "draft_vocab"}
         self._mask = weights["mask_embedding"]
         output = weights.get("head.weight", embedding[self.draft_vocab])
-        self._head = make_linear(output, weights["norm.weight"], arithmetic)
-        self._layers = [_Layer(weights, f"layers.{i}.", arithmetic) for i in range(len(config["target_layers"]))]
+        layers = [f"layers.{i}." for i in range(len(config["target_layers"]))]
+        self._compiled = target.arithmetic == "int8" and not any(name.endswith(_NOT_LLAMA) for name in weights)
+        if self._compiled:
+            self._stack = Int8Stack(
+                (_layer_weights(weights, at) for at in layers), weights["norm.weight"], output, heads=self.heads,
+                kv_heads=self.kv_heads, head_dim=self.head_dim, eps=config["rms_norm_eps"],
+                theta=config["rope_theta"], positions=target.context + self.max_block,
+            )  # fmt: skip
+            self._source = np.array(config["target_layers"], np.int32)
+            return
+        self._head = FloatLinear(output, weights["norm.weight"], arithmetic)
+        self._layers = [_Layer(weights, at, arithmetic) for at in layers]
         self._eps = torch.tensor(config["rms_norm_eps"], device=device, dtype=dtype)
         inverse = config["rope_theta"] ** (-torch.arange(0, self.head_dim, 2, device=device) / self.head_dim)
         angle = torch.arange(target.context + self.max_block, device=device)[:, None] * inverse
@@ -191,12 +203,21 @@ class BlockDrafter(DiffusionDrafter):
         rows = self._embedding[[prefix[-1], *(max(t, 0) for t in block[:-1])]]
         masked = [i + 1 for i, t in enumerate(block[:-1]) if t == MASKED]
         rows[masked] = self._mask
+        if self._compiled:
+            return self._run_compiled(rows.numpy(), start, cache)
         cos, sin = self._cos[start : start + k], self._sin[start : start + k]
         for layer, source in zip(self._layers, self.config["target_layers"], strict=True):
             rows = layer.output.add_to(rows, self._attend(layer, rows, cache.layers[source], start, cos, sin))
             gate, up = layer.gate_up(rows, self._rms(rows)).chunk(2, -1)
             rows = layer.down.add_to(rows, F.silu(gate).mul_(up))
         return self._head(rows, self._rms(rows))
+
+    def _run_compiled(self, rows: np.ndarray, start: int, cache: Int8Cache) -> torch.Tensor:
+        """The block's keys and values stand behind the target's for the time of this pass."""
+        k = len(rows)
+        with cache.scratch(start, k):
+            logits = self._stack(rows, cache, self._source, start, np.zeros((k, k), bool), start + np.arange(k))
+        return torch.from_numpy(logits)
 
     def _rms(self, rows):
         """1 / root mean square of each row [k, 1]."""
@@ -234,7 +255,7 @@ class _Layer:
     def __init__(self, weights: dict[str, torch.Tensor], at: str, arithmetic: str):
         def linear(*names, norm=None):
             stacked = torch.cat([weights[f"{at}{name}.weight"] for name in names])
-            return make_linear(stacked, norm and weights[f"{at}{norm}.weight"], arithmetic)
+            return FloatLinear(stacked, norm and weights[f"{at}{norm}.weight"], arithmetic)
 
         self.qkv = linear(*(f"self_attn.{name}_proj" for name in "qkv"), norm="input_layernorm")
         attention = f"{at}self_attn."
@@ -244,6 +265,20 @@ class _Layer:
         self.output = linear("self_attn.o_proj")
         self.gate_up = linear("mlp.gate_proj", "mlp.up_proj", norm="post_attention_layernorm")
         self.down = linear("mlp.down_proj")
+
+
+def _layer_weights(weights: dict[str, torch.Tensor], at: str) -> LayerWeights:
+    def stacked(*names):
+        return torch.cat([weights[f"{at}{name}.weight"] for name in names])
+
+    return LayerWeights(
+        qkv=stacked(*(f"self_attn.{name}_proj" for name in "qkv")),
+        output=stacked("self_attn.o_proj"),
+        gate_up=stacked("mlp.gate_proj", "mlp.up_proj"),
+        down=stacked("mlp.down_proj"),
+        norm=stacked("input_layernorm"),
+        post_norm=stacked("post_attention_layernorm"),
+    )
 
 
 SCALE = ".scale"

@@ -1,129 +1,224 @@
-"""8-bit linear layers whose rows do not care what else shares the pass.
+"""A Llama in 8-bit weights, whose rows do not care what else shares the pass; the arithmetic is in `kernels`.
 
-Losslessness is a matter of arithmetic: in bfloat16 a pass over one token and one over nine round
-differently, logits tie, and speculative decoding ends up with another answer than plain decoding.
-Integer sums are exact in any order. So weights are int8 with one scale an output channel,
-activations are int8 with one scale a *row*, and the product is summed in int32: a row has the same
-bits whatever its company, at half the bytes of bfloat16.
-
-A few input channels of a language model are far larger than the rest and would leave the others a
-handful of the 255 levels. They are split (outlier channel splitting, Zhao et al., arXiv 1901.09504):
-a channel x enters r times as x / r, next to r copies of its weights, which changes nothing in exact
-arithmetic and divides the row's largest value by r.
+Weights are int8 with one scale an output channel, which halves the bytes of bfloat16; a pass is bound by
+reading them. Activations keep about 13 bits, so that the few channels which tower over the others leave
+enough levels to the rest.
 """
 
 from __future__ import annotations
 
 import functools
-import warnings
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
+import numba
+import numpy as np
 import torch
-import torch.nn.functional as F
 
-LEVELS = 127  # of an activation, on each side of 0
-SPLITS = 64
-_ZERO = 128  # the unsigned byte that stands for 0
+from diffuspec.models import kernels
+from diffuspec.models.visibility import visibility
 
+ROOM = 256  # the caches grow by this many tokens at least
+PROMPT_ROWS = 64  # rows of a pass over the prompt
 
-@functools.cache
-def weight_levels() -> int:
-    """Levels of a weight on each side of 0.
-
-    Without VNNI two products are added in 16 bits, which saturate: 95 levels leave room for all but the rarest
-    pairs (measured on the embedded target: KL to float32 0.012, against 0.033 with 127 and 0.019 with 63).
-    """
-    return 127 if torch.cpu._is_vnni_supported() else 95
-
-
-@functools.cache
-def _engine() -> str | None:
-    """The quantised engine of this build and machine; None where there is none for x86."""
-    supported = torch.backends.quantized.supported_engines
-    vnni = torch.cpu._is_vnni_supported()
-    return next((name for name in (("x86", "fbgemm") if vnni else ("fbgemm", "x86")) if name in supported), None)
+# Two passes at a time would only share the cores, and not every threading layer of numba allows it.
+_one_pass = threading.Lock()
 
 
 @functools.cache
 def int8_fits() -> bool:
-    """Whether this machine computes 8-bit products, each row by itself, as `Int8Linear` needs them."""
-    if _engine() is None:
-        return False
+    """Whether this machine compiles the kernels and computes 8-bit products as they should be."""
     try:
-        random = torch.Generator().manual_seed(0)
-        weight, rows = torch.randn(64, 64, generator=random), torch.randn(9, 64, generator=random)
-        layer = Int8Linear(weight)
-        together, exact = layer(rows), rows @ weight.T
-        alone = torch.cat([layer(row[None]) for row in rows])
-        return torch.equal(together, alone) and bool((together - exact).norm() < 0.05 * exact.norm())
-    except (RuntimeError, AttributeError, NotImplementedError):
+        weight, scale = quantise(torch.arange(-64.0, 64.0).reshape(4, 32))
+        a, y = np.ones((3, weight.shape[1]), np.int16), np.zeros((3, 4), np.float32)
+        kernels.product(weight, scale, a, np.ones(3, np.float32), 0, 4, False, y)
+        return bool(np.allclose(y, (weight * scale[:, None]).sum(1)))
+    except (numba.NumbaError, RuntimeError, OSError):
         return False
 
 
-def splits(largest: torch.Tensor, extra: int = SPLITS) -> torch.Tensor:
-    """How often each channel enters, int64 [in]: `extra` copies go, one by one, to what is then the largest.
-
-    largest: float [in], the largest magnitude each channel was seen to take.
-    """
-    copies = torch.ones_like(largest, dtype=torch.long)
-    for _ in range(extra):
-        copies[(largest / copies).argmax()] += 1
-    return copies
+def quantise(weight: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """int8 [out, in, padded with zeros to whole lanes] and what a step is worth, float32 [out]."""
+    weight = weight.detach().float().cpu()
+    scale = weight.abs().amax(1).clamp_min(1e-12) / 127
+    whole = (weight / scale[:, None]).round().to(torch.int8)
+    return np.ascontiguousarray(torch.nn.functional.pad(whole, (0, -whole.shape[1] % kernels.LANES))), scale.numpy()
 
 
-def spread(copies: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Channel of each column once split, int64 [sum of copies], and the share of it that a column carries, float.
+class Int8Cache:
+    """Keys and values of all layers, in arrays that grow ahead of need.
 
-    Copies of a channel stand apart: neighbouring products are added first, in 16 bits where there is no VNNI.
-    """
-    channels = torch.arange(len(copies))
-    more = channels.repeat_interleave(copies - 1)
-    half = (len(more) + 1) // 2
-    apart = F.pad(more, (0, 2 * half - len(more)), value=-1).view(2, half).T.reshape(-1)
-    channels = torch.cat([channels, apart[apart >= 0]])
-    return channels, (1.0 / copies)[channels]
-
-
-class Int8Linear(torch.nn.Module):
-    """y = (gain * x) W^T in 8 bits; `weight` float [out, in] is quantised and not kept.
-
-    gain: float [in], a factor on the input (a normalisation's weight), by default 1.
-    copies: int64 [in] as `splits` gives them, by default none is split.
+    keys float32 [layers, kv heads, d, room], values float32 [layers, kv heads, room, d padded to whole spans];
+    what lies behind `length` is scratch.
     """
 
-    def __init__(self, weight: torch.Tensor, gain: torch.Tensor | None = None, copies: torch.Tensor | None = None):
-        super().__init__()
-        gain = torch.ones(weight.shape[1]) if gain is None else gain.float()
-        self.channels = None
-        if copies is not None and int(copies.max()) > 1:
-            self.channels, share = spread(copies)
-            weight, gain = weight[:, self.channels], gain[self.channels] * share
-        self.gain = None if bool((gain == 1).all()) else gain
-        weight = weight.detach().float()
-        scale = weight.abs().amax(1).clamp_min(1e-12).double() / weight_levels()
-        torch.backends.quantized.engine = _engine()
-        with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # deprecated for a later torch than the pinned one
-            quantised = torch.quantize_per_channel(
-                weight, scale, torch.zeros(len(scale), dtype=torch.long), 0, torch.qint8
-            )
-            self.packed = torch.ops.quantized.linear_prepack(quantised, None)
+    def __init__(self, layers: int, heads: int, head_dim: int):
+        self.length, self.head_dim = 0, head_dim
+        self.keys = np.zeros((layers, heads, head_dim, 0), np.float32)
+        self.values = np.zeros((layers, heads, 0, -(-head_dim // kernels.SPAN) * kernels.SPAN), np.float32)
 
-    def forward(self, x: torch.Tensor, row_scale: torch.Tensor | None = None) -> torch.Tensor:
-        """x float32 [n, in]; row_scale float32 [n, 1], a factor on each output row; float32 [n, out]."""
-        y, largest = self._product(x)
-        return y.mul_(largest if row_scale is None else largest.mul_(row_scale))
+    @property
+    def layers(self) -> list[LayerView]:
+        """The layers as `transformers`' caches show them."""
+        return [LayerView(self, i) for i in range(len(self.keys))]
 
-    def add_to(self, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """residual + forward(x), in one operation less."""
-        return torch.addcmul(residual, *self._product(x))
+    def get_seq_length(self) -> int:
+        return self.length
 
-    def _product(self, x):
-        """(y [n, out], factor [n, 1]), whose product is the result."""
-        if self.channels is not None:
-            x = x.index_select(1, self.channels)
-        if self.gain is not None:
-            x = x * self.gain
-        largest = x.abs().amax(1, keepdim=True)  # a row of zeros becomes NaN, any integer, and 0 again
-        return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
-            x / largest, 1 / LEVELS, _ZERO, self.packed
-        ), largest
+    def reserve(self, total: int) -> None:
+        """Make room for `total` tokens and a span behind them."""
+        room = self.keys.shape[3]
+        if total + kernels.SPAN <= room:
+            return
+        # An odd number of spans: rows a power of two apart would fall on the same lines of the processor's cache.
+        spans = -(-max(total + kernels.SPAN, room + ROOM, room * 5 // 4) // kernels.SPAN) | 1
+        more = spans * kernels.SPAN - room
+        self.keys = np.pad(self.keys, ((0, 0), (0, 0), (0, 0), (0, more)))
+        self.values = np.pad(self.values, ((0, 0), (0, 0), (0, more), (0, 0)))
+
+    def keep(self, first: int, rows: Sequence[int]) -> None:
+        """Move the tokens first + rows to first, first + 1, ...; forget all behind them."""
+        self.length = first + len(rows)
+        if list(rows) != list(range(len(rows))):
+            chosen = first + np.array(rows)
+            self.keys[..., first : self.length] = self.keys[..., chosen]
+            self.values[:, :, first : self.length] = self.values[:, :, chosen]
+
+    def crop(self, more: int) -> None:
+        """Forget the newest -more tokens, as `transformers`' caches do."""
+        self.length += more
+
+    @contextmanager
+    def scratch(self, start: int, n: int) -> Iterator[None]:
+        """Room for n tokens at `start`; whatever was there comes back afterwards."""
+        self.reserve(start + n)
+        kept = max(0, min(self.length - start, n))
+        keys, values = self.keys[..., start : start + kept].copy(), self.values[:, :, start : start + kept].copy()
+        yield
+        self.keys[..., start : start + kept], self.values[:, :, start : start + kept] = keys, values
+
+
+@dataclass(frozen=True)
+class LayerView:
+    """One layer: keys and values float32 [1, kv heads, length, d]."""
+
+    cache: Int8Cache
+    index: int
+
+    @property
+    def keys(self) -> torch.Tensor:
+        return torch.from_numpy(self.cache.keys[self.index, :, :, : self.cache.length]).transpose(1, 2)[None]
+
+    @property
+    def values(self) -> torch.Tensor:
+        cache = self.cache
+        return torch.from_numpy(cache.values[self.index, :, : cache.length, : cache.head_dim])[None]
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """One layer's weights, [out, in] and [h]: projections that share an input stand below each other."""
+
+    qkv: torch.Tensor
+    output: torch.Tensor
+    gate_up: torch.Tensor
+    down: torch.Tensor
+    norm: torch.Tensor
+    post_norm: torch.Tensor
+
+
+class Int8Stack:
+    """Llama layers over a key-value cache, a last norm and the product with a vocabulary."""
+
+    def __init__(
+        self, layers: Iterable[LayerWeights], norm: torch.Tensor, head: torch.Tensor, *, heads: int, kv_heads: int,
+        head_dim: int, eps: float, theta: float, positions: int,
+    ):  # fmt: skip
+        layers = list(layers)
+        products = []
+        for name in ("qkv", "output", "gate_up", "down"):
+            whole = [quantise(getattr(layer, name)) for layer in layers]
+            products.append(tuple(np.stack(part) for part in zip(*whole, strict=True)))
+        gains = (np.stack([_array(getattr(layer, name)) for layer in layers]) for name in ("norm", "post_norm"))
+        self._weights = ((*products, *gains), (_array(norm), quantise(head)))
+        self._shape = (heads, kv_heads, head_dim, float(eps))
+        inverse = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+        angle = torch.arange(positions, dtype=torch.float32)[:, None] * inverse
+        self._cos, self._sin = angle.cos().numpy(), angle.sin().numpy()
+
+    def __call__(
+        self, x: np.ndarray, cache: Int8Cache, source: np.ndarray, past: int, hidden: np.ndarray, place: np.ndarray,
+        want_logits: bool = True,
+    ) -> np.ndarray:  # fmt: skip
+        """Logits float32 [n, V] of rows x float32 [n, h], which become the last layer's output.
+
+        Layer i reads `past` tokens of the cache's layer source[i] and appends n, for which there is room.
+        hidden: bool [n, n] as `visibility` gives it; place: int64 [n], the rows' positions.
+        """
+        with _one_pass:
+            threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+            numba.set_num_threads(threads)
+            return kernels.run(
+                x, self._weights, self._shape, source, cache.keys, cache.values, past, hidden, place, self._cos,
+                self._sin, want_logits, threads,
+            )  # fmt: skip
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().float().cpu().numpy()
+
+
+class Int8Decoder:
+    """The layers and the head of a `transformers` Llama (see `llama.llama_fits`)."""
+
+    def __init__(self, model: torch.nn.Module):
+        config = model.config
+        self._kv_heads = config.num_key_value_heads
+        self._head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self._embedding = model.get_input_embeddings().weight
+        base = model.base_model
+        self._stack = Int8Stack(
+            map(_layer_weights, base.layers), base.norm.weight, model.get_output_embeddings().weight,
+            heads=config.num_attention_heads, kv_heads=self._kv_heads, head_dim=self._head_dim,
+            eps=config.rms_norm_eps, theta=config.rope_parameters["rope_theta"],
+            positions=int(config.max_position_embeddings),
+        )  # fmt: skip
+        self._source = np.arange(len(base.layers), dtype=np.int32)
+
+    def new_cache(self) -> Int8Cache:
+        return Int8Cache(len(self._source), self._kv_heads, self._head_dim)
+
+    def keep(self, cache: Int8Cache, first: int, rows: Sequence[int]) -> None:
+        cache.keep(first, rows)
+
+    def prefill(self, cache: Int8Cache, ids: Sequence[int]) -> None:
+        """Read `ids` into an empty cache; no logits."""
+        cache.reserve(len(ids))
+        for first in range(0, len(ids), PROMPT_ROWS):
+            self._read(cache, ids[first : first + PROMPT_ROWS], None, want_logits=False)
+
+    def forward(self, cache: Int8Cache, ids: Sequence[int], parents: Sequence[int] | None = None) -> torch.Tensor:
+        """Append n `ids` to the cache, a chain or the tree that `parents` describe; logits float32 [n, V]."""
+        cache.reserve(cache.length + len(ids))
+        return torch.from_numpy(self._read(cache, ids, parents))
+
+    def _read(self, cache, ids, parents, want_logits=True) -> np.ndarray:
+        hidden, depth = visibility(len(ids), parents)
+        x = self._embedding[list(ids)].float().numpy()
+        logits = self._stack(x, cache, self._source, cache.length, hidden, cache.length + depth, want_logits)
+        cache.length += len(ids)
+        return logits
+
+
+def _layer_weights(layer: torch.nn.Module) -> LayerWeights:
+    attention, mlp = layer.self_attn, layer.mlp
+    return LayerWeights(
+        qkv=torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]),
+        output=attention.o_proj.weight,
+        gate_up=torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]),
+        down=mlp.down_proj.weight,
+        norm=layer.input_layernorm.weight,
+        post_norm=layer.post_attention_layernorm.weight,
+    )

@@ -10,29 +10,14 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from diffuspec.models.int8 import Int8Linear, int8_fits, splits
 from diffuspec.models.packed import PackedLinear, packed_fits
 
 
 def fastest_arithmetic(device: torch.device) -> str:
-    """What is quickest here where rounding does no harm, as in a draft: "int8", "bfloat16", "float32" or "plain"."""
+    """What is quickest here where rounding does no harm, as in a draft: "bfloat16", "float32" or "plain"."""
     if device.type != "cpu":
         return "plain"
-    if int8_fits():
-        return "int8"
     return next((name for name in ("bfloat16", "float32") if packed_fits(getattr(torch, name), device)), "plain")
-
-
-def make_linear(
-    weight: torch.Tensor, gain: torch.Tensor | None, arithmetic: str, largest: torch.Tensor | None = None
-) -> Int8Linear | FloatLinear:
-    """A product of `weight` [out, in]; arithmetic: as in `fastest_arithmetic`.
-
-    largest: float [in], the largest input each channel was seen to take; int8 splits by it.
-    """
-    if arithmetic == "int8":
-        return Int8Linear(weight, gain, None if largest is None else splits(largest))
-    return FloatLinear(weight, gain, arithmetic)
 
 
 class FloatLinear:

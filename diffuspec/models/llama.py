@@ -18,14 +18,11 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from diffuspec.models.int8 import splits, spread
-from diffuspec.models.linear import make_linear
+from diffuspec.models.linear import FloatLinear
+from diffuspec.models.visibility import visibility
 
 CHUNK = 256  # the caches grow by this many tokens at least
 _ALIGN = 16  # rows of scores are padded to whole vectors, or their tails would take another exp
-
-# Products whose input has channels worth splitting, and a module of `transformers` that is given this input.
-SPLIT = {"qkv": "self_attn.q_proj", "gate_up": "mlp.gate_proj", "down": "mlp.down_proj"}
 
 
 def llama_fits(model: torch.nn.Module) -> bool:
@@ -144,12 +141,10 @@ class LayerView:
 class LlamaDecoder:
     """The layers and the head of a `transformers` Llama, products in one arithmetic.
 
-    arithmetic: "int8", "float32" or "bfloat16" (products only; everything between them is float32).
-    largest: (layer, product) and "head" -> float [in], largest input of each channel seen in a
-    calibration text; used by int8 only (see `calibrate`).
+    arithmetic: "float32" or "bfloat16" (products only; everything between them is float32).
     """
 
-    def __init__(self, model: torch.nn.Module, arithmetic: str, largest: dict | None = None):
+    def __init__(self, model: torch.nn.Module, arithmetic: str):
         config = model.config
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.group = self.heads // self.kv_heads
@@ -158,10 +153,8 @@ class LlamaDecoder:
         self.context = int(config.max_position_embeddings)
         self.embedding = model.get_input_embeddings().weight
         base = model.base_model
-        self.layers = [_Layer(layer, i, arithmetic, largest or {}, self) for i, layer in enumerate(base.layers)]
-        self.head = make_linear(
-            model.get_output_embeddings().weight, base.norm.weight, arithmetic, (largest or {}).get("head")
-        )
+        self.layers = [_Layer(layer, arithmetic, self) for layer in base.layers]
+        self.head = FloatLinear(model.get_output_embeddings().weight, base.norm.weight, arithmetic)
         self._angles(config.rope_parameters["rope_theta"])
 
     def _angles(self, theta: float) -> None:
@@ -254,23 +247,19 @@ class LlamaDecoder:
 class _Layer:
     """One layer's four products."""
 
-    def __init__(self, layer, index: int, arithmetic: str, largest: dict, shape: LlamaDecoder):
+    def __init__(self, layer, arithmetic: str, shape: LlamaDecoder):
         attention, mlp = layer.self_attn, layer.mlp
         q, k, v = (getattr(attention, f"{name}_proj").weight.float() for name in "qkv")
         gate, up, down = (getattr(mlp, f"{name}_proj").weight.float() for name in ("gate", "up", "down"))
-        if (index, "down") in largest:  # the channels to be split leave the products before already split
-            channels, share = spread(splits(largest[index, "down"]))
-            gate, up, down = gate[channels], up[channels] * share[:, None], down[:, channels]
 
-        def linear(name, parts, norm=None):
-            seen = largest.get((index, name))
-            return make_linear(torch.cat(parts), norm and norm.weight, arithmetic, seen)
+        def linear(parts, norm=None):
+            return FloatLinear(torch.cat(parts), norm and norm.weight, arithmetic)
 
         # The attention's 1 / sqrt(d) belongs to the queries.
-        self.qkv = linear("qkv", (q * shape.head_dim**-0.5, k, v), layer.input_layernorm)
-        self.output = linear("output", (attention.o_proj.weight.float(),))
-        self.gate_up = linear("gate_up", (gate, up), layer.post_attention_layernorm)
-        self.down = linear("down_split", (down,))
+        self.qkv = linear((q * shape.head_dim**-0.5, k, v), layer.input_layernorm)
+        self.output = linear((attention.o_proj.weight.float(),))
+        self.gate_up = linear((gate, up), layer.post_attention_layernorm)
+        self.down = linear((down,))
 
 
 def tail(n: int, columns: int, parents: Sequence[int] | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -279,39 +268,6 @@ def tail(n: int, columns: int, parents: Sequence[int] | None) -> tuple[torch.Ten
     Additive float64 [n, 1, columns], 0 or -inf, for all heads of a group; int64 [n].
     """
     hidden = torch.full((n, columns), -torch.inf, dtype=torch.float64)
-    if parents is None:
-        hidden.triu_(1)
-        return hidden[:, None], torch.arange(n)
-    depth = [0] * n
-    for i, parent in enumerate(parents):
-        if parent >= 0:
-            hidden[i] = hidden[parent]
-            depth[i] = depth[parent] + 1
-        hidden[i, i] = 0.0
-    return hidden[:, None], torch.tensor(depth)
-
-
-@torch.inference_mode()
-def calibrate(model: torch.nn.Module, ids: Sequence[int], skip: int = 4) -> dict:
-    """Largest input of every channel of every product over a text: (layer, product) and "head" -> [in].
-
-    The first `skip` tokens, which attract attention and carry extreme values, are left out.
-    """
-    seen, hooks = {}, []
-
-    def watch(key):
-        def hook(_, inputs):
-            seen[key] = inputs[0].reshape(-1, inputs[0].shape[-1])[skip:].float().abs().amax(0)
-
-        return hook
-
-    for i, layer in enumerate(model.base_model.layers):
-        for name, module in SPLIT.items():
-            hooks.append(layer.get_submodule(module).register_forward_pre_hook(watch((i, name))))
-    hooks.append(model.get_output_embeddings().register_forward_pre_hook(watch("head")))
-    try:
-        model(torch.tensor([list(ids)]))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return seen
+    unseen, depth = visibility(n, parents)
+    hidden[:, :n].masked_fill_(torch.from_numpy(~unseen), 0.0)
+    return hidden[:, None], torch.from_numpy(depth)

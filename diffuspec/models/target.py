@@ -13,8 +13,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from diffuspec.errors import PairError, WeightsError
-from diffuspec.models.int8 import int8_fits
-from diffuspec.models.llama import KeyValueCache, LlamaDecoder, calibrate, llama_fits, tail
+from diffuspec.models.int8 import Int8Cache, Int8Decoder, int8_fits
+from diffuspec.models.llama import KeyValueCache, LlamaDecoder, llama_fits, tail
 from diffuspec.models.packed import pack_linears, packed_fits
 
 
@@ -23,9 +23,8 @@ class Target:
 
     model: the plain `transformers` model; vocab_size: width of its output; context: tokens it can hold;
     source: where its weights were loaded from; arithmetic: "int8", or the model's own "float32" or "bfloat16".
-    A Llama on a CPU is run by `LlamaDecoder`; of any other model on a CPU the linear layers are repacked in
-    place, so that everything run on `model` gains.
-    calibration: ids of a text by which 8-bit arithmetic finds the channels to split.
+    A Llama on a CPU is run by `Int8Decoder` or `LlamaDecoder`; of any other model on a CPU the linear layers are
+    repacked in place, so that everything run on `model` gains.
     """
 
     def __init__(
@@ -33,7 +32,6 @@ class Target:
         model: torch.nn.Module,
         source: str | Path | None = None,
         arithmetic: str | None = None,
-        calibration: Sequence[int] = (),
     ):
         self.source = source
         self.model = model.eval().requires_grad_(False)
@@ -42,11 +40,11 @@ class Target:
         self.context = int(config.max_position_embeddings)
         self.arithmetic = arithmetic or str(model.dtype).removeprefix("torch.")
         if self.arithmetic == "int8" and not (llama_fits(model) and int8_fits()):
-            raise PairError("8-bit arithmetic needs a Llama on an x86 CPU: choose the dtype float32 or bfloat16.")
-        fast = llama_fits(model) and (self.arithmetic == "int8" or packed_fits(model.dtype, model.device))
-        if fast:
-            largest = calibrate(model, calibration) if self.arithmetic == "int8" and calibration else None
-            self._passes = LlamaDecoder(model, self.arithmetic, largest)
+            raise PairError("8-bit arithmetic needs a Llama on a CPU: choose the dtype float32 or bfloat16.")
+        if self.arithmetic == "int8":
+            self._passes = Int8Decoder(model)
+        elif llama_fits(model) and packed_fits(model.dtype, model.device):
+            self._passes = LlamaDecoder(model, self.arithmetic)
         else:
             self._passes = StockDecoder(model)
             if packed_fits(model.dtype, model.device):
@@ -56,7 +54,7 @@ class Target:
     def device(self) -> torch.device:
         return self.model.device
 
-    def new_cache(self) -> KeyValueCache | DynamicCache:
+    def new_cache(self) -> Int8Cache | KeyValueCache | DynamicCache:
         return self._passes.new_cache()
 
     @torch.inference_mode()
@@ -129,13 +127,6 @@ class StockDecoder:
         return torch.tensor([list(ids)], device=self.model.device)
 
 
-# Eight-bit arithmetic looks at this text for the channels that tower over the others.
-CALIBRATION = (
-    "The quick brown fox jumps over the lazy dog. In 1969, 3 people flew to the moon; 12 * 7 = 84. "
-    "Bonjour, der Zug ist spät!\n\n1. First, write the code:\ndef f(x):\n    return x + 1\n"
-)
-
-
 def load_target(source: str | Path, *, dtype: str, device: str):
     """(Target, tokenizer) from a folder or a Hub id; dtype "int8", "float32" or "bfloat16".
 
@@ -149,7 +140,7 @@ def load_target(source: str | Path, *, dtype: str, device: str):
             f"The target {source} could not be loaded: {str(error).strip().splitlines()[0]} "
             "Check the name, the network, and for gated models `hf auth login`."
         ) from error
-    return Target(model.to(device), source, dtype, tokenizer(CALIBRATION).input_ids), tokenizer
+    return Target(model.to(device), source, dtype), tokenizer
 
 
 def stock_model(source: str | Path, dtype: torch.dtype) -> torch.nn.Module:
