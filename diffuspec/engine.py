@@ -27,6 +27,7 @@ from diffuspec.method.proxy import NoProxy, make_proxy
 from diffuspec.method.sampling import distribution, draw
 from diffuspec.method.search import SearchResult, TreeSearch, find, sample_path
 from diffuspec.models.pair import Pair
+from diffuspec.models.ranking import likeliest
 from diffuspec.recorder import Recorder
 from diffuspec.settings import Settings
 from diffuspec.trace import Step, Trace
@@ -99,7 +100,7 @@ class Run:
         )  # fmt: skip
         self.source = make_source(settings, ids)
         self.random = np.random.default_rng(settings.seed)
-        self.cache = None
+        self.cache = self.likeliest = None
         self.stop_reason = "running"
         self.recorder = Recorder(pair, settings, prompt, ids)
 
@@ -145,7 +146,7 @@ class Run:
         emitted = self.commit(found, verdict)
         decision = self.policy.update(generated_length(lattice.raw_draft, self.stop_ids), verdict.accepted)
         clock.lap("commit")
-        return self.recorder.record(clock, lattice, found, logits, verdict, decision, emitted)
+        return self.recorder.record(clock, lattice, found, logits, verdict, decision, emitted, self.likeliest)
 
     def draft(self, k: int):
         width = max(self.settings.m_max, LATTICE_ROWS) if k else 0
@@ -195,7 +196,8 @@ class Run:
     def chooser(self, logits: torch.Tensor) -> Callable[[int], int]:
         """The target's own token at row i of the pass: argmax, or a draw."""
         if self.settings.temperature == 0:
-            return logits.argmax(-1).tolist().__getitem__
+            self.likeliest = likeliest(logits)
+            return self.likeliest.tolist().__getitem__
         p = self.target(logits)
         return lambda i: draw(p(i), self.random.random())
 

@@ -174,6 +174,8 @@ METHODS = {
         Method("adl", "ADL", "the likeliest token of every column, adaptive k",
                _speculative(search="argmax", length="adl")),
         Method("diffuspec", "DiffuSpec", "the paper's method: CPS and ADL", _speculative(search="cps", length="adl")),
+        Method("exact", "Exact search", "the path that maximises the score CPS searches for, fixed k",
+               _speculative(search="exact", length="fixed")),
         Method("tree", "Tree", "several paths of the lattice verified in one pass; the length as set",
                _speculative(search="tree", copy=0)),
         Method("tree+copy", "Tree with copies", "a tree that also holds what followed the same words before; the "

@@ -19,6 +19,7 @@ from diffuspec.method.sampling import distribution
 from diffuspec.method.search import SearchResult, TreeSearch
 from diffuspec.method.tree import PrefixTree
 from diffuspec.models.pair import Pair
+from diffuspec.models.ranking import likeliest as most_likely
 from diffuspec.models.ranking import top
 from diffuspec.settings import Settings
 from diffuspec.trace import Provenance, Step, Timing, Trace, TreeVerification, Verification
@@ -69,14 +70,19 @@ class Recorder:
         verdict: Verdict,
         decision: LengthDecision,
         emitted: tuple[int, ...],
+        likeliest: torch.Tensor | None = None,
     ) -> Step:
+        """likeliest: argmax of each row of logits, where the verifier has it already."""
+        own = most_likely(logits) if likeliest is None and isinstance(found, TreeSearch) else likeliest
         logits = self._as_sampled(logits)
+        norm = logits.logsumexp(-1)
         path, tree = found, None
         if isinstance(found, TreeSearch):
             path = found.along(verdict.nodes[-1] if verdict.nodes else -1)
-            tree = look_at_tree(logits, path.tree, verdict)
-            logits = logits[[0, *(path.nodes + 1).tolist()]]
-        verification = look(logits, lattice, path, verdict, tree)
+            tree = look_at_tree(logits, norm, own, path.tree, verdict)
+            rows = [0, *(path.nodes + 1).tolist()]
+            logits, norm = logits[rows], norm[rows]
+        verification = look(logits, norm, lattice, path, verdict, tree)
         clock.lap("record")
         timing = Timing(**{f"{stage}_ms": ms for stage, ms in clock.ms.items()})
         step = Step(
@@ -132,17 +138,22 @@ class Recorder:
 @torch.inference_mode()
 def look(
     logits: torch.Tensor,
+    norm: torch.Tensor,
     lattice: TokenLattice,
     path: SearchResult,
     verdict: Verdict,
     tree: TreeVerification | None = None,
 ) -> Verification:
-    """What the target thought of the path and of its neighbours; logits float32 [n + 1, V]."""
+    """What the target thought of the path and of its neighbours; logits float32 [n + 1, V], norm: their logsumexp."""
     n = len(path)
-    norm = logits.logsumexp(-1, keepdim=True)
+    norm = norm[:, None]
     top_logits, top_ids = top(logits, ALTERNATIVES)
     path_ids = torch.from_numpy(path.ids).long()[:, None].to(logits.device)
     path_logits = logits[:n].gather(1, path_ids)
+    # Whatever is likelier than one of the top is among the top; only rows of other tokens are counted through.
+    path_rank = (top_logits[:n] > path_logits).sum(1)
+    if (beyond := torch.nonzero(path_logits[:, 0] < top_logits[:n, -1])[:, 0]).numel():
+        path_rank[beyond] = (logits[beyond] > path_logits[beyond]).sum(1)
     cells = torch.from_numpy(lattice.ids[:n]).long().to(logits.device)
     cell_logp = np.full((n, lattice.width), np.nan, np.float32)
     cell_logp[: len(cells)] = _numpy(logits[: len(cells)].gather(1, cells) - norm[: len(cells)])
@@ -152,7 +163,7 @@ def look(
         kind=verdict.kind,
         draws=verdict.draws,
         path_logp=_numpy(path_logits - norm[:n])[:, 0],
-        path_rank=_numpy((logits[:n] > path_logits).sum(1)).astype(np.int32),
+        path_rank=_numpy(path_rank).astype(np.int32),
         top_ids=_numpy(top_ids).astype(np.int32),
         top_logp=_numpy(top_logits - norm),
         cell_logp=cell_logp,
@@ -163,17 +174,19 @@ def look(
 
 
 @torch.inference_mode()
-def look_at_tree(logits: torch.Tensor, tree: PrefixTree, verdict: Verdict) -> TreeVerification:
-    """What the target thought of every node; logits float32 [n + 1, V], row 0 after the anchor."""
+def look_at_tree(
+    logits: torch.Tensor, norm: torch.Tensor, own: torch.Tensor, tree: PrefixTree, verdict: Verdict
+) -> TreeVerification:
+    """What the target thought of every node; logits float32 [n + 1, V], row 0 after the anchor, norm their logsumexp,
+    own their argmax."""
     above = torch.from_numpy(tree.parent + 1).long().to(logits.device)
     token = torch.from_numpy(tree.ids).long().to(logits.device)
-    norm = logits.logsumexp(-1)
     accepted = np.zeros(len(tree), bool)
     accepted[list(verdict.nodes)] = True
     return TreeVerification(
         accepted=accepted,
         logp=_numpy(logits[above, token] - norm[above]),
-        own=_numpy(logits.argmax(-1)).astype(np.int32),
+        own=_numpy(own).astype(np.int32),
     )
 
 

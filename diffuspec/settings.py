@@ -101,8 +101,8 @@ class Settings:
     search: str = _knob(
         "cps", "", "Path search",
         "cps: causal-consistency path search (Eq. 8); argmax: each column's likeliest token; "
-        "tree: several paths at once, verified as one prefix tree",
-        "search", choices=("cps", "argmax", "tree"))  # fmt: skip
+        "exact: the path that maximises Eq. 8; tree: several paths at once, verified as one prefix tree",
+        "search", choices=("cps", "argmax", "exact", "tree"))  # fmt: skip
     nodes: int = _knob(
         10, "n", "Tree nodes", "drafted tokens the target reads at once when paths are verified as a tree",
         "search", low=1, high=128, step=1)  # fmt: skip

@@ -183,6 +183,71 @@ def _record(levels: list[list[tuple]], beam: int) -> tuple[BeamLevel, ...]:
     return tuple(recorded)
 
 
+def exact_search(
+    lattice: TokenLattice, proxy: Proxy, context: Sequence[int], *, lam: float, stop_ids: Collection[int]
+) -> SearchResult:
+    """The path that maximises Eq. 8, under the same rule for ended paths as a beam as wide as the lattice.
+
+    A dynamic programme (Viterbi, 1967): what follows a path is judged by its last order - 1 tokens only, so of all
+    paths that agree in those the best one so far stays the best. With a 3-gram over m candidates a column that is
+    m^2 states and k m^3 terms, where a beam has k B m.
+    """
+    if not lattice.k:
+        return argmax_path(lattice, stop_ids)
+    open_paths = {last_tokens(context, proxy.order - 1): (0.0, -1, None)}  # last tokens -> Eq. 8, row, the path above
+    ended = []  # by depth, the best path that ended there
+    for rows, tokens, logq in lattice.kept_cells():
+        judge, own = proxy.over(tokens), [lam * value for value in logq]
+        grown, stopped = {}, None
+        for history, above in open_paths.items():
+            for row, token, drafter, p in zip(rows, tokens, own, judge(history), strict=True):
+                total = above[0] + drafter + (1.0 - lam) * math.log(p)
+                if token in stop_ids:
+                    if stopped is None or total > stopped[0]:
+                        stopped = total, row, above
+                    continue
+                after = (*history, token)[1:] if history else ()
+                if after not in grown or total > grown[after][0]:
+                    grown[after] = total, row, above
+        ended.append(stopped)
+        if not grown:
+            break
+        open_paths = grown
+    last = [*grown.values(), *([ended[-1]] if ended[-1] else [])]
+    way = _way(max(last, key=lambda path: path[0]))
+    for depth in range(len(ended) - 2, -1, -1):
+        if ended[depth] and ended[depth][0] > way[depth][0]:
+            way = _way(ended[depth])
+    return _along(lattice, proxy, context, [row for _, row, _ in way], [total for total, _, _ in way])
+
+
+def _way(path: tuple) -> list[tuple]:
+    """The path and those it grew from, the shortest first."""
+    found = []
+    while path[2] is not None:
+        found.append(path)
+        path = path[2]
+    return found[::-1]
+
+
+def _along(lattice, proxy, context, rows: list[int], score: list[float]) -> SearchResult:
+    history, proxy_logp = last_tokens(context, proxy.order - 1), []
+    for row, (cells, tokens, _) in zip(rows, lattice.kept_cells(), strict=False):
+        seen = [math.nan] * lattice.width
+        for cell, p in zip(cells, proxy.over(tokens)(history), strict=True):
+            seen[cell] = math.log(p)
+        proxy_logp.append(seen)
+        history = (*history, tokens[cells.index(row)])[1:] if history else ()
+    ranks = np.array(rows, np.int32)
+    return SearchResult(
+        method="exact",
+        ids=lattice.ids[np.arange(len(rows)), ranks],
+        ranks=ranks,
+        score=np.array(score, np.float32),
+        proxy_logp=np.array(proxy_logp, np.float32),
+    )
+
+
 def sample_path(
     lattice: TokenLattice,
     proxy: Proxy,
@@ -287,6 +352,8 @@ def find(
             deepest=deepest, **causal,
         )  # fmt: skip
         return TreeSearch(lattice, *grown)
+    if settings.search == "exact":
+        return exact_search(lattice, proxy, context, **causal)
     return beam_search(lattice, proxy, context, beam=settings.beam, **causal)
 
 

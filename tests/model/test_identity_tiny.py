@@ -19,7 +19,7 @@ GRID = {
     "pair": ["standalone", "block", "peeking"],
     "prompt": [[70], [2, 70], list(range(40, 60)), [9] * 33, [5, 260, 17, 120, 44]],
     "budget": [1, 2, 3, 7, 16, 29],
-    "search": ["cps", "argmax", "tree", "tree"],
+    "search": ["cps", "argmax", "tree", "tree", "exact"],
     "nodes": [1, 4, 10, 40],
     "copy": [0, 1, 2, 4],
     "length": ["adl", "fixed", "throughput", "confidence"],

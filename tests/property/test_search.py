@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from diffuspec.method.lattice import prune
 from diffuspec.method.proxy import NoProxy
-from diffuspec.method.search import beam_search
+from diffuspec.method.search import beam_search, exact_search
 
 VOCAB = 9
 EVERYTHING = 4**5 * 2  # more than all partial paths of the lattices below
@@ -118,6 +118,20 @@ def test_a_beam_as_wide_as_the_lattice_finds_the_champion(lattice, proxy, contex
     result = run(lattice, stop_ids, proxy, context, lam, EVERYTHING)
     assert tuple(result.ranks.tolist()) == ranks
     np.testing.assert_allclose(result.score, sums, rtol=1e-4, atol=1e-5)
+
+
+@given(lattices(), proxies, contexts, lams)
+def test_the_exact_search_finds_the_champion_of_all_paths(lattice, proxy, context, lam):
+    lattice, stop_ids = lattice
+    assume(proxy is not None or lam > 0)
+    (ranks, sums), margin = champion(lattice, stop_ids, proxy, context, lam)
+    assume(margin > 1e-4)
+    result = exact_search(lattice, proxy or NoProxy(), context, lam=lam, stop_ids=stop_ids)
+    assert tuple(result.ranks.tolist()) == ranks
+    np.testing.assert_allclose(result.score, sums, rtol=1e-4, atol=1e-5)
+    wide = run(lattice, stop_ids, proxy, context, lam, EVERYTHING)
+    assert np.array_equal(result.ids, wide.ids)
+    np.testing.assert_allclose(result.proxy_logp, wide.proxy_logp, rtol=1e-5)
 
 
 @given(lattices(), proxies, contexts, lams, st.integers(1, 6))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffuspec.models.ranking import top
+from diffuspec.models.ranking import likeliest, top
 
 
 @pytest.mark.parametrize("width", [8, 100, 128 * 8, 128 * 9, 128 * 40, 49152, 128 * 40 + 1])
@@ -52,3 +52,15 @@ def test_a_special_token_is_its_name_and_an_unused_row_is_empty(tiny_pair):
 def test_every_way_to_end_an_answer_is_one_set(tiny_pair):
     """<end> from the generation config, <|im_end|> from the chat template."""
     assert tiny_pair.stop_ids == {1, 3}
+
+
+@pytest.mark.parametrize("width", [5, 128, 264, 1024, 1280])
+def test_the_likeliest_is_argmax_and_of_equals_the_first(width):
+    random = torch.Generator().manual_seed(width)
+    values = torch.randn(7, width, generator=random)
+    values[3] = 0.0
+    values[4, [width // 3, width - 1]] = 9.0
+    values[5, 1:] = -torch.inf
+    found = likeliest(values)
+    assert torch.equal(found, values.argmax(-1))
+    assert found[3] == 0 and found[4] == width // 3 and found[5] == 0

@@ -152,7 +152,7 @@ window.DiffuSpecReasons = (() => {
     const verdict = gap >= 0
       ? `Here it scores ${signed(gap, 1)} below ${quote(pathId)}, which the search took`
       : `Here it scores ${signed(-gap, 1)} above ${quote(pathId)}, but every path through it lost later`;
-    const reach = f.beams ? `; ${f.beams} of ${f.survivors} beams went through it` : `; none of the ${f.survivors} beams kept it`;
+    const reach = !d.levels.length ? "" : f.beams ? `; ${f.beams} of ${f.survivors} beams went through it` : `; none of the ${f.survivors} beams kept it`;
     return { tone, head, text: `${lead}${verdict} (q ${prob(f.q)} against ${prob(chosen.q)}, proxy ${prob(f.proxy)} against ${prob(chosen.proxy)})${reach}.` };
   }
 
