@@ -3,8 +3,8 @@
 Searching the recorded lattice again needs no model: the lattice, the text before the step and the
 n-gram are all there. How many tokens of the new path the target would have accepted is known as far
 as the recorded answer goes on, for under the greedy rule what the answer says next *is* the target's
-choice after every prefix of itself (under sampling: the same draws). Beyond the answer's end it is
-unknown, and said to be.
+choice after every prefix of itself (where it draws its tokens: the same draws). Beyond the answer's
+end, and where tokens were accepted by ratio, it is unknown, and said to be.
 
 With the models: `verify_path` reads another path in one target pass. To draft the step again at
 another length, or to go on from any other prefix, `DiffuSpec.stream(ids=prefix)`.
@@ -95,7 +95,7 @@ def search_again(trace: Trace, index: int, settings: Settings) -> Again:
     lattice = prune(
         recorded.ids, recorded.logq, tau=settings.tau, m_max=settings.m_max, stop_ids=frozenset(trace.stop_ids)
     )
-    known = continuation(trace, index)
+    known = continuation(trace, index) if judged(trace.settings) else ()
     found = find(
         lattice, proxy, before, settings, stop_ids=frozenset(trace.stop_ids), source=source,
         deepest=trace.settings.max_new_tokens - trace.steps[index].start - 1,
@@ -106,6 +106,15 @@ def search_again(trace: Trace, index: int, settings: Settings) -> Again:
         return Again(lattice, found, verdict, certain, ms)
     verdict, certain = judge_tree(found.tree, known, trace.stop_ids)
     return Again(lattice, found.along(verdict.nodes[-1] if verdict.nodes else -1), verdict, certain, ms)
+
+
+def judged(settings: Settings) -> bool:
+    """Whether the recorded answer tells what another path would have had accepted.
+
+    It does where the target's token at a place depends on the text before it alone. By ratio a token is
+    accepted on a number drawn for it, and for another one none was drawn.
+    """
+    return settings.temperature == 0 or settings.rule == "point-mass"
 
 
 def judge(path: Sequence[int], known: Sequence[int], stop_ids: Collection[int]) -> tuple[Verdict, bool]:
@@ -172,8 +181,14 @@ def as_step(trace: Trace, index: int, again: Again) -> Step:
 def verify_path(pair, trace: Trace, index: int, ranks: Sequence[int]) -> Step:
     """The step with another path, read by the target in one pass; ranks: the path's row in each column.
 
-    pair: a `Pair` of the models that made the trace. Greedy, whatever the run's temperature was.
+    pair: a `Pair` of the models that made the trace. Raises `SettingsError` for a sampled run: its verdict
+    on another path would be one more draw, not what the run would have done.
     """
+    if trace.settings.temperature > 0:
+        raise SettingsError(
+            f"This run was sampled (T = {trace.settings.temperature:g}): the target would draw anew on another path. "
+            "Branch from it instead, or verify a path of a greedy run."
+        )
     import torch
 
     from diffuspec.method.acceptance import verify

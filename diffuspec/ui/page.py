@@ -15,7 +15,7 @@ from diffuspec.ui.components.notice import message, notice
 from diffuspec.ui.components.player import SCRIPTS, STYLES
 from diffuspec.ui.components.race import CSS as RACE_CSS
 from diffuspec.ui.components.results import CSS as RESULTS_CSS
-from diffuspec.ui.events.api import Api
+from diffuspec.ui.events.api import Api, publish
 from diffuspec.ui.events.models import tick
 from diffuspec.ui.host import Host
 from diffuspec.ui.pages import lab, learn, measure, playground, race, traces
@@ -87,9 +87,9 @@ def build(host: Host, first: Trace | None = None, problem: str | None = None) ->
         shared = Shared(demo, host, first, trace=gr.State(first), notice=said)
         # Before the pages: a private handler called `search` would take the endpoint's name.
         api = Api(host)
-        gr.api(api.run, api_name="run", concurrency_limit=None)
-        gr.api(api.trace, api_name="trace", concurrency_limit=None)
-        gr.api(api.search, api_name="search", queue=False)
+        publish(demo, api.run, "run", concurrency_limit=None)
+        publish(demo, api.trace, "trace", concurrency_limit=None)
+        publish(demo, api.search, "search", queue=False)
         with gr.Tabs(elem_id="pages", selected=PAGES[0].NAME):
             for page in PAGES:
                 with gr.Tab(page.TITLE, id=page.NAME, elem_id=f"page-{page.NAME}"):

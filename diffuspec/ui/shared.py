@@ -74,6 +74,11 @@ def show(trace: Trace, source: Source | None = None, at: tuple[int, str] | None 
     return payload(trace, uuid.uuid4().hex, source or Source(RECORDED), at=at), trace, message(None)
 
 
+def go_to_shown(page: str) -> str:
+    """As `go_to`, with the notice as input: not where it tells why a trace was refused."""
+    return f"(said) => {{ if (!JSON.parse(said || '{{}}').message) DiffuSpecPages.go({page!r}); }}"
+
+
 def go_to(page: str) -> str:
     """JavaScript, for an event's `js`, that brings a page of `page.PAGES` to the front."""
     return f"() => DiffuSpecPages.go({page!r})"

@@ -64,6 +64,13 @@ def test_only_run_trace_and_search_are_public(client):
     assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/run", "/trace", "/search"}
 
 
+def test_every_parameter_and_result_is_described(client):
+    for name, endpoint in client.view_api(return_format="dict")["named_endpoints"].items():
+        assert endpoint["description"], name
+        for part in (*endpoint["parameters"], *endpoint["returns"]):
+            assert len(part["python_type"]["description"]) > 12, (name, part)
+
+
 def test_a_given_lattice_is_searched_without_a_model(client):
     ids = [[5, 7, 9], [7, 5, 9], [9, 7, 5]]
     logq = [[-0.2, -2.0, -4.0], [-0.9, -1.0, -3.0], [-0.1, -3.0, -5.0]]

@@ -282,13 +282,16 @@ PROBED = {
 }  # fmt: skip
 
 
-def fake_study(name, pair, settings, questions, state, stop, *, pause: float = 0.0):
-    """Yields after every question; `state` remembers how many were answered."""
+def fake_study(name, pair, settings, questions, state, stop, *, pause: float = 0.0, hold=lambda: None):
+    """Yields after every question; `state` remembers how many were answered. hold(): answered questions after
+    which it waits to be stopped, None for never."""
     asked = len(questions.questions)
     done = int(state.read_text()) if state.exists() else 0
     while done < asked:
         yield fake_result(name, done, asked, settings.max_new_tokens, f"question {done + 1}")
         time.sleep(pause)
+        while done == hold() and not stop():
+            time.sleep(0.02)
         if stop():
             return
         done += 1

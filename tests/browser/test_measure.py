@@ -31,6 +31,7 @@ def test_a_study_fills_its_table_is_cancelled_and_goes_on(visit, site, tmp_path)
     page.get_by_label(re.compile("Tables 2 and 4")).check()
     expect(page.locator("#results h2")).to_contain_text("CPS and ADL")
     page.fill("#measure-limit input", "4")
+    site.hold = 2
     page.click("#measure-run")
     expect(page.locator("#results [data-badge]")).to_have_text("being measured")
     expect(page.locator("#results [data-summary] tbody tr").first).to_be_visible()
@@ -39,6 +40,7 @@ def test_a_study_fills_its_table_is_cancelled_and_goes_on(visit, site, tmp_path)
     expect(page.locator("#results [data-said]")).to_contain_text("Cancelled")
     done = int(page.inner_text(COUNT).split()[0])
     assert 0 < done < 20
+    site.hold = None
     page.click("#measure-run")
     expect(page.locator(COUNT)).to_contain_text(re.compile(r"^\d+ of 20"))
     assert int(page.inner_text(COUNT).split()[0]) >= done
@@ -77,9 +79,9 @@ def test_results_and_questions_from_files(visit, site, tmp_path):
     expect(page.locator("#measure-limit")).to_contain_text("of our own")
 
 
-def test_a_study_gives_way_to_the_playground(visit, site):
-    page, other = at_measure(visit, site), visit(site)
-    page.fill("#measure-limit input", "6")
+def test_a_study_gives_way_to_the_playground(visit, slow_site):
+    page, other = at_measure(visit, slow_site), visit(slow_site)
+    page.fill("#measure-limit input", "40")
     page.click("#measure-run")
     expect(page.locator("#results [data-badge]")).to_have_text("being measured")
     other.fill("#prompt textarea", "May I come in between?")

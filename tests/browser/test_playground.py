@@ -399,9 +399,14 @@ def test_dark_theme_reaches_the_figures(visit, site):
     assert colours["light"][1] != colours["dark"][1]
 
 
+@pytest.fixture(scope="module")
+def wide(serve):
+    """A page whose trace has drafts of 32 tokens."""
+    return serve(fake_trace(length="fixed", k=32, max_new_tokens=128, skill=0.9))
+
+
 @pytest.mark.parametrize("width", [820, 1440])
-def test_no_horizontal_scroll_even_with_32_columns(visit, serve, width):
-    wide = serve(fake_trace(length="fixed", k=32, max_new_tokens=128, skill=0.9))
+def test_no_horizontal_scroll_even_with_32_columns(visit, wide, width):
     page = visit(wide, viewport={"width": width, "height": 900})
     page.wait_for_selector("#adl .plot-container")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from diffuspec.errors import SettingsError
 from diffuspec.method.acceptance import verify, verify_tree
 from diffuspec.trace import Trace
-from diffuspec.whatif import as_step, context, continuation, judge, judge_tree, proxies, search_again
+from diffuspec.whatif import as_step, context, continuation, judge, judge_tree, proxies, search_again, verify_path
 
 TRACES = sorted((Path(__file__).parents[2] / "assets" / "traces").glob("*.jsonl.gz"))
 
@@ -49,6 +50,24 @@ def test_other_settings_change_the_path_and_keep_the_text(trace):
         assert again.search.ids[: again.verdict.accepted].tolist() == list(known[: again.verdict.accepted])
     assert changed > 5
     assert context(trace, 3) == trace.prompt_ids + trace.token_ids[: trace.steps[3].start]
+
+
+def sampled(trace: Trace, rule: str) -> Trace:
+    return dataclasses.replace(trace, settings=trace.settings.replace(temperature=0.7, rule=rule))
+
+
+def test_a_sampled_run_is_judged_only_where_its_tokens_were_drawn(trace):
+    step = next(step for step in trace.steps if step.accepted >= 2)
+    by_draws = search_again(sampled(trace, "point-mass"), step.index, trace.settings)
+    assert by_draws.certain and by_draws.verdict.accepted == step.verification.accepted
+    for rule in ("sampled-path", "sampled-search", "paper"):
+        by_ratio = search_again(sampled(trace, rule), step.index, trace.settings)
+        assert not by_ratio.certain and by_ratio.verdict.accepted == 0 and by_ratio.verdict.token is None
+
+
+def test_no_path_of_a_sampled_run_is_verified(trace):
+    with pytest.raises(SettingsError, match=r"This run was sampled \(T = 0.7\)"):
+        verify_path(None, sampled(trace, "point-mass"), 0, [0])
 
 
 def test_probabilities_are_kept_only_where_the_prefix_is_the_same(trace):

@@ -229,12 +229,12 @@ window.DiffuSpecLab = (() => {
         id, fate: col < accepted ? "accepted" : !certain ? "unknown" : col === accepted ? "rejected" : "unseen",
       }));
       const { before, after } = again;
-      const lanes = [{ name: "recorded", tokens: fates(before.path, before.accepted, true), own: before.token, kind: before.kind, accepted: before.accepted, kept: before.kept, score: before.score, method: before.method, certain: true }];
+      const lanes = [{ name: "recorded", tokens: fates(before.path, before.accepted, true), own: before.token, kind: before.kind, accepted: before.accepted, kept: before.kept, score: before.score, method: before.method, certain: true, judged: true }];
       if (!after) return lanes;
-      lanes.push({ name: "now", tokens: fates(after.path, after.seen, again.certain), own: after.token, kind: after.kind, accepted: after.seen, kept: again.score.kept, score: again.score.score, method: after.detail.method, certain: again.certain });
+      lanes.push({ name: "now", tokens: fates(after.path, after.seen, again.certain), own: after.token, kind: after.kind, accepted: after.seen, kept: again.score.kept, score: again.score.score, method: after.detail.method, certain: again.certain, judged: again.judged });
       if (this.verified) {
         const { step, title } = this.verified;
-        lanes.push({ name: title, tokens: fates(step.path, step.seen, true), own: step.token, kind: step.kind, accepted: step.seen, kept: null, score: null, method: "the target", certain: true });
+        lanes.push({ name: title, tokens: fates(step.path, step.seen, true), own: step.token, kind: step.kind, accepted: step.seen, kept: null, score: null, method: "the target", certain: true, judged: true });
       }
       return lanes;
     }
@@ -259,7 +259,8 @@ window.DiffuSpecLab = (() => {
         }
         if (lane.own !== null && lane.own !== undefined) strip.append(make("span", `ds-chip ${lane.kind}`, `${this.label(lane.own)} ${lane.kind === "bonus" ? "+" : "↺"}`));
         if (!lane.tokens.length) strip.append(make("span", "ds-hint", "no draft in this step"));
-        row.append(strip, make("span", "ds-lane-count", `${lane.certain ? "" : "at least "}${lane.accepted} accepted`));
+        const count = lane.judged ? `${lane.certain ? "" : "at least "}${lane.accepted} accepted` : "not judged";
+        row.append(strip, make("span", "ds-lane-count", count));
         table.append(row);
       }
       box.replaceChildren(table);
@@ -273,7 +274,9 @@ window.DiffuSpecLab = (() => {
       const gain = now.accepted - old.accepted;
       const sampled = again.recorded.temperature > 0 ? " (with the draws of the recorded run)" : "";
       const what = same ? "The same path" : "Another path";
-      const how = !now.certain
+      const how = !now.judged
+        ? same ? "what became of it is as recorded." : "what would be accepted is unknown: this run accepted tokens by ratio, each on a number drawn for it, and for other tokens none was drawn."
+        : !now.certain
         ? `${plural(now.accepted, "token")} would be accepted at least; beyond that the recorded answer ends, so it is unknown.`
         : gain ? `${plural(Math.abs(gain), "token")} ${gain > 0 ? "more" : "fewer"} would be accepted${sampled}.` : `as many tokens would be accepted${sampled}.`;
       const best = `The best path in this lattice would have had ${again.after.oracle}.`;
@@ -315,7 +318,8 @@ window.DiffuSpecLab = (() => {
       const why = this.find("[data-why]");
       if (!this.again.certain && !this.verified && col >= step.seen) {
         why.className = "ds-why unseen";
-        why.replaceChildren(make("b", "", "Unknown."), ` The recorded answer ends before +${col + 1}; ask the target with “Verify this path”.`);
+        const where = this.again.judged ? `The recorded answer ends before +${col + 1}${this.sampled ? "." : "; ask the target with “Verify this path”."}` : "Tokens of this run were accepted by ratio, on numbers drawn for its own path only.";
+        why.replaceChildren(make("b", "", "Unknown."), ` ${where}`);
       } else {
         const said = reason(data, step, col, rank);
         why.className = `ds-why ${said.tone}`;
@@ -374,8 +378,16 @@ window.DiffuSpecLab = (() => {
     enable() {
       const free = !this.busy && this.again && this.again.after;
       for (const button of this.root.querySelectorAll("[data-ask]")) {
-        button.disabled = !free || (button.dataset.ask !== "redraft" && this.redrafted);
+        const drawn = button.dataset.ask === "verify" && this.sampled;
+        button.disabled = !free || drawn || (button.dataset.ask !== "redraft" && this.redrafted);
       }
+      const note = this.find("[data-sampled]");
+      note.hidden = !this.sampled;
+      if (this.sampled) note.textContent = `This run was sampled (T = ${this.again.recorded.temperature}): on another path the target would draw anew, so no path of it can be verified after the fact. Branching and drafting again draw anew, and say so.`;
+    }
+
+    get sampled() {
+      return Boolean(this.again && this.again.recorded.temperature > 0);
     }
 
     get redrafted() {
@@ -413,7 +425,7 @@ window.DiffuSpecLab = (() => {
       return {
         head: ["path", "search", "tokens", "accepted", "known to the end", "cells kept", "score", "the target’s own"],
         rows: this.lanes().map((lane) => [
-          lane.name, lane.method, lane.tokens.map(({ id }) => this.label(id)).join(""), lane.accepted, lane.certain ? "yes" : "no",
+          lane.name, lane.method, lane.tokens.map(({ id }) => this.label(id)).join(""), lane.judged ? lane.accepted : null, lane.certain ? "yes" : "no",
           lane.kept, signed(lane.score), lane.own === null ? "" : this.label(lane.own),
         ]),
       };

@@ -526,18 +526,29 @@ window.DiffuSpecPlayer = (() => {
         box.replaceChildren(make("p", "ds-empty", step && !step.k ? "No draft in this step." : "…"));
         return;
       }
+      this.find("[data-bars-hint]").textContent = step.detail.ratios.length
+        ? "the ratio each was accepted by; the line is its u, below the top: accepted" : "the target’s p of each drafted token";
       const list = make("ol", "ds-bar-list");
       step.path.forEach((id, col) => {
         const fate = col < step.seen ? "accepted" : col === step.seen ? "rejected" : "unseen";
         const value = p(step.detail.pathLogp[col]);
         const item = make("li", fate);
-        item.title = `+${col + 1} “${this.label(id)}”: p ${prob(value)}, rank ${step.detail.pathRank[col] + 1}, ${fate === "unseen" ? "not looked at" : fate}`;
+        const ratio = step.detail.ratios[col];
+        const u = step.detail.uniforms[col];
+        const compared = ratio === undefined ? "" : `, ratio ${prob(ratio)}, u ${prob(u)}`;
+        item.title = `+${col + 1} “${this.label(id)}”: p ${prob(value)}, rank ${step.detail.pathRank[col] + 1}${compared}, ${fate === "unseen" ? "not looked at" : fate}`;
         const well = make("i");
         const fill = make("b");
-        fill.style.height = `${(100 * value).toFixed(1)}%`;
+        const shown = ratio === undefined ? value : ratio;
+        fill.style.height = `${(100 * shown).toFixed(1)}%`;
         well.append(fill);
+        if (ratio !== undefined) {
+          const line = make("s", "ds-draw");
+          line.style.bottom = `${(100 * u).toFixed(1)}%`;
+          well.append(line);
+        }
         item.append(
-          make("span", "ds-q", prob(value)), well,
+          make("span", "ds-q", prob(shown)), well,
           make("span", "ds-mark", { accepted: "✓", rejected: "✗", unseen: "·" }[fate]), make("span", "ds-token", this.label(id)),
         );
         list.append(item);
@@ -667,9 +678,10 @@ window.DiffuSpecPlayer = (() => {
       const { step } = this;
       const path = step && step.detail ? step.path : [];
       return {
-        head: ["position", "drafted", "target p", "rank under the target", "result"],
+        head: ["position", "drafted", "target p", "rank under the target", "ratio", "u", "result"],
         rows: path.map((id, col) => [
           `+${col + 1}`, this.label(id), prob(p(step.detail.pathLogp[col])), step.detail.pathRank[col] + 1,
+          prob(step.detail.ratios[col]), prob(step.detail.uniforms[col]),
           col < step.seen ? "accepted" : col === step.seen ? "rejected" : "not looked at",
         ]),
       };

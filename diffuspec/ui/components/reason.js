@@ -79,6 +79,7 @@ window.DiffuSpecReasons = (() => {
         text: `The path ended at +${n} with the stop token ${quote(step.path[n - 1])}, so nothing at +${col + 1} was sent to the target.`,
       };
     }
+    if (f.onPath && d.ratios[col] !== undefined) return byRatio(data, step, f, quote);
     if (f.onPath && col < seen) {
       const how = sampled ? "The target drew this very token" : "The target’s own choice here is this very token";
       const next = col === seen - 1 && seen === n && step.token !== null
@@ -92,6 +93,20 @@ window.DiffuSpecReasons = (() => {
     }
     if (f.onPath) return rejection(data, step, f, own, quote, known);
     return passedOver(data, step, f, own, quote, known);
+  }
+
+  /** "u = 0.42 < 0.87" or "u = 0.91 ≥ 0.34": what the ratio rule compared at a column. */
+  const compared = (d, col) => `u = ${prob(d.uniforms[col])} ${d.uniforms[col] < d.ratios[col] ? "<" : "≥"} ${prob(d.ratios[col])}`;
+
+  function byRatio(data, step, f, quote) {
+    const d = step.detail;
+    const taken = f.col < step.seen;
+    const rule = `${compared(d, f.col)}, the ratio min(1, p ÷ the chance it was drafted with), at ${is("p", f.target)}: ${taken ? "accepted" : "rejected"}.`;
+    const end = taken
+      ? f.col === step.seen - 1 && step.kind === "bonus" ? " It was the last of the draft, so the target adds a bonus token." : ""
+      : ` ${quote(f.choice)} was drawn in its place, from what the target gives more than the draft did.`;
+    const biased = data.settings.rule === "paper" ? " The path was searched, not drawn, so this comparison is biased." : "";
+    return { tone: taken ? "accepted" : "rejected", head: taken ? "Why accepted?" : "Why rejected?", text: rule + end + biased };
   }
 
   function rejection(data, step, f, own, quote, known) {
@@ -227,7 +242,9 @@ window.DiffuSpecReasons = (() => {
       const pass = d.tree ? `the tree of ${plural(d.tree.ids.length, "node")}` : plural(step.path.length, "drafted token");
       const own = step.token === null ? "" : said(data, [step.token]);
       const end = step.kind === "correction" ? `at +${step.seen + 1} it wants ${own}` : step.kind === "bonus" ? `all of them, and it adds ${own}` : "and the answer ends there";
-      return `One target pass over ${pass} (${step.ms[2].toFixed(1)} ms): ${step.seen} accepted, ${end}.`;
+      const last = d.ratios.length - 1;
+      const ratio = last >= 0 ? ` Each is kept while u < min(1, p ÷ its chance in the draft); at +${last + 1}: ${compared(d, last)}.` : "";
+      return `One target pass over ${pass} (${step.ms[2].toFixed(1)} ms): ${step.seen} accepted, ${end}.${ratio}`;
     },
     commit(data, step) {
       const thrown = step.path.length - step.seen;

@@ -6,12 +6,14 @@ Their docstrings are what the API page and the tools' descriptions show.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy as np
 import orjson
+from gradio.utils import get_function_description
 
 from diffuspec.errors import DiffuSpecError, PromptError, SettingsError
 from diffuspec.method.copying import make_source
@@ -23,10 +25,20 @@ from diffuspec.trace import Trace
 from diffuspec.ui.events.explain import explain
 from diffuspec.ui.events.files import write
 from diffuspec.ui.events.runs import make_job
-from diffuspec.ui.host import Host
+from diffuspec.ui.host import DTYPES, Host
 
 NGRAM = Path(__file__).parents[3] / "assets" / "ngram.npz"
 MOST_POSITIONS, MOST_CANDIDATES, LONGEST_CONTEXT = 128, 64, 8192
+
+
+def publish(demo: gr.Blocks, endpoint: Callable, name: str, **options: Any) -> None:
+    """`gr.api`, with the descriptions of parameters and result that the docstring gives."""
+    gr.api(endpoint, api_name=name, **options)
+    _, parameters, returned = get_function_description(endpoint)
+    function = next(made for made in demo.fns.values() if made.api_name == name)
+    for component, text in zip(function.inputs, parameters.values(), strict=True):
+        component.api_info()["additional_description"] = text
+    function.outputs[0].api_info()["description"] = " ".join(returned)
 
 
 class Api:
@@ -35,13 +47,13 @@ class Api:
     def __init__(self, host: Host):
         self.host = host
 
-    def run(self, prompt: str, settings: str = "{}", dtype: str = "float32", compare: bool = True) -> dict:
+    def run(self, prompt: str, settings: str = "{}", dtype: str = DTYPES[0], compare: bool = True) -> dict:
         """Answer a prompt by speculative decoding with a diffusion drafter, and compare with plain AR decoding.
 
         Args:
             prompt: the user's turn; the chat template is applied.
             settings: a JSON object of knobs by name, such as {"k_max": 12, "lam": 0.4, "max_new_tokens": 64}.
-            dtype: float32 (identical to plain decoding) or bfloat16.
+            dtype: int8 or float32 (both identical to plain decoding), or bfloat16 (which may differ).
             compare: whether plain AR decoding is run beside it for the speed-up and the identity check.
 
         Returns:
@@ -50,13 +62,13 @@ class Api:
         """
         return self._whole(prompt, settings, dtype, compare).report()
 
-    def trace(self, prompt: str, settings: str = "{}", dtype: str = "float32", compare: bool = True) -> gr.FileData:
+    def trace(self, prompt: str, settings: str = "{}", dtype: str = DTYPES[0], compare: bool = True) -> gr.FileData:
         """Answer a prompt and return everything that happened, step by step, as a file.
 
         Args:
             prompt: the user's turn; the chat template is applied.
             settings: a JSON object of knobs by name, such as {"k_max": 12, "lam": 0.4, "max_new_tokens": 64}.
-            dtype: float32 (identical to plain decoding) or bfloat16.
+            dtype: int8 or float32 (both identical to plain decoding), or bfloat16 (which may differ).
             compare: whether plain AR decoding is run beside it.
 
         Returns:

@@ -109,7 +109,7 @@ class Lab:
 
     def _redraft(self, trace, step, settings, data, branches, session) -> Iterator[tuple]:
         k = int(data["k"])
-        one = settings.replace(length="fixed", k=k, max_new_tokens=k + 1, temperature=0.0)
+        one = settings.replace(length="fixed", k=k, max_new_tokens=k + 1)
         work = Job(context(trace, step), one, self._dtype(trace), compare=False)
         said = {}
         for look in self._follow(work, session):

@@ -8,7 +8,7 @@ from diffuspec.gallery import gallery as recorded
 from diffuspec.ui.components.gallery import gallery
 from diffuspec.ui.events.files import FORMATS, open_trace
 from diffuspec.ui.events.traces import Traces
-from diffuspec.ui.shared import PRIVATE, QUIET, Shared, go_to
+from diffuspec.ui.shared import PRIVATE, QUIET, Shared, go_to_shown
 from diffuspec.ui.views.cards import cards
 
 NAME, TITLE = "traces", "Traces"
@@ -39,12 +39,11 @@ def build(shared: Shared) -> None:
                 label="Link", lines=3, max_lines=3, elem_id="link", buttons=["copy"], interactive=False,
                 placeholder="The link appears here.",
             )  # fmt: skip
-    shown.select(traces.enter, None, [*shared.shown, *shared.setup], **QUIET).then(
-        None, js=go_to("playground"), **QUIET
-    )
-    opened.upload(open_trace, opened, shared.shown, show_progress="hidden", **PRIVATE).success(
-        None, js=go_to("playground"), **QUIET
-    )
+    for entered in (
+        shown.select(traces.enter, None, [*shared.shown, *shared.setup], **QUIET),
+        opened.upload(open_trace, opened, shared.shown, show_progress="hidden", **PRIVATE),
+    ):
+        entered.success(None, shared.notice, js=go_to_shown("playground"), **QUIET)
     for name, button in buttons.items():
         button.click(
             traces.exporter(name), shared.trace, [ready, shared.notice], show_progress="hidden", **PRIVATE

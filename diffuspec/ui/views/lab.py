@@ -11,7 +11,7 @@ from diffuspec.settings import Settings
 from diffuspec.trace import Step, Trace
 from diffuspec.ui.views import lattice
 from diffuspec.ui.views.text import answer_units, token_label
-from diffuspec.whatif import Again, as_step, context, continuation, proxies, search_again
+from diffuspec.whatif import Again, as_step, context, continuation, judged, proxies, search_again
 
 # The knobs that a search can be changed by, without a model.
 KNOBS = ("search", "beam", "nodes", "copy", "tau", "m_max", "lam", "proxy", "context_weight")
@@ -61,6 +61,7 @@ def again(trace: Trace, index: int, settings: Settings) -> dict[str, Any]:
     body["after"] = drawn(trace, as_step(trace, index, found))
     body["after"]["oracle"] = oracle_accepted(found.lattice, known)
     body["certain"] = found.certain
+    body["judged"] = judged(trace.settings)
     body["ms"] = round(found.ms, 2)
     body["score"] = scores(trace, found)
     shown = lattice.tokens_shown(step) | set(body["known"]) | set(body["after"]["path"])

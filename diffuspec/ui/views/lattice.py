@@ -57,6 +57,8 @@ def detail(step: Step) -> dict[str, Any]:
         ],
         "chosen": search.chosen,
         "draws": check.draws,
+        "uniforms": [round(value, 4) for value in check.uniforms],
+        "ratios": [round(value, 4) for value in check.ratios],
         "pathLogp": _round(check.path_logp),
         "pathRank": check.path_rank.tolist(),
         "topIds": check.top_ids.tolist(),
