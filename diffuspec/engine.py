@@ -164,11 +164,11 @@ class Run:
         if rule == "sampled-search":
             drawn = dict(lam=settings.lam, stop_ids=stop_ids, random=self.random)
             return sample_path(lattice, self.proxy, self.prefix, **drawn)
-        found = find(
+        return find(
             lattice, self.proxy, self.prefix, settings,
             stop_ids=stop_ids, source=self.source, deepest=self.budget - 1,
+            budget=self.policy.tree_budget(),
         )  # fmt: skip
-        return found.first(self.policy.nodes(found.tree.score.tolist())) if isinstance(found, TreeSearch) else found
 
     def read(self, found: SearchResult | TreeSearch) -> torch.Tensor:
         """One target pass over the anchor and the draft: logits [n + 1, V]."""

@@ -75,14 +75,12 @@ class Recorder:
         """likeliest: argmax of each row of logits, where the verifier has it already."""
         own = most_likely(logits) if likeliest is None and isinstance(found, TreeSearch) else likeliest
         logits = self._as_sampled(logits)
-        norm = logits.logsumexp(-1)
         path, tree = found, None
         if isinstance(found, TreeSearch):
             path = found.along(verdict.nodes[-1] if verdict.nodes else -1)
-            tree = look_at_tree(logits, norm, own, path.tree, verdict)
-            rows = [0, *(path.nodes + 1).tolist()]
-            logits, norm = logits[rows], norm[rows]
-        verification = look(logits, norm, lattice, path, verdict, tree)
+            tree = look_at_tree(logits, own, path.tree, verdict)
+            logits = logits[[0, *(path.nodes + 1).tolist()]]
+        verification = look(logits, lattice, path, verdict, tree)
         clock.lap("record")
         timing = Timing(**{f"{stage}_ms": ms for stage, ms in clock.ms.items()})
         step = Step(
@@ -138,15 +136,14 @@ class Recorder:
 @torch.inference_mode()
 def look(
     logits: torch.Tensor,
-    norm: torch.Tensor,
     lattice: TokenLattice,
     path: SearchResult,
     verdict: Verdict,
     tree: TreeVerification | None = None,
 ) -> Verification:
-    """What the target thought of the path and of its neighbours; logits float32 [n + 1, V], norm: their logsumexp."""
+    """What the target thought of the path and of its neighbours; logits float32 [n + 1, V]."""
     n = len(path)
-    norm = norm[:, None]
+    norm = logits.logsumexp(-1, keepdim=True)
     top_logits, top_ids = top(logits, ALTERNATIVES)
     path_ids = torch.from_numpy(path.ids).long()[:, None].to(logits.device)
     path_logits = logits[:n].gather(1, path_ids)
@@ -174,11 +171,12 @@ def look(
 
 
 @torch.inference_mode()
-def look_at_tree(
-    logits: torch.Tensor, norm: torch.Tensor, own: torch.Tensor, tree: PrefixTree, verdict: Verdict
-) -> TreeVerification:
-    """What the target thought of every node; logits float32 [n + 1, V], row 0 after the anchor, norm their logsumexp,
-    own their argmax."""
+def look_at_tree(logits: torch.Tensor, own: torch.Tensor, tree: PrefixTree, verdict: Verdict) -> TreeVerification:
+    """What the target thought of every node; logits float32 [n + 1, V], row 0 after the anchor; own: their argmax."""
+    inner = np.unique(tree.parent + 1)  # a leaf's row says nothing of a node
+    norm = torch.zeros(len(logits), device=logits.device)
+    for row in inner.tolist():
+        norm[row] = logits[row].logsumexp(-1)
     above = torch.from_numpy(tree.parent + 1).long().to(logits.device)
     token = torch.from_numpy(tree.ids).long().to(logits.device)
     accepted = np.zeros(len(tree), bool)

@@ -210,6 +210,6 @@ def verify_path(pair, trace: Trace, index: int, ranks: Sequence[int]) -> Step:
     verdict = verify(ids, logits.argmax(-1).tolist().__getitem__, trace.stop_ids)
     emitted = tuple(ids[: verdict.accepted].tolist()) + (() if verdict.token is None else (verdict.token,))
     return dataclasses.replace(
-        step, search=path, verification=look(logits, logits.logsumexp(-1), lattice, path, verdict), emitted=emitted,
+        step, search=path, verification=look(logits, lattice, path, verdict), emitted=emitted,
         timing=dataclasses.replace(step.timing, verify_ms=spent),
     )  # fmt: skip

@@ -32,12 +32,13 @@ Times decide how far a draft goes, never which token is emitted.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from diffuspec.method.breakeven import verify_cost
 from diffuspec.settings import Settings
@@ -56,8 +57,30 @@ class StepCost:
     def draft_ms(self, k: int) -> float:
         return verify_cost(k, self.draft) if k else 0.0
 
-    def verify_ms(self, rows: int) -> float:
-        return verify_cost(rows, self.verify)
+    def verify_line(self) -> tuple[float, float]:
+        """(a, b) of a + b rows, through the measured passes by least squares; neither is negative."""
+        rows, ms = np.array(self.verify).T
+        slope = max(0.0, float(np.polyfit(rows, ms, 1)[0])) if len(rows) > 1 else 0.0
+        return max(0.0, float(ms.mean() - slope * rows.mean())), slope
+
+
+class TreeBudget:
+    """Counts the expected tokens and the time of a tree while it grows.
+
+    A node likely to be reached with probability p pays if (E + p) / (t + b) > E / t, that is if p exceeds
+    `least` = E b / t; E counts the target's own token, t is the time of the step so far, b that of one more row.
+    With nodes in falling order of p the first that does not pay ends the tree: none after it would.
+    """
+
+    def __init__(self, ms: float, row_ms: float):
+        self.nodes, self._expected, self._ms, self._row_ms = 0, 1.0, ms, row_ms
+        self.least = row_ms / ms
+
+    def take(self, p: float) -> None:
+        self.nodes += 1
+        self._expected += p
+        self._ms += self._row_ms
+        self.least = self._expected * self._row_ms / self._ms
 
 
 @dataclass(frozen=True)
@@ -95,9 +118,9 @@ class LengthPolicy(ABC):
         """How many columns of a draft are kept; best: log q of each column's likeliest token."""
         return len(best)
 
-    def nodes(self, scores: Sequence[float]) -> int:
-        """How many nodes of a prefix tree are kept; scores: log P of each, falling."""
-        return len(scores)
+    def tree_budget(self) -> TreeBudget | None:
+        """What limits the tree of this step beside its number of nodes."""
+        return None
 
 
 class FixedLength(LengthPolicy):
@@ -170,26 +193,23 @@ class ThroughputLength(LengthPolicy):
         self.k_min, self.k, self.cost = k_min, k_max, cost
         self._hits, self._trials = [0.0] * k_max, [0.0] * k_max
         self._draft_ms = [cost.draft_ms(k) for k in range(k_max + 1)]
-        self._verify_ms = functools.cache(cost.verify_ms)
-        self._drafted, self._rows = k_max, None  # rows: of a tree, which do not follow from k
+        self._pass_ms, self._row_ms = cost.verify_line()
+        self._drafted, self._tree = k_max, None
+        self._rows = None  # rows of a pass, smoothed, where they are a tree's and do not follow from k
 
     def columns(self, best: Sequence[float]) -> int:
         self._drafted = len(best)
         return len(best)
 
-    def nodes(self, scores: Sequence[float]) -> int:
-        expected, keep, best = 1.0, 0, 0.0
-        for n in range(len(scores) + 1):
-            rate = expected / (self._draft_ms[self._drafted] + self._verify_ms(n + 1))
-            if rate > best:
-                keep, best = n, rate
-            if n < len(scores):
-                expected += math.exp(scores[n])
-        self._rows = keep + 1 if self._rows is None else self._rows + 0.2 * (keep + 1 - self._rows)
-        return keep
+    def tree_budget(self) -> TreeBudget:
+        self._tree = TreeBudget(self._draft_ms[self._drafted] + self._pass_ms + self._row_ms, self._row_ms)
+        return self._tree
 
     def update(self, generated: int, accepted: int) -> LengthDecision:
         used = self._drafted
+        if self._tree:
+            rows, self._tree = self._tree.nodes + 1, None
+            self._rows = rows if self._rows is None else self._rows + 0.2 * (rows - self._rows)
         for i in range(len(self._trials)):
             self._hits[i] *= self.MEMORY
             self._trials[i] *= self.MEMORY
@@ -209,7 +229,7 @@ class ThroughputLength(LengthPolicy):
             expected += reached
             rows = self._rows or k + 1
             if k >= self.k_min:
-                yield k, expected / (self._draft_ms[k] + self._verify_ms(rows))
+                yield k, expected / (self._draft_ms[k] + self._pass_ms + rows * self._row_ms)
 
 
 def make_policy(settings: Settings, cost: StepCost | None = None) -> LengthPolicy:

@@ -23,6 +23,7 @@ import numpy as np
 
 from diffuspec.method.copying import CopySource
 from diffuspec.method.lattice import TokenLattice
+from diffuspec.method.length import TreeBudget
 from diffuspec.method.proxy import Proxy, last_tokens
 from diffuspec.method.tree import PrefixTree, best_first_tree
 from diffuspec.settings import Settings
@@ -308,12 +309,6 @@ class TreeSearch:
     def ids(self) -> np.ndarray:
         return self.tree.ids
 
-    def first(self, n: int) -> TreeSearch:
-        """The n likeliest nodes, which are a tree of their own."""
-        tree = self.tree
-        cut = PrefixTree(tree.ids[:n], tree.parent[:n], tree.depth[:n], tree.rank[:n], tree.score[:n])
-        return TreeSearch(self.lattice, cut, self.judged)
-
     def along(self, node: int) -> SearchResult:
         """The path through `node` (-1: the anchor) to a leaf."""
         tree, nodes = self.tree, self.tree.path_through(node)
@@ -341,15 +336,16 @@ def find(
     stop_ids: Collection[int],
     source: CopySource | None = None,
     deepest: int | None = None,
+    budget: TreeBudget | None = None,
 ) -> SearchResult | TreeSearch:
-    """The search that the settings ask for. source, deepest: of a tree, as `best_first_tree` has them."""
+    """The search that the settings ask for. source, deepest, budget: of a tree, as `best_first_tree` has them."""
     causal = {"lam": settings.lam, "stop_ids": stop_ids}
     if settings.search == "argmax":
         return argmax_path(lattice, stop_ids)
     if settings.search == "tree":
         grown = best_first_tree(
             lattice, proxy, context, nodes=settings.nodes, source=source, copied_after=settings.copy,
-            deepest=deepest, **causal,
+            deepest=deepest, budget=budget, **causal,
         )  # fmt: skip
         return TreeSearch(lattice, *grown)
     if settings.search == "exact":

@@ -36,6 +36,7 @@ import numpy as np
 
 from diffuspec.method.copying import LONGEST, Copy, CopySource
 from diffuspec.method.lattice import TokenLattice
+from diffuspec.method.length import TreeBudget
 from diffuspec.method.proxy import Proxy, last_tokens
 
 COPIED = -1
@@ -106,19 +107,18 @@ def best_first_tree(
     source: CopySource | None = None,
     copied_after: int = 1,
     deepest: int | None = None,
+    budget: TreeBudget | None = None,
 ) -> tuple[PrefixTree, dict[int, tuple[list[int], list[float]]]]:
     """The `nodes` likeliest nodes over the kept cells of `lattice`; `context`: token ids before the draft.
 
     source: the same context, to copy from where `copied_after` tokens match; None copies nothing.
     deepest: bound on the tokens of a path, which a copied run may make longer than the lattice; by default k.
+    budget: ends the tree before `nodes` where one more would not pay.
     Also log p_proxy of the next column after each inner node: {node: (rows of its kept cells, log p of each)}.
     """
     deepest = lattice.k if deepest is None else deepest
-    columns = [
-        (rows, tokens, [lam * value for value in logq], min(1.0, sum(map(math.exp, logq))), proxy.over(tokens))
-        for rows, tokens, logq in lattice.kept_cells()[:deepest]
-    ]
-    order = proxy.order - 1
+    cells, columns = lattice.kept_cells()[:deepest], []
+    order, log, exp = proxy.order - 1, math.log, math.exp
     ids, parent, depth, rank, score = [], [], [], [], []
     judged: dict[int, tuple[list[int], list[float]]] = {}
     heap: list[tuple[float, int, int, int, int]] = []  # -log P, column, the node above, row, token
@@ -127,24 +127,28 @@ def best_first_tree(
         if column == deepest:
             return
         weight = copy_weight(way.copy.length) if way.copy and way.copy.length >= copied_after else 0.0
-        rows, chances = (), ()
-        if column < len(columns):
+        least = budget.least * exp(-reached) if budget else 0.0
+        if column < len(cells):
+            if column == len(columns):  # a column is prepared when the tree first gets there
+                rows, tokens, logq = cells[column]
+                mass = min(1.0, sum(map(exp, logq)))
+                columns.append((rows, tokens, [lam * value for value in logq], mass, proxy.over(tokens)))
             rows, tokens, own, mass, judge = columns[column]
-            logp = [math.log(p) for p in judge(way.tail[len(way.tail) - order :])]
+            logp = [log(p) for p in judge(way.tail[len(way.tail) - order :])]
             judged[node] = rows, logp
             value = [drafter + (1.0 - lam) * causal for drafter, causal in zip(own, logp, strict=True)]
             best = max(value)
-            chances = [math.exp(v - best) for v in value]
+            chances = [exp(v - best) for v in value]
             share = (1.0 - weight) * mass / sum(chances)
-            chances = [share * p for p in chances]
-            if weight and way.copy.token in tokens:
-                chances[tokens.index(way.copy.token)] += weight
-                weight = 0.0
-            for p, token, row in zip(chances, tokens, rows, strict=True):
-                if p > 0.0:
-                    heapq.heappush(heap, (-reached - math.log(p), column, node, row, token))
-        if weight:
-            heapq.heappush(heap, (-reached - math.log(weight), column, node, COPIED, way.copy.token))
+            copied = way.copy.token if weight else None
+            for chance, token, row in zip(chances, tokens, rows, strict=True):
+                p = share * chance
+                if token == copied:
+                    p, weight = p + weight, 0.0
+                if p > least:
+                    heapq.heappush(heap, (-reached - log(p), column, node, row, token))
+        if weight > least:
+            heapq.heappush(heap, (-reached - log(weight), column, node, COPIED, way.copy.token))
 
     def below(way: _Way, token: int) -> _Way:
         tail = (*way.tail, token)[1:]
@@ -155,6 +159,10 @@ def best_first_tree(
     open_below(-1, 0, 0.0, ways[-1])
     while heap and len(ids) < nodes:
         minus, column, above, row, token = heapq.heappop(heap)
+        if budget:
+            if exp(-minus) <= budget.least:
+                break
+            budget.take(exp(-minus))
         node = len(ids)
         ids.append(token), parent.append(above), depth.append(column), rank.append(row), score.append(-minus)
         if token not in stop_ids and node + 1 < nodes:

@@ -11,6 +11,7 @@ from test_search import TableProxy, contexts, lams, lattices
 
 from diffuspec.method.acceptance import verify, verify_tree
 from diffuspec.method.copying import LONGEST, CopySource
+from diffuspec.method.length import TreeBudget
 from diffuspec.method.proxy import NoProxy
 from diffuspec.method.tree import COPIED, PrefixTree, best_first_tree, copy_weight
 
@@ -111,6 +112,18 @@ def test_copied_tokens_stand_among_the_likeliest(lattice, proxy, context, lam, n
     options = dict(source=CopySource(context), copied_after=copied_after, deepest=deepest)
     tree, _ = grow(lattice, stop_ids, proxy, context, lam, nodes, **options)
     holds_the_likeliest(tree, expected, nodes)
+
+
+@given(lattices(), proxies, texts, budgets, st.sampled_from([0.01, 0.1, 0.5]))
+def test_a_budget_cuts_the_same_tree_where_nodes_cease_to_pay(lattice, proxy, context, nodes, row_ms):
+    lattice, stop_ids = lattice
+    source, budget = CopySource(context), TreeBudget(1.0 + row_ms, row_ms)
+    whole, _ = grow(lattice, stop_ids, proxy, context, 0.5, nodes, source=source)
+    cut, _ = grow(lattice, stop_ids, proxy, context, 0.5, nodes, source=source, budget=budget)
+    chances = np.exp(whole.score.astype(float))
+    rates = [(1 + chances[:n].sum()) / (1 + row_ms * (n + 1)) for n in range(len(whole) + 1)]
+    assert budget.nodes == len(cut) and rates[len(cut)] > max(rates) - 1e-6
+    assert np.array_equal(cut.ids, whole.ids[: len(cut)]) and np.array_equal(cut.parent, whole.parent[: len(cut)])
 
 
 @given(texts, st.lists(st.integers(0, 3), max_size=3), st.integers(0, 14))

@@ -127,19 +127,26 @@ def test_what_a_confident_draft_keeps_follows_the_definition(best, k_min, thresh
 COST = StepCost(draft=((1, 8.0), (17, 16.0)), verify=((1, 30.0), (11, 50.0)))
 
 
-def test_costs_are_straight_lines_between_what_was_measured():
+def test_costs_are_straight_lines():
     assert COST.draft_ms(0) == 0.0 and COST.draft_ms(5) == pytest.approx(10.0)
-    assert COST.verify_ms(6) == pytest.approx(40.0) and COST.verify_ms(16) == pytest.approx(60.0)
+    assert COST.verify_line() == pytest.approx((28.0, 2.0))
+    falling = StepCost(draft=((1, 1.0),), verify=((1, 5.0), (4, 5.0), (8, 4.9)))
+    assert falling.verify_line() == pytest.approx((14.9 / 3, 0.0))
 
 
 @given(st.lists(st.floats(0.001, 1.0), max_size=20), st.integers(0, 8))
-def test_a_tree_keeps_the_nodes_that_promise_most(chances, drafted):
+def test_a_budget_takes_the_nodes_that_promise_most(chances, drafted):
     chances.sort(reverse=True)
     policy = ThroughputLength(1, 8, COST)
     policy.columns([0.0] * drafted)
-    rates = [(1 + sum(chances[:n])) / (COST.draft_ms(drafted) + COST.verify_ms(n + 1)) for n in range(len(chances) + 1)]
-    kept = policy.nodes([math.log(p) for p in chances])
-    assert rates[kept] == pytest.approx(max(rates))
+    budget = policy.tree_budget()
+    for p in chances:
+        if p <= budget.least:
+            break
+        budget.take(p)
+    ms = COST.draft_ms(drafted) + 28
+    rates = [(1 + sum(chances[:n])) / (ms + 2 * (n + 1)) for n in range(len(chances) + 1)]
+    assert rates[budget.nodes] == pytest.approx(max(rates))
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.05, 1), (0.99, 8)])
