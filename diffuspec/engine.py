@@ -144,7 +144,8 @@ class Run:
         verdict = self.verify(lattice, found, logits)
         clock.lap("verify")
         emitted = self.commit(found, verdict)
-        decision = self.policy.update(generated_length(lattice.raw_draft, self.stop_ids), verdict.accepted)
+        copied = self.source.chances(self.settings.nodes) if self.source else ()
+        decision = self.policy.update(generated_length(lattice.raw_draft, self.stop_ids), verdict.accepted, copied)
         clock.lap("commit")
         return self.recorder.record(clock, lattice, found, logits, verdict, decision, emitted, self.likeliest)
 

@@ -17,6 +17,16 @@ from diffuspec.settings import Settings
 LONGEST = 4  # the longest suffix that is looked up; a run that goes on matching counts on from there
 
 
+# w(m), see `method.tree`, for m = 1, 2, 3, ... matching tokens; the last holds for all longer matches. Fitted by
+# maximum likelihood of the mixture on 28,000 places in answers of the embedded target, unseen by its drafter.
+COPY_WEIGHTS = (0.18, 0.48, 0.60, 0.75, 0.80, 0.80, 0.80, 0.80, 0.80, 0.80, 0.93)
+
+
+def copy_weight(length: int) -> float:
+    """w: the share of the copied token in P(v | node), `length` tokens matching before it."""
+    return COPY_WEIGHTS[min(length, len(COPY_WEIGHTS)) - 1]
+
+
 class Copy(NamedTuple):
     """Something to copy: `token`, which stands at `place` of the text after `length` tokens that match."""
 
@@ -58,6 +68,14 @@ class CopySource:
         while length < found.place and text[found.place - 1 - length] == text[len(text) - 1 - length]:
             length += 1
         return found._replace(length=length)
+
+    def chances(self, longest: int) -> list[float]:
+        """How likely the first, the first two, ... of at most `longest` tokens copied now are the target's own."""
+        found, copy, p = [], self.now(), 1.0
+        while copy and len(found) < longest:
+            found.append(p := p * copy_weight(copy.length))
+            copy = self.next(copy)
+        return found
 
     def next(self, copy: Copy) -> Copy | None:
         """What comes after a copied token, copying on; None where the text ends."""

@@ -25,7 +25,8 @@ Beside it:
                   where A_i is the running share of drafts whose first i tokens were accepted and the
                   costs were measured on this machine; of a prefix tree, whose scores s_1 >= s_2 >= ...
                   say how likely each node is reached, it keeps the n nodes that maximise
-                  (1 + s_1 + ... + s_n) / (draft(k) + verify(n + 1)).
+                  (1 + s_1 + ... + s_n) / (draft(k) + verify(n + 1)). Where no draft promises more, be it
+                  that a long match can be copied or that drafts are hardly accepted, k = 0
 
 Times decide how far a draft goes, never which token is emitted.
 """
@@ -89,8 +90,8 @@ class LengthDecision:
 
     wanted is Eq. 11 before clipping, in tokens, or the columns that were sure enough (None for a policy
     without either); decided names the term that fixed the length: "EMA_gen", "EMA_gen + δ", "k_min", "k_max",
-    "fixed", "confidence" (of k, the columns kept now) or "throughput"; rate: the tokens per second that
-    next_k promises.
+    "fixed", "confidence" (of k, the columns kept now), "throughput" or "no draft"; rate: the tokens per second
+    that next_k promises.
     """
 
     k: int
@@ -111,8 +112,11 @@ class LengthPolicy(ABC):
     k: int
 
     @abstractmethod
-    def update(self, generated: int, accepted: int) -> LengthDecision:
-        """Take L_gen and L_acc of the step just verified; set and explain the next `k`."""
+    def update(self, generated: int, accepted: int, copied: Sequence[float] = ()) -> LengthDecision:
+        """Take L_gen and L_acc of the step just verified; set and explain the next `k`.
+
+        copied: how likely the first, the first two, ... tokens are right that a tree could now copy from the text.
+        """
 
     def columns(self, best: Sequence[float]) -> int:
         """How many columns of a draft are kept; best: log q of each column's likeliest token."""
@@ -129,7 +133,7 @@ class FixedLength(LengthPolicy):
     def __init__(self, k: int):
         self.k = k
 
-    def update(self, generated: int, accepted: int) -> LengthDecision:
+    def update(self, generated: int, accepted: int, copied: Sequence[float] = ()) -> LengthDecision:
         return LengthDecision(self.k, generated, accepted, None, None, False, None, self.k, "fixed")
 
 
@@ -141,7 +145,7 @@ class AdaptiveDraftLength(LengthPolicy):
         self.k = k_max
         self.ema_gen = self.ema_acc = 0.0
 
-    def update(self, generated: int, accepted: int) -> LengthDecision:
+    def update(self, generated: int, accepted: int, copied: Sequence[float] = ()) -> LengthDecision:
         used = self.k
         self.ema_gen += self.rho * (generated - self.ema_gen)
         self.ema_acc += self.rho * (accepted - self.ema_acc)
@@ -174,7 +178,7 @@ class ConfidentLength(LengthPolicy):
         self._kept = min(max(self._sure, self.k_min), self._drafted)
         return self._kept
 
-    def update(self, generated: int, accepted: int) -> LengthDecision:
+    def update(self, generated: int, accepted: int, copied: Sequence[float] = ()) -> LengthDecision:
         decided = "k_max" if self._sure == self._drafted else "k_min" if self._sure < self.k_min else "confidence"
         wanted = float(self._sure)
         return LengthDecision(self._kept, generated, accepted, None, None, False, wanted, self.k, decided)
@@ -205,10 +209,10 @@ class ThroughputLength(LengthPolicy):
         self._tree = TreeBudget(self._draft_ms[self._drafted] + self._pass_ms + self._row_ms, self._row_ms)
         return self._tree
 
-    def update(self, generated: int, accepted: int) -> LengthDecision:
+    def update(self, generated: int, accepted: int, copied: Sequence[float] = ()) -> LengthDecision:
         used = self._drafted
-        if self._tree:
-            rows, self._tree = self._tree.nodes + 1, None
+        if self._tree and used:
+            rows = self._tree.nodes + 1
             self._rows = rows if self._rows is None else self._rows + 0.2 * (rows - self._rows)
         for i in range(len(self._trials)):
             self._hits[i] *= self.MEMORY
@@ -218,6 +222,8 @@ class ThroughputLength(LengthPolicy):
                 self._hits[i] += i < accepted
         self.k, rate = max(self._rates(), key=lambda entry: entry[1])
         decided = "k_max" if self.k == len(self._trials) else "k_min" if self.k == self.k_min else "throughput"
+        if (undrafted := self._undrafted(copied)) > rate:
+            self.k, rate, decided = 0, undrafted, "no draft"
         return LengthDecision(used, generated, accepted, None, None, False, None, self.k, decided, 1e3 * rate)
 
     def _rates(self) -> Iterator[tuple[int, float]]:
@@ -230,6 +236,15 @@ class ThroughputLength(LengthPolicy):
             rows = self._rows or k + 1
             if k >= self.k_min:
                 yield k, expected / (self._draft_ms[k] + self._pass_ms + rows * self._row_ms)
+
+    def _undrafted(self, copied: Sequence[float]) -> float:
+        """Expected tokens per millisecond of a step that copies only."""
+        budget, expected = TreeBudget(self._pass_ms + self._row_ms, self._row_ms), 1.0
+        for p in copied:
+            if p > budget.least:
+                budget.take(p)
+                expected += p
+        return expected / (self._pass_ms + (budget.nodes + 1) * self._row_ms)
 
 
 def make_policy(settings: Settings, cost: StepCost | None = None) -> LengthPolicy:

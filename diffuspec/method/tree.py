@@ -34,7 +34,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffuspec.method.copying import LONGEST, Copy, CopySource
+from diffuspec.method.copying import LONGEST, Copy, CopySource, copy_weight
 from diffuspec.method.lattice import TokenLattice
 from diffuspec.method.length import TreeBudget
 from diffuspec.method.proxy import Proxy, last_tokens
@@ -78,15 +78,6 @@ class PrefixTree:
             node = int(below[0])
             path.append(node)
         return path
-
-
-# w(m) for m = 1, 2, 3, ... matching tokens; the last holds for all longer matches. Fitted by maximum likelihood of
-# the mixture on 28,000 places in answers of the embedded target that its drafter was not trained on.
-COPY_WEIGHTS = (0.18, 0.48, 0.60, 0.75, 0.80, 0.80, 0.80, 0.80, 0.80, 0.80, 0.93)
-
-
-def copy_weight(length: int) -> float:
-    return COPY_WEIGHTS[min(length, len(COPY_WEIGHTS)) - 1]
 
 
 class _Way(NamedTuple):

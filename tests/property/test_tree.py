@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from test_search import TableProxy, contexts, lams, lattices
 
 from diffuspec.method.acceptance import verify, verify_tree
-from diffuspec.method.copying import LONGEST, CopySource
+from diffuspec.method.copying import LONGEST, CopySource, copy_weight
 from diffuspec.method.length import TreeBudget
 from diffuspec.method.proxy import NoProxy
-from diffuspec.method.tree import COPIED, PrefixTree, best_first_tree, copy_weight
+from diffuspec.method.tree import COPIED, PrefixTree, best_first_tree
 
 proxies = st.one_of(st.none(), st.integers(0, 2**16).map(TableProxy))
 budgets = st.integers(1, 40)

@@ -149,16 +149,32 @@ def test_a_budget_takes_the_nodes_that_promise_most(chances, drafted):
     assert rates[budget.nodes] == pytest.approx(max(rates))
 
 
-@pytest.mark.parametrize(("share", "expected"), [(0.05, 1), (0.99, 8)])
-def test_the_length_follows_what_is_accepted(share, expected):
-    """At 5 % a drafted token is not worth its row; at 99 % all of them are."""
-    policy = ThroughputLength(1, 8, COST)
-    for step in range(200):
+def drafts(share: float, steps: int = 300) -> list[int]:
+    """k of every step of a run in which this share of drafts is accepted whole and the others not at all."""
+    policy, used = ThroughputLength(1, 8, COST), []
+    for step in range(steps):
+        used.append(policy.k)
         policy.columns([0.0] * policy.k)
-        hit = step % 100 < 100 * share
-        decision = policy.update(policy.k, policy.k if hit else 0)
-    assert policy.k == expected == decision.next_k
-    assert decision.decided == ("k_min" if expected == 1 else "k_max")
+        policy.update(policy.k, policy.k if (step * 37) % 100 < 100 * share else 0)
+    return used
+
+
+def test_the_length_follows_what_is_accepted():
+    """At 99 % all eight tokens are worth their rows; at 3 % no draft is, though one is tried now and then."""
+    assert drafts(0.99)[20:] == [8] * 280
+    hardly = drafts(0.03)[50:]
+    assert hardly.count(0) > 0.6 * len(hardly) and any(hardly)
+
+
+def test_a_long_copy_needs_no_draft():
+    policy = ThroughputLength(1, 8, COST)
+    policy.columns([0.0] * 8)
+    assert policy.update(8, 2, copied=[0.1]).next_k > 0
+    decision = policy.update(8, 2, copied=[0.95**i for i in range(1, 12)])
+    assert (decision.next_k, policy.k, decision.decided) == (0, 0, "no draft")
+    # 1 + sum of 0.95^i over the n nodes that pay, in 28 + 2 (n + 1) ms
+    best = max((1 + sum(0.95**i for i in range(1, n + 1))) / (30 + 2 * n) for n in range(12))
+    assert decision.rate == pytest.approx(1e3 * best)
 
 
 def test_the_length_promises_the_best_rate_of_its_own_estimates():

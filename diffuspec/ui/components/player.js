@@ -417,7 +417,7 @@ window.DiffuSpecPlayer = (() => {
     }
 
     summary(step) {
-      if (!step.k) return "k = 0 · no draft, only one token of the budget was left";
+      if (!step.k) return step.path.length ? `k = 0 · copied only, accepted ${step.accepted}` : "k = 0 · no draft";
       const tail = { correction: "then the target’s correction", bonus: "then the target’s bonus token" };
       const end = step.emitted.length > step.accepted ? tail[step.kind] : "ends the answer";
       return `k = ${step.k} · accepted ${step.accepted} · ${end}`;
@@ -434,7 +434,7 @@ window.DiffuSpecPlayer = (() => {
         this.drawInspector();
       };
       if (!step) return empty(this.data.live ? "The first step is on its way: the target reads the prompt." : "The run was stopped before its first step.");
-      if (!step.k) return empty(`No draft in this step: one token of the budget was left, and the target wrote ${step.emitted.map((id) => `“${this.label(id)}”`).join("")} itself.`);
+      if (!step.k && !step.path.length) return empty(`Nothing was drafted in this step: the target wrote ${step.emitted.map((id) => `“${this.label(id)}”`).join("")} itself.`);
       if (!step.detail) return empty("This step’s lattice arrives when the run ends.");
       if (!this.cell || !Lattice.holds(step, this.cell)) this.cell = defaultCell(step);
 
@@ -523,7 +523,7 @@ window.DiffuSpecPlayer = (() => {
       const box = this.find("[data-picture=bars]");
       const { step } = this;
       if (!step || !step.detail || !step.path.length) {
-        box.replaceChildren(make("p", "ds-empty", step && !step.k ? "No draft in this step." : "…"));
+        box.replaceChildren(make("p", "ds-empty", step && !step.path.length ? "No draft in this step." : "…"));
         return;
       }
       this.find("[data-bars-hint]").textContent = step.detail.ratios.length

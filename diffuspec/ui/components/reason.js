@@ -225,7 +225,7 @@ window.DiffuSpecReasons = (() => {
       const { settings } = data;
       const kept = d.kept.flat().reduce((sum, one) => sum + one, 0);
       const path = said(data, step.path);
-      const pruned = `τ = ${prob(settings.tau)} and M_max = ${settings.m_max} keep ${kept} of ${d.kept.length * d.kept[0].length} cells`;
+      const pruned = `τ = ${prob(settings.tau)} and M_max = ${settings.m_max} keep ${kept} of ${d.kept.length * (d.kept[0] || []).length} cells`;
       if (!searched(step)) return `No search: the draft is each column’s likeliest token, ${path}.`;
       if (d.tree) {
         const copied = d.tree.rank.filter((rank) => rank < 0).length;
@@ -254,7 +254,11 @@ window.DiffuSpecReasons = (() => {
   };
 
   /** What happens in a phase of a step, in one or two sentences. */
-  const story = (data, step, phase) => (step.detail && step.k ? STORY[phase](data, step) : "");
+  const story = (data, step, phase) => {
+    if (!step.detail || !(step.k || step.path.length)) return "";
+    if (!step.k && (phase === "mask" || phase === "lattice")) return "No draft in this step: copying what followed the same words before promised more tokens per second.";
+    return STORY[phase](data, step);
+  };
 
   return { cellFacts, targetP, reason, defaultCell, lostBeams, story, searched, p };
 })();

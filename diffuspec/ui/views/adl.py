@@ -17,6 +17,7 @@ NAMES = {
     "fixed": "nothing: the length is fixed",
     "confidence": "the drafter's cumulated confidence",
     "throughput": "expected tokens per second",
+    "no draft": "expected tokens per second without a draft",
 }
 
 
@@ -27,6 +28,7 @@ SYMBOLS = {
     "k_max": "star-triangle-down",
     "confidence": "diamond-open",
     "throughput": "square-open",
+    "no draft": "x",
 }
 
 
