@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import math
 import os
 import platform
 import time
@@ -18,13 +19,13 @@ from diffuspec.method.length import LengthDecision
 from diffuspec.method.sampling import distribution
 from diffuspec.method.search import SearchResult, TreeSearch
 from diffuspec.method.tree import PrefixTree
+from diffuspec.models.kernels import sum_of_exponentials
 from diffuspec.models.pair import Pair
-from diffuspec.models.ranking import likeliest as most_likely
-from diffuspec.models.ranking import top
 from diffuspec.settings import Settings
 from diffuspec.trace import Provenance, Step, Timing, Trace, TreeVerification, Verification
 
 ALTERNATIVES = 8
+BLOCK = 128
 IMPOSSIBLE = -1e4  # log p of a token that top-k or top-p took out; finite, so that it can be saved
 
 
@@ -73,14 +74,16 @@ class Recorder:
         likeliest: torch.Tensor | None = None,
     ) -> Step:
         """likeliest: argmax of each row of logits, where the verifier has it already."""
-        own = most_likely(logits) if likeliest is None and isinstance(found, TreeSearch) else likeliest
         logits = self._as_sampled(logits)
-        path, tree = found, None
+        rows = Rows(logits)
         if isinstance(found, TreeSearch):
             path = found.along(verdict.nodes[-1] if verdict.nodes else -1)
-            tree = look_at_tree(logits, own, path.tree, verdict)
-            logits = logits[[0, *(path.nodes + 1).tolist()]]
-        verification = look(logits, lattice, path, verdict, tree)
+            own = logits.argmax(-1) if likeliest is None else likeliest.cpu().numpy()
+            tree = look_at_tree(rows, own, path.tree, verdict)
+            verification = look(rows, lattice, path, verdict, tree, [0, *(path.nodes + 1).tolist()])
+        else:
+            path = found
+            verification = look(rows, lattice, path, verdict)
         clock.lap("record")
         timing = Timing(**{f"{stage}_ms": ms for stage, ms in clock.ms.items()})
         step = Step(
@@ -92,15 +95,16 @@ class Recorder:
         self.anchor = emitted[-1]
         return step
 
-    def _as_sampled(self, logits: torch.Tensor) -> torch.Tensor:
+    def _as_sampled(self, logits: torch.Tensor) -> np.ndarray:
         """Logits of the distribution that was sampled from; as they are where the run is greedy."""
-        s = self.settings
+        s, logits = self.settings, logits.cpu().numpy()
         if not s.temperature:
             return logits
         if not s.top_k and s.top_p == 1.0:
             return logits / s.temperature
-        p = np.stack([distribution(row, s.temperature, s.top_k, s.top_p) for row in logits.cpu().numpy()])
-        return torch.from_numpy(p).log().clamp_min(IMPOSSIBLE).float()
+        p = np.stack([distribution(row, s.temperature, s.top_k, s.top_p) for row in logits])
+        with np.errstate(divide="ignore"):
+            return np.log(p).clip(IMPOSSIBLE).astype(np.float32)
 
     def trace(self, stop_reason: str) -> Trace:
         steps = tuple(self.steps)
@@ -133,36 +137,73 @@ class Recorder:
         return {**known, **{i: self.pair.piece(i).decode("latin-1") for i in ids if i not in known}}
 
 
-@torch.inference_mode()
+class Rows:
+    """The target's logits, float32 [n, V], a row at a time, each looked through once.
+
+    On one thread: what a step writes down is too little to be worth waking others for.
+    """
+
+    def __init__(self, logits: np.ndarray):
+        self.logits = logits
+        self._maxima: dict[int, np.ndarray] = {}
+        self._norms: dict[int, float] = {}
+
+    def norm(self, row: int) -> float:
+        """Its logsumexp."""
+        if row not in self._norms:
+            largest = self._blocks(row).max()
+            self._norms[row] = float(largest) + math.log(sum_of_exponentials(self.logits[row], largest))
+        return self._norms[row]
+
+    def top(self, row: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """(ids, logits) of its n likeliest tokens, best first: they lie in the n blocks with the best maxima."""
+        values, maxima = self.logits[row], self._blocks(row)
+        if len(maxima) > n:
+            blocks = np.argpartition(maxima, len(maxima) - n)[-n:]
+            ids = (blocks[:, None] * BLOCK + np.arange(BLOCK)).ravel()
+            ids = ids[ids < len(values)]
+        else:
+            ids = np.arange(len(values))
+        found = values[ids]
+        if len(ids) > n:
+            best = np.argpartition(found, len(found) - n)[-n:]
+            ids, found = ids[best], found[best]
+        order = np.argsort(-found, kind="stable")
+        return ids[order], found[order]
+
+    def _blocks(self, row: int) -> np.ndarray:
+        if row not in self._maxima:
+            values = self.logits[row]
+            self._maxima[row] = np.maximum.reduceat(values, np.arange(0, len(values), BLOCK))
+        return self._maxima[row]
+
+
 def look(
-    logits: torch.Tensor,
+    rows: Rows,
     lattice: TokenLattice,
     path: SearchResult,
     verdict: Verdict,
     tree: TreeVerification | None = None,
+    places: Sequence[int] | None = None,
 ) -> Verification:
-    """What the target thought of the path and of its neighbours; logits float32 [n + 1, V]."""
+    """What the target thought of the path and of its neighbours; places: the row after each number of its tokens."""
     n = len(path)
-    norm = logits.logsumexp(-1, keepdim=True)
-    top_logits, top_ids = top(logits, ALTERNATIVES)
-    path_ids = torch.from_numpy(path.ids).long()[:, None].to(logits.device)
-    path_logits = logits[:n].gather(1, path_ids)
-    # Whatever is likelier than one of the top is among the top; only rows of other tokens are counted through.
-    path_rank = (top_logits[:n] > path_logits).sum(1)
-    if (beyond := torch.nonzero(path_logits[:, 0] < top_logits[:n, -1])[:, 0]).numel():
-        path_rank[beyond] = (logits[beyond] > path_logits[beyond]).sum(1)
-    cells = torch.from_numpy(lattice.ids[:n]).long().to(logits.device)
+    places = range(n + 1) if places is None else places
+    norm = np.array([rows.norm(row) for row in places])
+    top = [rows.top(row, ALTERNATIVES) for row in places]
+    path_logits = np.array([rows.logits[row, token] for row, token in zip(places, path.ids.tolist(), strict=False)])
     cell_logp = np.full((n, lattice.width), np.nan, np.float32)
-    cell_logp[: len(cells)] = _numpy(logits[: len(cells)].gather(1, cells) - norm[: len(cells)])
+    for i, (row, cells) in enumerate(zip(places[:n], lattice.ids, strict=False)):
+        cell_logp[i] = rows.logits[row, cells] - norm[i]
     return Verification(
         accepted=verdict.accepted,
         token=verdict.token,
         kind=verdict.kind,
         draws=verdict.draws,
-        path_logp=_numpy(path_logits - norm[:n])[:, 0],
-        path_rank=_numpy(path_rank).astype(np.int32),
-        top_ids=_numpy(top_ids).astype(np.int32),
-        top_logp=_numpy(top_logits - norm),
+        path_logp=(path_logits - norm[:n]).astype(np.float32),
+        path_rank=np.array([_rank(rows.logits[places[i]], top[i][1], path_logits[i]) for i in range(n)], np.int32),
+        top_ids=np.array([ids for ids, _ in top], np.int32),
+        top_logp=(np.array([logits for _, logits in top]) - norm[:, None]).astype(np.float32),
         cell_logp=cell_logp,
         tree=tree,
         uniforms=verdict.uniforms,
@@ -170,26 +211,18 @@ def look(
     )
 
 
-@torch.inference_mode()
-def look_at_tree(logits: torch.Tensor, own: torch.Tensor, tree: PrefixTree, verdict: Verdict) -> TreeVerification:
-    """What the target thought of every node; logits float32 [n + 1, V], row 0 after the anchor; own: their argmax."""
-    inner = np.unique(tree.parent + 1)  # a leaf's row says nothing of a node
-    norm = torch.zeros(len(logits), device=logits.device)
-    for row in inner.tolist():
-        norm[row] = logits[row].logsumexp(-1)
-    above = torch.from_numpy(tree.parent + 1).long().to(logits.device)
-    token = torch.from_numpy(tree.ids).long().to(logits.device)
+def _rank(values: np.ndarray, top: np.ndarray, value: float) -> int:
+    """How many of the values are larger; whatever is larger than one of the top is among the top."""
+    return int(np.count_nonzero((values if value < top[-1] else top) > value))
+
+
+def look_at_tree(rows: Rows, own: np.ndarray, tree: PrefixTree, verdict: Verdict) -> TreeVerification:
+    """What the target thought of every node; own: its likeliest token in every row, row 0 after the anchor."""
+    above = (tree.parent + 1).tolist()
     accepted = np.zeros(len(tree), bool)
     accepted[list(verdict.nodes)] = True
-    return TreeVerification(
-        accepted=accepted,
-        logp=_numpy(logits[above, token] - norm[above]),
-        own=_numpy(own).astype(np.int32),
-    )
-
-
-def _numpy(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.cpu().numpy()
+    logp = [rows.logits[row, token] - rows.norm(row) for row, token in zip(above, tree.ids.tolist(), strict=True)]
+    return TreeVerification(accepted=accepted, logp=np.array(logp, np.float32), own=own.astype(np.int32))
 
 
 @functools.cache

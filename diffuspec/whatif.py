@@ -192,7 +192,7 @@ def verify_path(pair, trace: Trace, index: int, ranks: Sequence[int]) -> Step:
     import torch
 
     from diffuspec.method.acceptance import verify
-    from diffuspec.recorder import look
+    from diffuspec.recorder import Rows, look
 
     step, before = trace.steps[index], context(trace, index)
     n, lattice = len(ranks), step.lattice
@@ -210,6 +210,6 @@ def verify_path(pair, trace: Trace, index: int, ranks: Sequence[int]) -> Step:
     verdict = verify(ids, logits.argmax(-1).tolist().__getitem__, trace.stop_ids)
     emitted = tuple(ids[: verdict.accepted].tolist()) + (() if verdict.token is None else (verdict.token,))
     return dataclasses.replace(
-        step, search=path, verification=look(logits, lattice, path, verdict), emitted=emitted,
+        step, search=path, verification=look(Rows(logits.cpu().numpy()), lattice, path, verdict), emitted=emitted,
         timing=dataclasses.replace(step.timing, verify_ms=spent),
     )  # fmt: skip

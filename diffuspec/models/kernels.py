@@ -196,6 +196,15 @@ def _exp(x):
     return p * np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
+@numba.njit(fastmath=_no_nan | {"reassoc", "contract"}, **_options)
+def sum_of_exponentials(x, largest):
+    """sum e^(x_i - largest) of float32 [n], to about 1e-6: for what is written down, not for what is decided."""
+    total = np.float32(0.0)
+    for i in range(len(x)):
+        total += _exp(x[i] - largest)
+    return total
+
+
 @numba.njit(**_options)
 def _gate(gate, up, out):
     """out = silu(gate) * up."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from diffuspec.models.ranking import likeliest, top
+from diffuspec.recorder import Rows
 
 
 @pytest.mark.parametrize("width", [8, 100, 128 * 8, 128 * 9, 128 * 40, 49152, 128 * 40 + 1])
@@ -64,3 +66,16 @@ def test_the_likeliest_is_argmax_and_of_equals_the_first(width):
     found = likeliest(values)
     assert torch.equal(found, values.argmax(-1))
     assert found[3] == 0 and found[4] == width // 3 and found[5] == 0
+
+
+@pytest.mark.parametrize("width", [5, 8, 128, 1000, 128 * 40, 128 * 40 + 1])
+def test_a_row_is_normalised_and_its_top_is_topk(width):
+    values = 4 * torch.randn(3, width, generator=torch.Generator().manual_seed(width))
+    values[2, : width // 2] = -1e4  # what top-k or top-p took out
+    rows = Rows(values.numpy())
+    expected = values.topk(min(8, width))
+    for row in range(3):
+        ids, found = rows.top(row, 8)
+        assert found.tolist() == expected.values[row].tolist()
+        assert values[row, torch.from_numpy(ids)].tolist() == found.tolist() and len(set(ids.tolist())) == len(ids)
+        assert np.isclose(rows.norm(row), values[row].double().logsumexp(-1).item(), rtol=1e-6)
