@@ -32,7 +32,7 @@ def int8_fits() -> bool:
     """Whether this machine compiles the kernels and computes 8-bit products as they should be."""
     try:
         weight, scale = quantise(torch.arange(-64.0, 64.0).reshape(4, 32))
-        a, y = np.ones((3, weight.shape[1]), np.int16), np.zeros((3, 4), np.float32)
+        a, y = np.ones(3 * weight.shape[1], np.int16), np.zeros((3, 4), np.float32)
         kernels.product(weight, scale, a, np.ones(3, np.float32), 0, 4, False, y)
         return bool(np.allclose(y, (weight * scale[:, None]).sum(1)))
     except (numba.NumbaError, RuntimeError, OSError):
@@ -40,11 +40,13 @@ def int8_fits() -> bool:
 
 
 def quantise(weight: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """int8 [out, in, padded with zeros to whole lanes] and what a step is worth, float32 [out]."""
+    """int8 [out rounded up to even, in rounded up to whole lanes], and what a step is worth, float32 [out]."""
     weight = weight.detach().float().cpu()
     scale = weight.abs().amax(1).clamp_min(1e-12) / 127
     whole = (weight / scale[:, None]).round().to(torch.int8)
-    return np.ascontiguousarray(torch.nn.functional.pad(whole, (0, -whole.shape[1] % kernels.LANES))), scale.numpy()
+    return np.ascontiguousarray(
+        torch.nn.functional.pad(whole, (0, -whole.shape[1] % kernels.LANES, 0, len(whole) % 2))
+    ), scale.numpy()
 
 
 class Int8Cache:
@@ -186,6 +188,7 @@ class Int8Decoder:
             positions=int(config.max_position_embeddings),
         )  # fmt: skip
         self._source = np.arange(len(base.layers), dtype=np.int32)
+        self.forward(self.new_cache(), [0])  # compiles, where this machine has not done so before
 
     def new_cache(self) -> Int8Cache:
         return Int8Cache(len(self._source), self._kv_heads, self._head_dim)

@@ -41,84 +41,93 @@ def levels(width):
 
 
 def _dots(rows: int):
-    """An intrinsic: the dot products of weight row o with activation rows r .. r + rows - 1, into out[r.., o].
+    """An intrinsic: dot products of weight rows o, o + 1 with `rows` activation rows, into out[r.., at] and the next.
 
-    weight int8 [.., K], a int16 [n, K], out int32 [n, TILE]; K a multiple of LANES. Neighbouring products are
-    added in pairs, a pattern that compilers turn into one instruction (pmaddwd, vpdpwssd).
+    weight int8 [.., K], K a multiple of LANES; a int16, from `start` on the rows interleaved by LANES (see `_place`);
+    out int32 [n, TILE]. Neighbouring products are added in pairs, a pattern that compilers turn into one instruction
+    (pmaddwd, vpdpwssd).
     """
     i32, i64 = ir.IntType(32), ir.IntType(64)
     bytes_, shorts = ir.VectorType(ir.IntType(8), LANES), ir.VectorType(ir.IntType(16), LANES)
     words, pairs = ir.VectorType(i32, LANES), ir.VectorType(i32, LANES // 2)
+    none = ir.Constant(words, ir.Undefined)
 
     def half(first):
         return ir.Constant(ir.VectorType(i32, LANES // 2), [ir.Constant(i32, i) for i in range(first, LANES, 2)])
 
     @intrinsic
-    def dots(typing, weight, o, a, r, out):
+    def dots(typing, weight, o, a, start, r, at, out):
         def codegen(context, builder, signature, args):
-            weight, a, out = (
-                context.make_array(signature.args[i])(context, builder, args[i]) for i in (0, 2, 4)
-            )  # fmt: skip
-            o, r = args[1], args[3]
+            weight, a, out = (context.make_array(signature.args[i])(context, builder, args[i]) for i in (0, 2, 6))
+            o, start, r, at = args[1], args[3], args[4], args[5]
+
+            def number(value):
+                return ir.Constant(i64, value)
+
+            def lanes_of(pointer, kind, elements):
+                place = builder.gep(pointer, [elements])
+                return builder.sext(builder.load(builder.bitcast(place, kind.as_pointer()), align=1), words)
+
             width = cgutils.unpack_tuple(builder, weight.shape)[1]
-            channels = cgutils.unpack_tuple(builder, out.shape)[1]
-            row = [builder.add(r, ir.Constant(i64, i)) for i in range(rows)]
-            weights = builder.gep(weight.data, [builder.mul(o, width)])
-            inputs = [builder.gep(a.data, [builder.mul(i, width)]) for i in row]
-            sums = [cgutils.alloca_once_value(builder, ir.Constant(pairs, None)) for _ in row]
-            with cgutils.for_range(builder, builder.udiv(width, ir.Constant(i64, LANES)), intp=i64) as loop:
-                at = builder.mul(loop.index, ir.Constant(i64, LANES))
-                w = builder.load(builder.bitcast(builder.gep(weights, [at]), bytes_.as_pointer()), align=1)
-                w = builder.sext(w, words)
-                for source, total in zip(inputs, sums, strict=True):
-                    x = builder.load(builder.bitcast(builder.gep(source, [at]), shorts.as_pointer()), align=2)
-                    product = builder.mul(w, builder.sext(x, words), flags=["nsw"])
-                    none = ir.Constant(words, ir.Undefined)
-                    even, odd = (builder.shuffle_vector(product, none, half(i)) for i in (0, 1))
-                    builder.store(builder.add(builder.load(total), builder.add(even, odd)), total)
+            channels = [builder.gep(weight.data, [builder.mul(builder.add(o, number(i)), width)]) for i in range(2)]
+            inputs = builder.gep(a.data, [start])
+            sums = [
+                [cgutils.alloca_once_value(builder, ir.Constant(pairs, None)) for _ in range(rows)] for _ in range(2)
+            ]
+            with cgutils.for_range(builder, builder.udiv(width, number(LANES)), intp=i64) as loop:
+                weights = [lanes_of(pointer, bytes_, builder.mul(loop.index, number(LANES))) for pointer in channels]
+                here = builder.gep(inputs, [builder.mul(loop.index, number(rows * LANES))])
+                for i in range(rows):
+                    x = lanes_of(here, shorts, number(i * LANES))
+                    for w, total in zip(weights, sums, strict=True):
+                        product = builder.mul(w, x, flags=["nsw"])
+                        even, odd = (builder.shuffle_vector(product, none, half(first)) for first in (0, 1))
+                        builder.store(builder.add(builder.load(total[i]), builder.add(even, odd)), total[i])
             add = cgutils.get_or_insert_function(
                 builder.module, ir.FunctionType(i32, [pairs]), f"llvm.vector.reduce.add.v{LANES // 2}i32"
             )
-            for i, total in zip(row, sums, strict=True):
-                place = builder.gep(out.data, [builder.add(builder.mul(i, channels), o)])
-                builder.store(builder.call(add, [builder.load(total)]), place)
+            for channel, total in enumerate(sums):
+                for i in range(rows):
+                    row = builder.mul(builder.add(r, number(i)), number(TILE))
+                    place = builder.gep(out.data, [builder.add(row, builder.add(at, number(channel)))])
+                    builder.store(builder.call(add, [builder.load(total[i])]), place)
             return context.get_dummy_value()
 
-        return types.void(weight, types.intp, a, types.intp, out), codegen
+        index = types.intp
+        return types.void(weight, index, a, index, index, index, out), codegen
 
     return dots
 
 
-_dots1, _dots2, _dots4, _dots8 = _dots(1), _dots(2), _dots(4), _dots(8)
+_dots1, _dots2, _dots3, _dots4 = _dots(1), _dots(2), _dots(3), _dots(4)
+GROUP = 4  # rows whose activations are interleaved
 
 
 @numba.njit(**_options)
 def product(weight, scale, a, step, first, last, add, y):
     """Channels first .. last - 1 of y = (step * a) (scale * weight)^T, or of y += it.
 
-    weight int8 [out, K], scale float32 [out], a int16 [n, K], step float32 [n], y float32 [n, out].
+    weight int8 [out rounded up to even, K], scale float32 [out], a int16 [n K] as `_place` puts it, step float32 [n],
+    y float32 [n, out].
     """
-    n = len(a)
+    n, width = len(step), weight.shape[1]
     sums = np.empty((n, TILE), np.int32)
     for at in range(first, last, TILE):
         size = min(last - at, TILE)
-        tile = weight[at : at + size]
-        r = 0
-        while r + 8 <= n:
-            for o in range(size):
-                _dots8(tile, o, a, r, sums)
-            r += 8
-        if r + 4 <= n:
-            for o in range(size):
-                _dots4(tile, o, a, r, sums)
-            r += 4
-        if r + 2 <= n:
-            for o in range(size):
-                _dots2(tile, o, a, r, sums)
-            r += 2
-        if r < n:
-            for o in range(size):
-                _dots1(tile, o, a, r, sums)
+        for r in range(0, n, GROUP):
+            start = r * width
+            if n - r >= 4:
+                for o in range(0, size, 2):
+                    _dots4(weight, at + o, a, start, r, o, sums)
+            elif n - r == 3:
+                for o in range(0, size, 2):
+                    _dots3(weight, at + o, a, start, r, o, sums)
+            elif n - r == 2:
+                for o in range(0, size, 2):
+                    _dots2(weight, at + o, a, start, r, o, sums)
+            else:
+                for o in range(0, size, 2):
+                    _dots1(weight, at + o, a, start, r, o, sums)
         for r in range(n):
             for o in range(size):
                 value = np.float32(sums[r, o]) * (step[r] * scale[at + o])
@@ -134,48 +143,47 @@ def _largest(x):
 
 
 @numba.njit(**_options)
-def _round_row(x, level, out):
-    """out = x on a grid of `level` steps each side of 0; the grid's step."""
+def _place(x, r, n, level, a):
+    """Round row r [K] of n to a grid of `level` steps each side of 0, into a int16 [n K'], K' whole lanes; the step.
+
+    GROUP rows (the last group may have fewer) lie together: their first LANES numbers, row by row, then the next.
+    """
+    width = len(a) // n
+    rows = min(GROUP, n - r // GROUP * GROUP)
+    start = r // GROUP * GROUP * width + r % GROUP * LANES
     largest = _largest(x)
-    if largest == 0.0:
-        for i in range(len(out)):
-            out[i] = 0
-        return np.float32(0.0)
-    factor = np.float32(level) / largest
-    for i in range(len(x)):
-        scaled = x[i] * factor
-        out[i] = np.int16(np.int32(scaled + math.copysign(np.float32(0.5), scaled)))
+    factor = np.float32(level) / largest if largest > 0.0 else np.float32(0.0)
+    for block in range(width // LANES):
+        first = block * LANES
+        target = a[start + first * rows : start + first * rows + LANES]
+        for i in range(min(LANES, len(x) - first)):
+            target[i] = np.int16(np.int32(np.floor(x[first + i] * factor + np.float32(0.5))))
     return largest / np.float32(level)
 
 
 @numba.njit(**_options)
-def _norm_row(x, gain, eps, level, scaled, out):
-    """Root mean square norm of x times gain, rounded to `level` steps into `out`; what a step is worth."""
-    total = 0.0
-    for i in range(len(x)):
-        total += float(x[i]) * float(x[i])
-        scaled[i] = x[i] * gain[i]
-    return np.float32(_round_row(scaled, level, out) / math.sqrt(total / len(x) + eps))
-
-
-@numba.njit(**_options)
 def _normed(x, gain, eps, level):
-    """`_norm_row` of every row: int16 [n, h, padded with zeros to whole lanes], float32 [n]."""
+    """Root mean square norm of rows x [n, h] times gain, rounded and placed: int16 [n h'], steps float32 [n]."""
     n, width = x.shape
-    a, step = np.zeros((n, -(-width // LANES) * LANES), np.int16), np.empty(n, np.float32)
+    a, step = np.zeros(n * (-(-width // LANES) * LANES), np.int16), np.empty(n, np.float32)
     scaled = np.empty(width, np.float32)
     for r in range(n):
-        step[r] = _norm_row(x[r], gain, eps, level, scaled, a[r, :width])
+        row = x[r]
+        total = 0.0
+        for i in range(width):
+            total += float(row[i]) * float(row[i])
+            scaled[i] = row[i] * gain[i]
+        step[r] = np.float32(_place(scaled, r, n, level, a) / math.sqrt(total / width + eps))
     return a, step
 
 
 @numba.njit(**_options)
 def _rounded(x, level):
-    """`_round_row` of every row: int16 [n, K, padded with zeros to whole lanes], float32 [n]."""
+    """Rows x [n, K], rounded and placed: int16 [n K'], steps float32 [n]."""
     n, width = x.shape
-    a, step = np.zeros((n, -(-width // LANES) * LANES), np.int16), np.empty(n, np.float32)
+    a, step = np.zeros(n * (-(-width // LANES) * LANES), np.int16), np.empty(n, np.float32)
     for r in range(n):
-        step[r] = _round_row(x[r], level, a[r, :width])
+        step[r] = _place(x[r], r, n, level, a)
     return a, step
 
 
@@ -395,7 +403,7 @@ def _work(stage, t, threads, layer, x, weights, shape, keys, values, past, hidde
                 at = (g * group + (first + i) % group) * d
                 _copy(out[i, :d], mixed[rows[i], at : at + d])
         return
-    channels = gated.shape[1] if stage == GATE else len(weight)
+    channels = gated.shape[1] if stage == GATE else len(scale)
     first, last = _share(channels, t, threads, TILE), _share(channels, t + 1, threads, TILE)
     for half in range(2 if stage == GATE else 1):
         skip = half * channels
@@ -410,7 +418,7 @@ def run(x, weights, shape, source, keys, values, past, hidden, place, cos, sin, 
     """The layers of a Llama over n rows, in place in x float32 [n, h]; logits float32 [n, V], or [0, V] unwanted.
 
     weights: the layers' qkv, output, gate_up, down as (int8 [layers, out, K], float32 [layers, out]) and the gains
-    of their two norms float32 [layers, h]; the head's gain [h] and (int8 [V, K], float32 [V]).
+    of their two norms float32 [layers, h]; the head's gain [h] and (int8 [V, K], float32 [V]); see `product`.
     shape: (heads, kv heads, d, eps).
     source int32 [layers]: the cache layer that layer l reads and appends to; keys float32 [cache layers, kv heads,
     d, room], values float32 [.., kv heads, room, d], `past` tokens in them; row i is appended at past + i.
@@ -423,7 +431,7 @@ def run(x, weights, shape, source, keys, values, past, hidden, place, cos, sin, 
     heads, kv_heads, d, eps = shape
     n = len(x)
     inner = gate_up.shape[1] // 2
-    logits = np.empty((n if want_logits else 0, len(head)), np.float32)
+    logits = np.empty((n if want_logits else 0, len(head_scale)), np.float32)
     projected, mixed = np.empty((n, qkv.shape[1]), np.float32), np.empty((n, heads * d), np.float32)
     gates, gated = np.empty((n, 2 * inner), np.float32), np.empty((n, inner), np.float32)
     scores = np.empty((threads, CHUNK, past + n + SPAN), np.float32)
