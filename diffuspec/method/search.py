@@ -267,32 +267,31 @@ def sample_path(
     ratio rule leaves the target's distribution untouched.
     """
     history = last_tokens(context, proxy.order - 1)
-    ranks, proxies, proposals = [], [], []
+    ids, ranks, reached, proxies, proposals, total = [], [], [], [], [], 0.0
     for rows, tokens, logq in lattice.kept_cells():
         logp = [math.log(p) for p in proxy.over(tokens)(history)]
-        weights = [lam * drafter + (1.0 - lam) * causal for drafter, causal in zip(logq, logp, strict=True)]
-        best = max(weights)
-        weights = [math.exp(value - best) for value in weights]
+        score = [lam * drafter + (1.0 - lam) * causal for drafter, causal in zip(logq, logp, strict=True)]
+        best = max(score)
+        weights = [math.exp(value - best) for value in score]
         below = list(itertools.accumulate(weights))
         q, seen = [0.0] * lattice.width, [math.nan] * lattice.width
         for row, weight, causal in zip(rows, weights, logp, strict=True):
             q[row], seen[row] = weight / below[-1], causal
-        fallen = bisect.bisect_right(below, below[-1] * random.random())
-        ranks.append(rows[min(fallen, len(rows) - 1)])
+        place = min(bisect.bisect_right(below, below[-1] * random.random()), len(rows) - 1)
+        total += math.log(weights[place] / below[-1])
+        ids.append(tokens[place]), ranks.append(rows[place]), reached.append(total)
         proxies.append(seen), proposals.append(q)
-        token = int(lattice.ids[len(ranks) - 1, ranks[-1]])
-        history = (*history, token)[1:] if history else ()
-        if token in stop_ids:
+        history = (*history, tokens[place])[1:] if history else ()
+        if tokens[place] in stop_ids:
             break
-    n = len(ranks)
-    proposal = np.array(proposals, np.float32).reshape(n, lattice.width)
+    shape = len(ids), lattice.width
     return SearchResult(
         method=method,
-        ids=lattice.ids[np.arange(n), ranks],
+        ids=np.array(ids, np.int32),
         ranks=np.array(ranks, np.int32),
-        score=np.cumsum(np.log(proposal[np.arange(n), ranks]), dtype=np.float32),
-        proxy_logp=np.array(proxies, np.float32).reshape(n, lattice.width),
-        proposal=proposal,
+        score=np.array(reached, np.float32),
+        proxy_logp=np.array(proxies, np.float32).reshape(shape),
+        proposal=np.array(proposals, np.float32).reshape(shape),
     )
 
 
