@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,10 +20,12 @@ from diffuspec.ui.events.api import Api, publish
 from diffuspec.ui.events.models import tick
 from diffuspec.ui.host import Host
 from diffuspec.ui.pages import lab, learn, measure, playground, race, traces
+from diffuspec.ui.sessions import KEPT_S, Sessions
 from diffuspec.ui.shared import QUIET, Shared
 from diffuspec.ui.views.terms import entries
 
 HERE = Path(__file__).parent
+FILES_S = 6 * 3600  # how long uploaded and saved files are kept
 PAGES: tuple[ModuleType, ...] = (
     playground,
     lab,
@@ -71,13 +74,18 @@ def launch_options() -> dict[str, Any]:
         "max_file_size": "64mb",
         "run_history": False,
         "ssr_mode": False,
+        # The endpoints as tools of an MCP server, where `pip install "gradio[mcp]"` was done.
+        "mcp_server": importlib.util.find_spec("mcp") is not None,
         "show_error": True,
     }
 
 
-def build(host: Host, first: Trace | None = None, problem: str | None = None) -> gr.Blocks:
-    """The app. first: the recorded trace shown before anything runs; problem: said where there is none."""
-    with gr.Blocks(title="DiffuSpec Playground", fill_width=True, analytics_enabled=False) as demo:
+def build(host: Host, first: Trace | None = None, problem: str | None = None, *, kept_s: float = KEPT_S) -> gr.Blocks:
+    """The app. first: the recorded trace shown before anything runs; problem: said where there is none;
+    kept_s: seconds that a closed tab can come back to its trace."""
+    with gr.Blocks(
+        title="DiffuSpec Playground", fill_width=True, analytics_enabled=False, delete_cache=(FILES_S, FILES_S)
+    ) as demo:
         with gr.Row(elem_id="masthead"):
             gr.HTML(
                 html_template="<h1>DiffuSpec Playground</h1><p>a diffusion model drafts, the target verifies</p>",
@@ -94,6 +102,7 @@ def build(host: Host, first: Trace | None = None, problem: str | None = None) ->
             for page in PAGES:
                 with gr.Tab(page.TITLE, id=page.NAME, elem_id=f"page-{page.NAME}"):
                     page.build(shared)
+        demo.unload(Sessions(demo, kept_s).leave)
         timer = gr.Timer(0.6)
         timer.tick(lambda: tick(host), None, [said, timer], **QUIET)
     return demo
