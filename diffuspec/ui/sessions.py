@@ -1,8 +1,8 @@
 """What closed tabs leave behind, forgotten after a while.
 
 Gradio keeps each session's `gr.State` for an hour and its page, with every value drawn on it, for good. Here a
-page with a trace on it is megabytes, so a session goes as a whole once its tab has been closed for `KEPT_S` seconds: long
-enough for a laptop that slept to come back to its trace.
+page with a trace on it is megabytes, so a session goes as a whole once its tab has been closed for `KEPT_S`
+seconds: long enough for a laptop that slept to come back to its trace.
 """
 
 from __future__ import annotations
