@@ -399,6 +399,13 @@ def test_dark_theme_reaches_the_figures(visit, site):
     assert colours["light"][1] != colours["dark"][1]
 
 
+def test_navigation_and_controls_stay_in_sight_when_the_page_is_scrolled(visit, site):
+    page = visit(site)
+    page.evaluate("scrollTo(0, 600)")
+    tops = {name: page.locator(name).bounding_box()["y"] for name in ("#masthead", "#page-race-button", "#run")}
+    assert -2 <= min(tops.values()) and max(tops.values()) < 450, tops
+
+
 @pytest.fixture(scope="module")
 def wide(serve):
     """A page whose trace has drafts of 32 tokens."""

@@ -1,0 +1,155 @@
+"""The pictures of the player: their downloads, the five phases told, losing beams, the tree; and the Step lab."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from xml.etree import ElementTree
+
+import pytest
+from conftest import serious
+from fake import fake_trace
+from playwright.sync_api import expect
+
+from diffuspec.trace import Trace
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.fixture(scope="module")
+def recorded() -> Trace:
+    """What the shared site opens with."""
+    return fake_trace(k_min=4, k_max=14, max_new_tokens=128)
+
+
+def step_of(page) -> int:
+    return int(re.match(r"Step (\d+) of", page.inner_text("#step-label")).group(1)) - 1
+
+
+def saved(page, name: str, kind: str) -> bytes:
+    with page.expect_download() as waiting:
+        page.locator(f"#player [data-table={name}] + .ds-save [data-save={kind}]").click()
+    file = waiting.value
+    assert file.suggested_filename.startswith(f"diffuspec-{name}") and file.suggested_filename.endswith(f".{kind}")
+    with open(file.path(), "rb") as content:
+        return content.read()
+
+
+def test_pictures_are_saved_as_png_svg_and_csv(visit, site, recorded):
+    page = visit(site)
+    page.wait_for_selector("#adl .plot-container")
+    step = recorded.steps[step_of(page)]
+    for name in ("lattice", "adl", "bars"):
+        png = saved(page, name, "png")
+        assert png.startswith(b"\x89PNG") and int.from_bytes(png[16:20], "big") > 100
+        picture = ElementTree.fromstring(saved(page, name, "svg"))
+        assert picture.tag == f"{SVG}svg" and float(picture.get("width")) > 50
+    words = "".join(ElementTree.fromstring(saved(page, "lattice", "svg")).itertext())
+    likeliest = recorded.piece(int(step.lattice.ids[0, 0])).decode().strip()
+    assert likeliest in words
+    rows = list(csv.DictReader(io.StringIO(saved(page, "lattice", "csv").decode("utf-8-sig"))))
+    assert len(rows) == step.lattice.ids.size
+    assert [row["path"] for row in rows].count("yes") == len(step.path)
+    lengths = list(csv.DictReader(io.StringIO(saved(page, "adl", "csv").decode("utf-8-sig"))))
+    assert [int(row["k"]) for row in lengths] == [one.draft_length for one in recorded.steps]
+
+
+def test_the_story_has_each_phases_numbers_and_is_told_by_play(visit, site, recorded):
+    page = visit(site)
+    step = recorded.steps[step_of(page)]
+    story = page.locator("[data-story]")
+    says = {
+        "mask": f"{step.draft_length} masked position",
+        "lattice": "Each column ranks",
+        "search": f"keep {int(step.lattice.kept.sum())} of {step.lattice.ids.size} cells",
+        "verify": f"{step.verification.accepted} accepted",
+        "commit": f"The next draft has k = {step.length.next_k}",
+    }
+    for phase, words in says.items():
+        page.click(f"#phase-{phase}")
+        expect(story).to_contain_text(words)
+    page.click("#step-speed")
+    page.click("#step-speed")
+    page.click("#step-play")
+    seen = []
+    for phase in says:
+        page.wait_for_selector(f"#phase-{phase}[aria-checked=true]")
+        seen.append(phase)
+    page.click("#step-play")
+    assert seen == list(says)
+
+
+def test_losing_beams_are_listed_with_where_and_by_how_much(visit, site, recorded):
+    page = visit(site)
+    page.click("[data-toggle=beams]")
+    step = recorded.steps[step_of(page)]
+    rows = page.locator("[data-beam]")
+    lost = sum(len(level.rank) - level.survivors for level in step.search.levels)
+    lost += step.search.levels[-1].survivors - 1
+    assert rows.count() == lost > 0
+    expect(rows.first).to_contain_text(re.compile(r"behind"))
+    column, rank = map(int, rows.last.get_attribute("data-beam").split(","))
+    rows.last.click()
+    cell = page.locator(f"#lattice [data-col='{column}'][data-rank='{rank}']")
+    if cell.count():
+        expect(cell).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#inspector")).to_contain_text("beam")
+
+
+def at_lab(visit, site, query="#lab", **options):
+    page = visit(site, query, **options)
+    page.wait_for_selector("#lab-lattice [data-col]")
+    return page
+
+
+def slide(page, name: str, value) -> None:
+    page.locator(f"#lab-{name}").evaluate(
+        "(node, value) => { node.value = value; node.dispatchEvent(new Event('input', {bubbles: true})); }", value
+    )
+
+
+def test_the_lab_searches_again_at_once_and_goes_back(visit, site):
+    page = at_lab(visit, site)
+    expect(page.locator("[data-verdict]")).to_contain_text("as recorded")
+    slide(page, "tau", 0.3)
+    expect(page.locator("#lab-tau").locator("xpath=..")).to_contain_text("0.8 → 0.3")
+    page.wait_for_function("JSON.parse(document.querySelector('.ds-lab').dataset.settings).tau === 0.3")
+    kept = [int(n) for n in re.findall(r"(\d+) cells kept, (\d+) as recorded", page.inner_text("[data-verdict]"))[0]]
+    assert kept[0] < kept[1]
+    page.click("[data-reset]")
+    page.wait_for_function("JSON.parse(document.querySelector('.ds-lab').dataset.settings).tau === 0.8")
+    page.click("[data-go=next]")
+    expect(page.locator("#lab [data-label]")).to_contain_text(re.compile(r"Step \d+ of"))
+
+
+def test_the_lab_asks_the_models_and_shows_branches_side_by_side(visit, serve):
+    site = serve(fake_trace(max_new_tokens=48), pause=0.001)
+    page = at_lab(visit, site)
+    page.locator("#lab-lattice [data-col='0'][data-rank='1']").click()
+    page.click("[data-ask=verify]")
+    expect(page.locator("#lab-compare")).to_contain_text("your path")
+    page.click("[data-back]")
+    page.locator("#lab-lattice [data-col='0'][data-rank='1']").click()
+    page.click("[data-ask=branch]")
+    expect(page.locator(".ds-lab-branch")).to_have_count(2)
+    expect(page.locator("#lab [data-busy]")).to_have_text("")
+    page.click("[data-open='0']")
+    expect(page.locator("#page-playground-button")).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#player [data-badge]")).to_have_text("measured here")
+
+
+def test_a_sampled_trace_is_not_verified_and_the_reason_is_said(visit, serve):
+    trace = fake_trace(max_new_tokens=32, temperature=0.7, rule="paper")
+    page = at_lab(visit, serve(trace))
+    expect(page.locator("[data-ask=verify]")).to_be_disabled()
+    expect(page.locator("[data-sampled]")).to_contain_text("This run was sampled (T = 0.7)")
+    page.select_option("#lab-search", "argmax")
+    expect(page.locator("#lab-compare")).to_contain_text("not judged")
+
+
+@pytest.mark.parametrize("theme, width", [("light", 820), ("dark", 1440)])
+def test_axe_and_no_sideways_scroll_in_the_lab(visit, site, theme, width):
+    page = at_lab(visit, site, f"?__theme={theme}#lab", viewport={"width": width, "height": 900})
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert not serious(page)
