@@ -42,7 +42,7 @@ def add_commands(commands) -> None:
         "race", help="race methods on one prompt and save it for the playground", allow_abbrev=False
     )
     race.add_argument("prompt", metavar="PROMPT")
-    race.add_argument("--methods", default="ar,plain,diffuspec,tree,prompt-lookup,ar-drafter",
+    race.add_argument("--methods", default="ar,plain,diffuspec,throughput,prompt-lookup,ar-drafter",
                       help=f"comma-separated: {', '.join(METHODS)} (default: %(default)s)")  # fmt: skip
     race.add_argument("--out", metavar="FILE.json", type=Path, required=True)
     add_pair(race)

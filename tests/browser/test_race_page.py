@@ -58,7 +58,7 @@ def test_a_recorded_race_is_there_at_first_and_replays(visit, site):
 def test_a_race_is_run_lane_by_lane_then_replayed_in_its_own_time(visit, site, tmp_path):
     page = at_race(visit, site, reduced_motion="reduce")
     page.fill("#race-prompt textarea", "Who is fastest?")
-    for label in ("Tree", "Drafter, token by token"):
+    for label in ("Throughput", "Drafter, token by token"):
         page.get_by_label(label, exact=True).uncheck()
     page.get_by_label("generate", exact=True).check()
     page.click("#race-run")
@@ -69,7 +69,7 @@ def test_a_race_is_run_lane_by_lane_then_replayed_in_its_own_time(visit, site, t
     expect(page.locator("#race [data-badge]")).to_have_text("measured here", timeout=40_000)
     expect(page.locator("#race-run")).to_be_enabled()
     lanes = page.locator("#race .ds-lane").evaluate_all("nodes => nodes.map(n => n.dataset.lane)")
-    assert lanes[0] == "ar" and "diffuspec" in lanes and "hf-generate" not in lanes and "tree" not in lanes
+    assert lanes[0] == "ar" and "diffuspec" in lanes and "hf-generate" not in lanes and "throughput" not in lanes
     with page.expect_download() as download:
         page.click("#race-save")
     race = Race.load(download.value.path())

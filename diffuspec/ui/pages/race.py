@@ -15,7 +15,7 @@ from diffuspec.ui.shared import IN_TURN, PRIVATE, QUIET, Shared
 from diffuspec.ui.views.breakeven import FLAT, MEASURED
 
 NAME, TITLE = "race", "Race"
-LANES = ("plain", "diffuspec", "tree", "prompt-lookup", "ar-drafter")
+LANES = ("plain", "diffuspec", "throughput", "prompt-lookup", "ar-drafter")
 K_MOST = 32
 
 
