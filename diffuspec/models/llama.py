@@ -6,9 +6,9 @@ normalisations' weights are folded into the products behind them, and nothing is
 one small mask.
 
 It is also written so that a token's row has the same bits however many tokens share its pass and
-wherever in the cache its ancestors stand. The products see to that themselves (`int8`, `packed`);
-attention is summed in float64 and rounded to float32 once, so that the order of the sum is
-invisible. That makes plain decoding, chains and trees agree to the last bit.
+wherever in the cache its ancestors stand. The products see to that themselves (`packed`); attention is
+summed in float64 and rounded to float32 once, so that the order of the sum is invisible. That makes plain
+decoding, chains and trees agree to the last bit.
 """
 
 from __future__ import annotations

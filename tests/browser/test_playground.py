@@ -439,8 +439,7 @@ def test_a_long_trace_scrubs_without_lag(visit, serve):
             return spent.sort((a, b) => a - b);
         }"""
     )
-    # The lower quartile: other work on the machine only ever adds.
-    assert spent[len(spent) // 4] < 100, spent
+    assert spent[len(spent) // 2] < 100, spent
 
 
 def test_models_that_do_not_load_are_explained(visit, serve):

@@ -154,6 +154,8 @@ def test_the_embedded_pair_in_int8_says_what_plain_decoding_says(embedded_pair):
 
     pair = load_pair("embedded")
     assert pair.info.dtype == ("int8" if int8_fits() else "float32")
-    for search in ("cps", "tree"):
-        trace = DiffuSpec(pair, Settings(search=search)).run("Name three colours of a rainbow.", max_new_tokens=48)
-        assert compare_with_ar(pair, trace).difference is None
+    choices = [{"search": "cps"}, {"search": "exact"}, {"search": "tree"}, {"search": "tree", "copy": 0}]
+    choices += [{"search": "tree", "length": "throughput"}, {"search": "cps", "length": "confidence"}]
+    for choice in choices:
+        trace = DiffuSpec(pair, Settings(**choice)).run("Name three colours of a rainbow.", max_new_tokens=48)
+        assert compare_with_ar(pair, trace).difference is None, choice
