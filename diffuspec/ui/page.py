@@ -95,9 +95,8 @@ def build(host: Host, first: Trace | None = None, problem: str | None = None, *,
         shared = Shared(demo, host, first, trace=gr.State(first), notice=said)
         # Before the pages: a private handler called `search` would take the endpoint's name.
         api = Api(host)
-        publish(demo, api.run, "run", concurrency_limit=None)
-        publish(demo, api.trace, "trace", concurrency_limit=None)
-        publish(demo, api.search, "search", queue=False)
+        for endpoint in (api.run, api.trace, api.search):
+            publish(demo, endpoint, endpoint.__name__)
         with gr.Tabs(elem_id="pages", selected=PAGES[0].NAME):
             for page in PAGES:
                 with gr.Tab(page.TITLE, id=page.NAME, elem_id=f"page-{page.NAME}"):

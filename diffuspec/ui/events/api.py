@@ -31,14 +31,16 @@ NGRAM = Path(__file__).parents[3] / "assets" / "ngram.npz"
 MOST_POSITIONS, MOST_CANDIDATES, LONGEST_CONTEXT = 128, 64, 8192
 
 
-def publish(demo: gr.Blocks, endpoint: Callable, name: str, **options: Any) -> None:
+def publish(demo: gr.Blocks, endpoint: Callable, name: str) -> None:
     """`gr.api`, with the descriptions of parameters and result that the docstring gives."""
-    gr.api(endpoint, api_name=name, **options)
-    _, parameters, returned = get_function_description(endpoint)
+    description, parameters, returned = get_function_description(endpoint)
+    result = " ".join(returned)
+    # Left to itself, an MCP server puts a comma after each line of what is returned.
+    gr.api(endpoint, api_name=name, api_description=f"{description} Returns: {result}", concurrency_limit=None)
     function = next(made for made in demo.fns.values() if made.api_name == name)
-    for component, text in zip(function.inputs, parameters.values(), strict=True):
+    for component, text in zip(function.inputs, filter(None, parameters.values()), strict=True):
         component.api_info()["additional_description"] = text
-    function.outputs[0].api_info()["description"] = " ".join(returned)
+    function.outputs[0].api_info()["description"] = result
 
 
 class Api:
@@ -47,12 +49,19 @@ class Api:
     def __init__(self, host: Host):
         self.host = host
 
-    def run(self, prompt: str, settings: str = "{}", dtype: str = DTYPES[0], compare: bool = True) -> dict:
+    def run(
+        self,
+        prompt: str,
+        settings: str | dict = "{}",
+        dtype: str = DTYPES[0],
+        compare: bool = True,
+        request: gr.Request | None = None,
+    ) -> dict:
         """Answer a prompt by speculative decoding with a diffusion drafter, and compare with plain AR decoding.
 
         Args:
             prompt: the user's turn; the chat template is applied.
-            settings: a JSON object of knobs by name, such as {"k_max": 12, "lam": 0.4, "max_new_tokens": 64}.
+            settings: knobs by name, as a JSON object or its text, such as {"k_max": 12, "max_new_tokens": 64}.
             dtype: int8 or float32 (both identical to plain decoding), or bfloat16 (which may differ).
             compare: whether plain AR decoding is run beside it for the speed-up and the identity check.
 
@@ -60,14 +69,16 @@ class Api:
             text, token_ids, new_tokens, steps, accepted_per_step, tokens_per_step, wall_s, ar_wall_s, speedup,
             identical_to_ar; the last three are null without comparison.
         """
-        return self._whole(prompt, settings, dtype, compare).report()
+        return _told(self._whole(prompt, settings, dtype, compare).report(), request)
 
-    def trace(self, prompt: str, settings: str = "{}", dtype: str = DTYPES[0], compare: bool = True) -> gr.FileData:
+    def trace(
+        self, prompt: str, settings: str | dict = "{}", dtype: str = DTYPES[0], compare: bool = True
+    ) -> gr.FileData:
         """Answer a prompt and return everything that happened, step by step, as a file.
 
         Args:
             prompt: the user's turn; the chat template is applied.
-            settings: a JSON object of knobs by name, such as {"k_max": 12, "lam": 0.4, "max_new_tokens": 64}.
+            settings: knobs by name, as a JSON object or its text, such as {"k_max": 12, "max_new_tokens": 64}.
             dtype: int8 or float32 (both identical to plain decoding), or bfloat16 (which may differ).
             compare: whether plain AR decoding is run beside it.
 
@@ -80,16 +91,17 @@ class Api:
         self,
         ids: list[list[int]],
         logq: list[list[float]],
-        settings: str = "{}",
+        settings: str | dict = "{}",
         context: list[int] | None = None,
         stop_ids: list[int] | None = None,
+        request: gr.Request | None = None,
     ) -> dict:
         """Prune a given token lattice and search a path through it, without any model.
 
         Args:
             ids: k columns (at most 128) of as many candidate token ids each (at most 64), likeliest first.
             logq: the natural logarithm of the drafter's probability of each, of the same shape, falling along a row.
-            settings: a JSON object of knobs by name, such as {"tau": 0.8, "beam": 3, "search": "cps", "proxy": "none"}.
+            settings: knobs by name, as a JSON object or its text, such as {"tau": 0.8, "beam": 3, "proxy": "none"}.
             context: token ids before the draft, which the causal proxy reads.
             stop_ids: token ids that end an answer.
 
@@ -99,22 +111,38 @@ class Api:
             id, parent, depth and score.
         """
         try:
-            return _search(ids, logq, Settings.from_mapping(_mapping(settings)), context or [], stop_ids or [])
+            found = _search(ids, logq, Settings.from_mapping(_mapping(settings)), context or [], stop_ids or [])
+            return _told(found, request)
         except DiffuSpecError as error:
-            raise gr.Error(str(error)) from error
+            raise gr.Error(str(error), print_exception=False) from error
         except Exception as error:
             raise gr.Error(explain(error)) from None
 
     def _whole(self, prompt: str, settings: str | dict, dtype: str, compare: bool) -> Trace:
+        progress = gr.Progress()  # what a client that follows the call hears; `gr.api` allows it no parameter
         try:
             job = make_job(prompt, Settings.from_mapping(_mapping(settings)), dtype, compare)
             for look in self.host.follow(job):
+                if look.status is not None:
+                    progress((0, None), desc=look.status.text)
+                elif look.source.comparing is not None:
+                    progress((look.source.comparing, look.trace.new_tokens), desc="plain AR", unit="tokens")
+                else:
+                    progress((look.trace.new_tokens, job.settings.max_new_tokens), desc="tokens", unit="tokens")
                 trace = look.trace
             return trace
         except DiffuSpecError as error:
-            raise gr.Error(str(error)) from error
+            raise gr.Error(str(error), print_exception=False) from error
         except Exception as error:
             raise gr.Error(explain(error)) from None
+
+
+def _told(result: dict[str, Any], request: gr.Request | None) -> dict[str, Any] | str:
+    """The result of an endpoint: an object, for an MCP client its JSON text, where Gradio would write it as Python
+    does."""
+    if request is not None and request.headers.get("x-gradio-user") == "mcp":
+        return orjson.dumps(result).decode()
+    return result
 
 
 def _search(ids, logq, settings: Settings, context, stop_ids) -> dict[str, Any]:
