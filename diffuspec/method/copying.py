@@ -12,10 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
+from diffuspec.method import compiled
+from diffuspec.method.compiled import LONGEST
+from diffuspec.method.lattice import id_array
 from diffuspec.settings import Settings
-
-LONGEST = 4  # the longest suffix that is looked up; a run that goes on matching counts on from there
-
 
 # w(m), see `method.tree`, for m = 1, 2, 3, ... matching tokens; the last holds for all longer matches. Fitted by
 # maximum likelihood of the mixture on 28,000 places in answers of the embedded target, unseen by its drafter.
@@ -36,38 +38,39 @@ class Copy(NamedTuple):
 
 
 class CopySource:
-    """The text so far, by its suffixes: the newest place where each n-gram stood, n <= `LONGEST`."""
+    """The text so far, by its suffixes: the newest place where each n-gram stood, n <= `LONGEST`.
+
+    Suffixes are looked up to that length; a run that goes on matching counts on from there.
+    text, newest, size: as compiled code takes them (see `compiled.remember`).
+    """
 
     def __init__(self, ids: Iterable[int] = ()):
-        self._text: list[int] = []
-        self._after: dict[tuple[int, ...], int] = {}
+        self.text, self.newest, self.size = np.zeros(1, np.int64), np.zeros(1, np.int64), 0
         self.extend(ids)
 
     def extend(self, ids: Iterable[int]) -> None:
-        for token in ids:
-            end = len(self._text)
-            for start in range(max(0, end - LONGEST), end):
-                self._after[tuple(self._text[start:])] = end
-            self._text.append(token)
+        added = list(ids)
+        known, self.size = self.size, self.size + len(added)
+        if self.size > len(self.text):
+            room = 1 << (2 * self.size).bit_length()
+            self.text = np.concatenate([self.text[:known], np.zeros(room - known, np.int64)])
+            self.newest, self.text[known : self.size] = np.zeros(2 * LONGEST * room, np.int64), added
+            known = 0
+        else:
+            self.text[known : self.size] = added
+        compiled.remember(self.text, known, self.size, self.newest)
 
     def after(self, tail: Sequence[int]) -> Copy | None:
         """What followed the longest suffix of `tail` that stood in the text before; at most `LONGEST` of it count."""
-        tail = tuple(tail[-LONGEST:])
-        for start in range(len(tail)):
-            place = self._after.get(tail[start:])
-            if place is not None:
-                return Copy(self._text[place], place, len(tail) - start)
-        return None
+        tail = id_array(tail[-LONGEST:])
+        return self._copy(*compiled.look_back(self.text, self.newest, tail, len(tail)))
 
     def now(self) -> Copy | None:
         """What may be copied after the text as it stands; a match longer than `LONGEST` is counted to its end."""
-        found = self.after(self._text)
-        if found is None or found.length < LONGEST:
-            return found
-        text, length = self._text, found.length
-        while length < found.place and text[found.place - 1 - length] == text[len(text) - 1 - length]:
-            length += 1
-        return found._replace(length=length)
+        return self._copy(*compiled.look_back_now(self.text, self.newest, self.size))
+
+    def _copy(self, place: int, length: int) -> Copy | None:
+        return Copy(int(self.text[place]), place, length) if place >= 0 else None
 
     def chances(self, longest: int) -> list[float]:
         """How likely the first, the first two, ... of at most `longest` tokens copied now are the target's own."""
@@ -80,7 +83,7 @@ class CopySource:
     def next(self, copy: Copy) -> Copy | None:
         """What comes after a copied token, copying on; None where the text ends."""
         place = copy.place + 1
-        return Copy(self._text[place], place, copy.length + 1) if place < len(self._text) else None
+        return self._copy(place, copy.length + 1) if place < self.size else None
 
 
 def make_source(settings: Settings, ids: Iterable[int]) -> CopySource | None:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diffuspec.method import compiled
+
 
 @dataclass(frozen=True)
 class TokenLattice:
@@ -53,10 +55,22 @@ class TokenLattice:
             found.append((rows, [ids[row] for row in rows], [logq[row] for row in rows]))
         return found
 
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """ids, logq and kept as compiled code takes them: contiguous, and not read-only."""
+        return (
+            np.require(self.ids, np.int32, "CW"), np.require(self.logq, np.float32, "CW"),
+            np.require(self.kept, np.bool_, "CW"),
+        )  # fmt: skip
+
     def rank_of(self, column: int, token: int) -> int | None:
         """0-based rank of `token` in a column, None where the lattice does not hold it."""
         hits = np.flatnonzero(self.ids[column] == token)
         return int(hits[0]) if hits.size else None
+
+
+def id_array(ids: Collection[int]) -> np.ndarray:
+    """Token ids as compiled code takes them, int64 [n]."""
+    return np.fromiter(ids, np.int64, len(ids))
 
 
 def prune(ids: np.ndarray, logq: np.ndarray, *, tau: float, m_max: int, stop_ids: Collection[int]) -> TokenLattice:
@@ -64,14 +78,8 @@ def prune(ids: np.ndarray, logq: np.ndarray, *, tau: float, m_max: int, stop_ids
 
     A column whose W candidates do not reach `tau` keeps min(W, m_max) of them.
     """
-    ids = np.ascontiguousarray(ids, dtype=np.int32)
-    logq = np.ascontiguousarray(logq, dtype=np.float32)
-    mass_before = np.zeros_like(logq, dtype=np.float64)
-    np.cumsum(np.exp(logq[:, :-1], dtype=np.float64), axis=1, out=mass_before[:, 1:])
-    kept = mass_before < tau
-    if stop_ids:
-        kept |= np.isin(ids, np.fromiter(stop_ids, dtype=np.int32))
-    kept[:, m_max:] = False
+    ids, logq = np.require(ids, np.int32, "CW"), np.require(logq, np.float32, "CW")
+    kept = compiled.pruned(ids, logq, id_array(stop_ids), float(tau), m_max)
     return TokenLattice(ids, logq, kept)
 
 

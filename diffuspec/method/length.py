@@ -74,14 +74,14 @@ class TreeBudget:
     """
 
     def __init__(self, ms: float, row_ms: float):
-        self.nodes, self._expected, self._ms, self._row_ms = 0, 1.0, ms, row_ms
+        self.nodes, self.expected, self.ms, self.row_ms = 0, 1.0, ms, row_ms
         self.least = row_ms / ms
 
     def take(self, p: float) -> None:
         self.nodes += 1
-        self._expected += p
-        self._ms += self._row_ms
-        self.least = self._expected * self._row_ms / self._ms
+        self.expected += p
+        self.ms += self.row_ms
+        self.least = self.expected * self.row_ms / self.ms
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,9 @@ from typing import Protocol
 import numpy as np
 
 from diffuspec.errors import SettingsError, WeightsError
+from diffuspec.method import compiled
+
+ENTRIES = 6  # that a token adds to a table of counts, at most: one n-gram and one history of each length
 
 # What a proxy makes of a column: the last order - 1 token ids (-1 before the text began) -> p of each candidate.
 Judge = Callable[[Sequence[int]], list[float]]
@@ -48,46 +51,61 @@ class Proxy(Protocol):
         ...
 
 
-class NoProxy:
-    """Knows nothing: every candidate scores 1, so that the drafter alone decides."""
+class _Tabled:
+    """A proxy that compiled searches read for themselves: `tables` as `compiled.look_up` takes them."""
 
-    order = 1
+    order = 3
+    tables: tuple
 
     def over(self, candidates):
-        ones = [1.0] * len(candidates)
-        return lambda history: ones
+        ids, kept = np.array([candidates], np.int32), np.ones((1, len(candidates)), np.bool_)
+        p = np.empty(len(candidates))
+
+        def judge(history):
+            compiled.look_up(self.tables, 0, np.array(history, np.int64), ids, kept, p)
+            return p.tolist()
+
+        return judge
 
     def extend(self, ids):
         pass
 
 
-class _Unpacked(dict):
-    """Part of a table as Python numbers, which cost less to look up; an entry is made when it is first met."""
+class _Asked:
+    """What takes the place of tables where a proxy has none (see `compiled.judge`)."""
 
-    def __init__(self, unpack: Callable):
-        self._make = unpack
+    def __init__(self, proxy: Proxy):
+        self._proxy, self._judges = proxy, {}
 
-    def __missing__(self, key):
-        value = self[key] = self._make(key)
-        return value
-
-
-def _places(candidates: Sequence[int]) -> dict[int, list[int]]:
-    """Where each token id stands; a column may be asked to hold one twice."""
-    place: dict[int, list[int]] = {}
-    for index, token in enumerate(candidates):
-        place.setdefault(token, []).append(index)
-    return place
+    def judge(self, column, tail, ids, kept, p):
+        rows = np.flatnonzero(kept[column])
+        if column not in self._judges:
+            self._judges[column] = self._proxy.over(tuple(ids[column, rows].tolist()))
+        p[rows] = self._judges[column](tuple(tail[len(tail) - self._proxy.order + 1 :].tolist()))
 
 
-def _put(p: list[float], place: dict[int, list[int]], seen: dict[int, float]) -> None:
-    """Put what was seen in the place of its candidate."""
-    for token in place.keys() & seen.keys():
-        for index in place[token]:
-            p[index] = seen[token]
+def searching(search: Callable, proxy: Proxy) -> tuple[Callable, tuple | _Asked]:
+    """A search of `method.compiled` and what to give it for this proxy: compiled where the proxy has tables."""
+    return (search, proxy.tables) if isinstance(proxy, _Tabled) else (search.py_func, _Asked(proxy))
 
 
-class NGram:
+def _tables(fitted: tuple | None, context: tuple | None, mix: tuple[float, float]) -> tuple:
+    """Arrays of a fitted n-gram and of one of the text so far, either None, and the weight of each; of none, p = 1."""
+    return (*(fitted or _NO_FITTED), *(context or _NO_CONTEXT), mix)
+
+
+_NO_FITTED = tuple(np.zeros(0, kind) for kind in ("f8", "f4", "i4", "i4", "f4", "f4", "i4", "i4", "f4"))
+_NO_CONTEXT = np.zeros((1, 4), np.int64), 0.0, 0.0
+
+
+class NoProxy(_Tabled):
+    """Knows nothing: every candidate scores 1, so that the drafter alone decides."""
+
+    order = 1
+    tables = _tables(None, None, (0.0, 0.0))
+
+
+class NGram(_Tabled):
     """A 3-gram over token ids in back-off form.
 
     p(w | u, v) = exp(logp3[uvw])                    where the trigram was seen,
@@ -95,64 +113,30 @@ class NGram:
     p(w | v)    = exp(logp2[vw])  or  exp(backoff1[v]) p(w), likewise,
     p(w)        = exp(logp1[w]), float over the whole vocabulary.
 
-    keys2 and keys3 are sorted int64: keys2 = v V + w, keys3 = (row of uv in keys2) V + w.
+    keys2 and keys3 are sorted int64: keys2 = v V + w, keys3 = (row of uv in keys2) V + w. Kept are the words w alone
+    and where those after each v, or uv, start.
     """
-
-    order = 3
 
     def __init__(self, vocab_size, logp1, backoff1, keys2, logp2, backoff2, keys3, logp3):
         self.vocab_size = int(vocab_size)
-        self.logp1, self.backoff1 = logp1, backoff1
-        self.keys2, self.logp2, self.backoff2 = keys2, logp2, backoff2
-        self.keys3, self.logp3 = keys3, logp3
-        self._starts3 = np.searchsorted(keys3, np.arange(len(keys2) + 1, dtype=np.int64) * self.vocab_size)
-        self._starts2 = np.searchsorted(keys2, np.arange(self.vocab_size + 1, dtype=np.int64) * self.vocab_size)
-        self._p1: list[float] = np.exp(logp1, dtype=np.float64).tolist()
-        self._after1 = _Unpacked(self._unpack1)
-        self._rows = _Unpacked(self._unpack_rows)
-        self._after2 = _Unpacked(self._unpack2)
+        self.logp1, self.backoff1, self.logp2, self.backoff2, self.logp3 = (
+            np.require(table, np.float32, "CW") for table in (logp1, backoff1, logp2, backoff2, logp3)
+        )
+        self._starts2, self._words2 = _by_history(keys2, self.vocab_size, self.vocab_size)
+        self._starts3, self._words3 = _by_history(keys3, len(keys2), self.vocab_size)
+        self.arrays = (
+            np.exp(logp1, dtype=np.float64), self.backoff1, self._starts2, self._words2, self.logp2, self.backoff2,
+            self._starts3, self._words3, self.logp3,
+        )  # fmt: skip
+        self.tables = _tables(self.arrays, None, (1.0, 0.0))
 
-    def extend(self, ids):
-        pass
+    @property
+    def keys2(self) -> np.ndarray:
+        return _keys(self._starts2, self._words2, self.vocab_size)
 
-    def over(self, candidates):
-        place = _places(candidates)
-        unigram = [self._p1[token] for token in candidates]
-
-        def judge(history):
-            u, v = history
-            if v < 0:
-                return unigram
-            backoff, followers = self._after1[v]
-            p = [backoff * x for x in unigram]
-            _put(p, place, followers)
-            if u >= 0 and (row := self._rows[u].get(v)) is not None:
-                backoff, followers = self._after2[row]
-                if backoff != 1.0:
-                    p = [backoff * x for x in p]
-                _put(p, place, followers)
-            return p
-
-        return judge
-
-    def _unpack1(self, v: int) -> tuple[float, dict[int, float]]:
-        """The weight of p(w), and p(w | v) of what was seen after v."""
-        rows = slice(self._starts2[v], self._starts2[v + 1])
-        return self._unpack(self.backoff1[v], self.keys2[rows], self.logp2[rows])
-
-    def _unpack2(self, row: int) -> tuple[float, dict[int, float]]:
-        """The weight of p(w | v), and p(w | u, v) of what was seen after the pair in this row of keys2."""
-        rows = slice(self._starts3[row], self._starts3[row + 1])
-        return self._unpack(self.backoff2[row], self.keys3[rows], self.logp3[rows])
-
-    def _unpack_rows(self, v: int) -> dict[int, int]:
-        """{w: row of vw in keys2}."""
-        first, last = self._starts2[v], self._starts2[v + 1]
-        return dict(zip((self.keys2[first:last] % self.vocab_size).tolist(), range(first, last), strict=True))
-
-    def _unpack(self, backoff, keys, logp) -> tuple[float, dict[int, float]]:
-        p = np.exp(logp, dtype=np.float64).tolist()
-        return float(np.exp(backoff)), dict(zip((keys % self.vocab_size).tolist(), p, strict=True))
+    @property
+    def keys3(self) -> np.ndarray:
+        return _keys(self._starts3, self._words3, self.vocab_size)
 
     def save(self, path: Path) -> None:
         np.savez_compressed(
@@ -179,74 +163,59 @@ class NGram:
             ) from error
 
 
-class ContextNGram:
+def _by_history(keys: np.ndarray, histories: int, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of sorted keys, history V + w: where each history's start, int32 [histories + 1], and the words w, int32."""
+    starts = np.searchsorted(keys, np.arange(histories + 1, dtype=np.int64) * vocab_size)
+    return starts.astype(np.int32), (keys % vocab_size).astype(np.int32)
+
+
+def _keys(starts: np.ndarray, words: np.ndarray, vocab_size: int) -> np.ndarray:
+    return np.repeat(np.arange(len(starts) - 1), np.diff(starts)) * vocab_size + words
+
+
+class ContextNGram(_Tabled):
     """A 3-gram of the text so far, by interpolated absolute discounting.
 
     p(w | h) = max(c(hw) - D, 0) / c(h) + D n(h) / c(h) p(w | shorter h), down to 1 / V,
     where n(h) counts the distinct followers of h.
     """
 
-    order = 3
-
     def __init__(self, vocab_size: int, ids: Sequence[int] = (), discount: float = 0.5):
         self.vocab_size, self.discount = vocab_size, discount
-        self._followers: dict[tuple[int, ...], dict[int, int]] = {}
-        self._totals: dict[tuple[int, ...], int] = {}
-        self._tail: list[int] = []
+        self._ids: list[int] = []
+        self._counts = np.zeros((1, 4), np.int64)
         self.extend(ids)
 
+    @property
+    def arrays(self) -> tuple:
+        return self._counts, 1.0 / self.vocab_size, self.discount
+
+    @property
+    def tables(self) -> tuple:
+        return _tables(None, self.arrays, (0.0, 1.0))
+
     def extend(self, ids):
-        for token in ids:
-            for start in range(len(self._tail) + 1):
-                history = tuple(self._tail[start:])
-                counts = self._followers.setdefault(history, {})
-                counts[token] = counts.get(token, 0) + 1
-                self._totals[history] = self._totals.get(history, 0) + 1
-            self._tail = [*self._tail, token][-(self.order - 1) :]
-
-    def over(self, candidates):
-        place = _places(candidates)
-        unigram = self._interpolate([1.0 / self.vocab_size] * len(candidates), (), place)
-
-        def judge(history):
-            u, v = history
-            return self._interpolate(self._interpolate(unigram, (v,), place), (u, v), place)
-
-        return judge
-
-    def _interpolate(self, shorter, history, place):
-        total = self._totals.get(history)
-        if not total:
-            return shorter
-        counts = self._followers[history]
-        left = self.discount * len(counts) / total
-        p = [left * x for x in shorter]
-        for token in place.keys() & counts.keys():
-            share = (counts[token] - self.discount) / total
-            for index in place[token]:
-                p[index] += share
-        return p
+        known = len(self._ids)
+        self._ids.extend(ids)
+        room = 2 * ENTRIES * len(self._ids)  # at most half full
+        if len(self._counts) < room:
+            self._counts, known = np.zeros((1 << (2 * room - 1).bit_length(), 4), np.int64), 0
+        start = max(0, known - 2)
+        compiled.count(self._counts, np.array(self._ids[start:], np.int64), known - start)
 
 
-class Mixture:
+class Mixture(_Tabled):
     """p = (1 - weight) p_ngram + weight p_context."""
 
-    order = 3
-
     def __init__(self, ngram: NGram, context: ContextNGram, weight: float):
-        self.ngram, self.context, self.weight = ngram, context, weight
+        self.ngram, self.context, self.weight = ngram, context, float(weight)
+
+    @property
+    def tables(self) -> tuple:
+        return _tables(self.ngram.arrays, self.context.arrays, (1.0 - self.weight, self.weight))
 
     def extend(self, ids):
         self.context.extend(ids)
-
-    def over(self, candidates):
-        fitted, here = self.ngram.over(candidates), self.context.over(candidates)
-        rest, weight = 1.0 - self.weight, self.weight
-
-        def judge(history):
-            return [rest * x + weight * y for x, y in zip(fitted(history), here(history), strict=True)]
-
-        return judge
 
 
 def make_proxy(kind: str, *, ngram: NGram | None, vocab_size: int, weight: float, prompt_ids: Sequence[int]) -> Proxy:

@@ -8,7 +8,7 @@ left to right with a beam of width B and scores a path y by
 
 A path ends at its first stop token. Ended and open paths have different lengths, and a sum of
 logarithms only ever falls, so plain sums would favour short paths. Here like is compared with
-like: an ended path competes with any other at its own depth (see `_choose`).
+like: an ended path competes with any other at its own depth (see `compiled.beam`).
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diffuspec.method import compiled
 from diffuspec.method.copying import CopySource
-from diffuspec.method.lattice import TokenLattice
+from diffuspec.method.lattice import TokenLattice, id_array, prune
 from diffuspec.method.length import TreeBudget
-from diffuspec.method.proxy import Proxy, last_tokens
+from diffuspec.method.proxy import ContextNGram, Proxy, last_tokens, searching
 from diffuspec.method.tree import PrefixTree, best_first_tree
 from diffuspec.settings import Settings
 
@@ -104,84 +105,15 @@ def beam_search(
     """
     if not lattice.k:
         return argmax_path(lattice, stop_ids)
-    alive = [(0, 0.0, last_tokens(context, proxy.order - 1))]  # place in the level before, Eq. 8 so far, history
-    levels, judged = [], []
-    for rows, tokens, logq in lattice.kept_cells():
-        judge, own = proxy.over(tokens), [lam * value for value in logq]
-        level_logp, grown = [], []
-        for _, total, history in alive:
-            level_logp.append(logp := [math.log(p) for p in judge(history)])
-            grown += [total + drafter + (1.0 - lam) * causal for drafter, causal in zip(own, logp, strict=True)]
-        best = sorted(range(len(grown)), key=grown.__getitem__, reverse=True)[: 2 * beam]
-        survivors, level, open_paths = min(beam, len(best)), [], []
-        for place, index in enumerate(best):
-            above, column = divmod(index, len(rows))
-            parent, _, history = alive[above]
-            ended = tokens[column] in stop_ids
-            level.append((parent, rows[column], grown[index], ended, above))
-            if place < survivors and not ended:
-                open_paths.append((place, grown[index], (*history, tokens[column])[1:] if history else ()))
-        levels.append(level)
-        judged.append((rows, level_logp))
-        alive = open_paths
-        if not alive:
-            break
-    return _result(lattice, levels, judged, beam)
-
-
-def _choose(levels: list[list[tuple]], beam: int) -> tuple[int, int]:
-    """(depth, index) of the winning path; an entry of a level begins with parent, row, score, ended.
-
-    The champion is the best path that reached the last depth. Ended paths challenge it, the deepest
-    first: one takes its place if its score exceeds the champion's own prefix at the same depth.
-    """
-    depth, index = len(levels) - 1, 0
-    for at in range(len(levels) - 2, -1, -1):
-        for challenger, (_, _, score, ended, *_) in enumerate(levels[at][:beam]):
-            if not ended:
-                continue
-            ancestor = index
-            for d in range(depth, at, -1):
-                ancestor = levels[d][ancestor][0]
-            if score > levels[at][ancestor][2]:
-                depth, index = at, challenger
-                break
-    return depth, index
-
-
-def _result(lattice, levels, judged, beam) -> SearchResult:
-    depth, chosen = _choose(levels, beam)
-    n = depth + 1
-    ranks, score = [0] * n, [0.0] * n
-    proxy_logp = np.full((n, lattice.width), np.nan, np.float32)
-    index = chosen
-    for d in range(depth, -1, -1):
-        rows, level_logp = judged[d]
-        parent, ranks[d], score[d], _, above = levels[d][index]
-        proxy_logp[d, rows] = level_logp[above]
-        index = parent
-    ranks = np.array(ranks, np.int32)
-    return SearchResult(
-        method="cps",
-        ids=lattice.ids[np.arange(n), ranks],
-        ranks=ranks,
-        score=np.array(score, np.float32),
-        proxy_logp=proxy_logp,
-        levels=_record(levels, beam),
-        chosen=chosen,
+    search, asked = searching(compiled.beam, proxy)
+    sizes, parent, rank, score, ended, chosen, *path = search(
+        asked, *lattice.arrays(), id_array(stop_ids), id_array(last_tokens(context, proxy.order - 1)), float(lam), beam
     )
-
-
-def _record(levels: list[list[tuple]], beam: int) -> tuple[BeamLevel, ...]:
-    """The levels as views of four arrays: one by one, so many small arrays would cost more than the search."""
-    parent, rank, score, ended, _ = zip(*(entry for level in levels for entry in level), strict=True)
-    parent, rank = np.array(parent, np.int16), np.array(rank, np.int16)
-    score, ended = np.array(score, np.float32), np.array(ended, np.bool_)
-    recorded, start = [], 0
-    for level in levels:
-        own = slice(start, start := start + len(level))
-        recorded.append(BeamLevel(parent[own], rank[own], score[own], ended[own], min(beam, len(level))))
-    return tuple(recorded)
+    levels, start = [], 0
+    for size in sizes.tolist():
+        own = slice(start, start := start + size)
+        levels.append(BeamLevel(parent[own], rank[own], score[own], ended[own], min(beam, size)))
+    return SearchResult("cps", *path, levels=tuple(levels), chosen=chosen)
 
 
 def exact_search(
@@ -195,58 +127,9 @@ def exact_search(
     """
     if not lattice.k:
         return argmax_path(lattice, stop_ids)
-    open_paths = {last_tokens(context, proxy.order - 1): (0.0, -1, None)}  # last tokens -> Eq. 8, row, the path above
-    ended = []  # by depth, the best path that ended there
-    for rows, tokens, logq in lattice.kept_cells():
-        judge, own = proxy.over(tokens), [lam * value for value in logq]
-        grown, stopped = {}, None
-        for history, above in open_paths.items():
-            for row, token, drafter, p in zip(rows, tokens, own, judge(history), strict=True):
-                total = above[0] + drafter + (1.0 - lam) * math.log(p)
-                if token in stop_ids:
-                    if stopped is None or total > stopped[0]:
-                        stopped = total, row, above
-                    continue
-                after = (*history, token)[1:] if history else ()
-                if after not in grown or total > grown[after][0]:
-                    grown[after] = total, row, above
-        ended.append(stopped)
-        if not grown:
-            break
-        open_paths = grown
-    last = [*grown.values(), *([ended[-1]] if ended[-1] else [])]
-    way = _way(max(last, key=lambda path: path[0]))
-    for depth in range(len(ended) - 2, -1, -1):
-        if ended[depth] and ended[depth][0] > way[depth][0]:
-            way = _way(ended[depth])
-    return _along(lattice, proxy, context, [row for _, row, _ in way], [total for total, _, _ in way])
-
-
-def _way(path: tuple) -> list[tuple]:
-    """The path and those it grew from, the shortest first."""
-    found = []
-    while path[2] is not None:
-        found.append(path)
-        path = path[2]
-    return found[::-1]
-
-
-def _along(lattice, proxy, context, rows: list[int], score: list[float]) -> SearchResult:
-    history, proxy_logp = last_tokens(context, proxy.order - 1), []
-    for row, (cells, tokens, _) in zip(rows, lattice.kept_cells(), strict=False):
-        seen = [math.nan] * lattice.width
-        for cell, p in zip(cells, proxy.over(tokens)(history), strict=True):
-            seen[cell] = math.log(p)
-        proxy_logp.append(seen)
-        history = (*history, tokens[cells.index(row)])[1:] if history else ()
-    ranks = np.array(rows, np.int32)
-    return SearchResult(
-        method="exact",
-        ids=lattice.ids[np.arange(len(rows)), ranks],
-        ranks=ranks,
-        score=np.array(score, np.float32),
-        proxy_logp=np.array(proxy_logp, np.float32),
-    )
+    search, asked = searching(compiled.exact, proxy)
+    tail = id_array(last_tokens(context, proxy.order - 1))
+    return SearchResult("exact", *search(asked, *lattice.arrays(), id_array(stop_ids), tail, float(lam)))
 
 
 def sample_path(
@@ -297,12 +180,11 @@ def sample_path(
 
 @dataclass(frozen=True)
 class TreeSearch:
-    """A prefix tree before it was verified. judged: log p_proxy of the next column after each inner node,
-    {node: (rows of its kept cells, log p of each)}."""
+    """A prefix tree before it was verified. judged: log p_proxy of the next column, as `best_first_tree` gives it."""
 
     lattice: TokenLattice
     tree: PrefixTree
-    judged: dict[int, tuple[list[int], list[float]]]
+    judged: np.ndarray
 
     @property
     def ids(self) -> np.ndarray:
@@ -311,16 +193,12 @@ class TreeSearch:
     def along(self, node: int) -> SearchResult:
         """The path through `node` (-1: the anchor) to a leaf."""
         tree, nodes = self.tree, self.tree.path_through(node)
-        proxy_logp = np.full((len(nodes), self.lattice.width), np.nan, np.float32)
-        for row, above in zip(proxy_logp, [-1, *nodes], strict=False):
-            rows, logp = self.judged.get(above, ((), ()))
-            row[list(rows)] = logp
         return SearchResult(
             method="tree",
             ids=tree.ids[nodes],
             ranks=tree.rank[nodes].astype(np.int32),
             score=tree.score[nodes],
-            proxy_logp=proxy_logp,
+            proxy_logp=self.judged[[0, *(above + 1 for above in nodes[:-1])]][: len(nodes)],
             tree=tree,
             nodes=np.array(nodes, np.int16),
         )
@@ -350,6 +228,15 @@ def find(
     if settings.search == "exact":
         return exact_search(lattice, proxy, context, **causal)
     return beam_search(lattice, proxy, context, beam=settings.beam, **causal)
+
+
+def warm_up() -> None:
+    """Compile the searches, where this machine has not done so before, and load them: no step should wait for that."""
+    lattice = prune(np.zeros((1, 1)), np.zeros((1, 1)), tau=1.0, m_max=1, stop_ids=())
+    proxy, source = ContextNGram(1, [0]), CopySource([0])
+    for search in ("cps", "exact", "tree"):
+        find(lattice, proxy, [0], Settings(search=search), stop_ids=(), source=source)
+    source.now()
 
 
 def oracle_accepted(lattice: TokenLattice, continuation: Sequence[int]) -> int:

@@ -26,20 +26,21 @@ walked to (see README), so that a tree's expected length may be read off its sco
 
 from __future__ import annotations
 
-import heapq
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
-from diffuspec.method.copying import LONGEST, Copy, CopySource, copy_weight
-from diffuspec.method.lattice import TokenLattice
+from diffuspec.method import compiled
+from diffuspec.method.compiled import LONGEST
+from diffuspec.method.copying import COPY_WEIGHTS, CopySource
+from diffuspec.method.lattice import TokenLattice, id_array
 from diffuspec.method.length import TreeBudget
-from diffuspec.method.proxy import Proxy, last_tokens
+from diffuspec.method.proxy import Proxy, last_tokens, searching
 
-COPIED = -1
+COPIED = compiled.COPIED
+_WEIGHTS = np.array(COPY_WEIGHTS)
+_NOTHING = CopySource()
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,6 @@ class PrefixTree:
         return path
 
 
-class _Way(NamedTuple):
-    """How a node was reached: its last tokens, and what may be copied after it."""
-
-    tail: tuple[int, ...]
-    copy: Copy | None
-
-
 def best_first_tree(
     lattice: TokenLattice,
     proxy: Proxy,
@@ -99,68 +93,25 @@ def best_first_tree(
     copied_after: int = 1,
     deepest: int | None = None,
     budget: TreeBudget | None = None,
-) -> tuple[PrefixTree, dict[int, tuple[list[int], list[float]]]]:
+) -> tuple[PrefixTree, np.ndarray]:
     """The `nodes` likeliest nodes over the kept cells of `lattice`; `context`: token ids before the draft.
 
     source: the same context, to copy from where `copied_after` tokens match; None copies nothing.
     deepest: bound on the tokens of a path, which a copied run may make longer than the lattice; by default k.
     budget: ends the tree before `nodes` where one more would not pay.
-    Also log p_proxy of the next column after each inner node: {node: (rows of its kept cells, log p of each)}.
+    Also log p_proxy of the next column after the anchor and each inner node: float32 [inner nodes + 1, W], NaN where
+    none was asked.
     """
-    deepest = lattice.k if deepest is None else deepest
-    cells, columns = lattice.kept_cells()[:deepest], []
-    order, log, exp = proxy.order - 1, math.log, math.exp
-    ids, parent, depth, rank, score = [], [], [], [], []
-    judged: dict[int, tuple[list[int], list[float]]] = {}
-    heap: list[tuple[float, int, int, int, int]] = []  # -log P, column, the node above, row, token
-
-    def open_below(node: int, column: int, reached: float, way: _Way) -> None:
-        if column == deepest:
-            return
-        weight = copy_weight(way.copy.length) if way.copy and way.copy.length >= copied_after else 0.0
-        least = budget.least * exp(-reached) if budget else 0.0
-        if column < len(cells):
-            if column == len(columns):  # a column is prepared when the tree first gets there
-                rows, tokens, logq = cells[column]
-                mass = min(1.0, sum(map(exp, logq)))
-                columns.append((rows, tokens, [lam * value for value in logq], mass, proxy.over(tokens)))
-            rows, tokens, own, mass, judge = columns[column]
-            logp = [log(p) for p in judge(way.tail[len(way.tail) - order :])]
-            judged[node] = rows, logp
-            value = [drafter + (1.0 - lam) * causal for drafter, causal in zip(own, logp, strict=True)]
-            best = max(value)
-            chances = [exp(v - best) for v in value]
-            share = (1.0 - weight) * mass / sum(chances)
-            copied = way.copy.token if weight else None
-            for chance, token, row in zip(chances, tokens, rows, strict=True):
-                p = share * chance
-                if token == copied:
-                    p, weight = p + weight, 0.0
-                if p > least:
-                    heapq.heappush(heap, (-reached - log(p), column, node, row, token))
-        if weight > least:
-            heapq.heappush(heap, (-reached - log(weight), column, node, COPIED, way.copy.token))
-
-    def below(way: _Way, token: int) -> _Way:
-        tail = (*way.tail, token)[1:]
-        copy = source.next(way.copy) if way.copy and way.copy.token == token else None
-        return _Way(tail, copy or (source.after(tail) if source else None))
-
-    ways = {-1: _Way(last_tokens(context, max(order, LONGEST)), source.now() if source else None)}
-    open_below(-1, 0, 0.0, ways[-1])
-    while heap and len(ids) < nodes:
-        minus, column, above, row, token = heapq.heappop(heap)
-        if budget:
-            if exp(-minus) <= budget.least:
-                break
-            budget.take(exp(-minus))
-        node = len(ids)
-        ids.append(token), parent.append(above), depth.append(column), rank.append(row), score.append(-minus)
-        if token not in stop_ids and node + 1 < nodes:
-            ways[node] = below(ways[above], token)
-            open_below(node, column + 1, -minus, ways[node])
-    tree = PrefixTree(
-        np.array(ids, np.int32), np.array(parent, np.int16), np.array(depth, np.int16), np.array(rank, np.int16),
-        np.array(score, np.float32),
+    search, asked = searching(compiled.tree, proxy)
+    tail = id_array(last_tokens(context, max(proxy.order - 1, LONGEST)))
+    copying = source or _NOTHING
+    spent, row_ms, expected = (budget.ms, budget.row_ms, budget.expected) if budget else (1.0, 0.0, 1.0)
+    ids, parent, depth, rank, score, judged = search(
+        asked, *lattice.arrays(), id_array(stop_ids), tail, float(lam), nodes,
+        lattice.k if deepest is None else deepest, copying.text, copying.newest, copying.size, copied_after, _WEIGHTS,
+        spent, row_ms, expected,
     )  # fmt: skip
-    return tree, judged
+    if budget:
+        for p in np.exp(score).tolist():
+            budget.take(p)
+    return PrefixTree(ids, parent, depth, rank, score.astype(np.float32)), judged

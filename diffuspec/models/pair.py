@@ -15,6 +15,7 @@ from transformers.utils import cached_file
 from diffuspec.errors import PairError, PromptError, WeightsError
 from diffuspec.method.length import StepCost
 from diffuspec.method.proxy import NGram
+from diffuspec.method.search import warm_up
 from diffuspec.models import weights
 from diffuspec.models.cost import measure
 from diffuspec.models.drafter import Convention, DiffusionDrafter, StandaloneDrafter, load_block_drafter
@@ -206,7 +207,8 @@ def _pair(name, target_name, drafter_name, tokenizer, target, drafter, proxy, dt
 
 
 def _warm_up(pair: Pair) -> None:
-    """First passes pay for lazy initialisation; nobody should measure that."""
+    """First passes and searches pay for lazy initialisation; nobody should measure that."""
+    warm_up()
     ids = [min(pair.stop_ids, default=0)] * 9
     cache = pair.target.new_cache()
     pair.target.prefill(cache, ids)

@@ -139,13 +139,20 @@ def test_the_copy_source_finds_the_longest_and_newest_match(text, more, cut):
 @given(lattices(), proxies, contexts, lams, budgets)
 def test_parents_come_first_and_every_node_is_its_cell(lattice, proxy, context, lam, nodes):
     lattice, stop_ids = lattice
-    tree, inner = grow(lattice, stop_ids, proxy, context, lam, nodes)
+    tree, judged = grow(lattice, stop_ids, proxy, context, lam, nodes)
     assert (tree.parent < np.arange(len(tree))).all()
     assert np.array_equal(tree.depth, [len(cells) - 1 for cells in cells_of(tree)])
     assert np.array_equal(lattice.ids[tree.depth, tree.rank], tree.ids) and lattice.kept[tree.depth, tree.rank].all()
     stops = [int(token) in stop_ids for token in tree.ids]
     assert not any(stops[int(above)] for above in tree.parent if above >= 0)
-    assert set(tree.parent.tolist()) <= inner.keys()
+    for above in {-1, *tree.parent.tolist()}:
+        text = [-1, -1, *context, *(token for _, token in (cells_of(tree)[above] if above >= 0 else ()))]
+        column = int(tree.depth[above]) + 1 if above >= 0 else 0
+        expected = [
+            (0.0 if proxy is None else proxy.one(text[-2], text[-1], int(token))) if kept else np.nan
+            for token, kept in zip(lattice.ids[column], lattice.kept[column], strict=True)
+        ]
+        np.testing.assert_allclose(judged[above + 1], expected, rtol=1e-4, atol=1e-6)
 
 
 @given(lattices(), st.integers(0, 2**16).map(TableProxy), contexts, budgets, st.data())
