@@ -34,6 +34,7 @@ from diffuspec.models.ranking import top
 from diffuspec.models.target import Target
 
 MASKED = -1
+LAYER_BITS = 4  # of a compiled drafter: a draft may be rounded, what it proposes is verified
 _NOT_LLAMA = ("_proj.bias", "q_norm.weight", "k_norm.weight")  # Qwen's, which the compiled layers do not know
 ATTENTION = ("full", "block-causal", "causal-prefix")
 
@@ -186,7 +187,7 @@ class BlockDrafter(DiffusionDrafter):
             self._stack = Int8Stack(
                 (_layer_weights(weights, at) for at in layers), weights["norm.weight"], output, heads=self.heads,
                 kv_heads=self.kv_heads, head_dim=self.head_dim, eps=config["rms_norm_eps"],
-                theta=config["rope_theta"], positions=target.context + self.max_block,
+                theta=config["rope_theta"], positions=target.context + self.max_block, bits=LAYER_BITS,
             )  # fmt: skip
             self._source = np.array(config["target_layers"], np.int32)
             return

@@ -1,8 +1,9 @@
-"""A Llama in 8-bit weights, whose rows do not care what else shares the pass; the arithmetic is in `kernels`.
+"""A Llama in 4- and 8-bit weights, whose rows do not care what else shares the pass; the arithmetic is in `kernels`.
 
-Weights are int8 with one scale an output channel, which halves the bytes of bfloat16; a pass is bound by
-reading them. Activations keep about 13 bits, so that the few channels which tower over the others leave
-enough levels to the rest.
+A pass is bound by reading the weights: the fewer bits, the sooner. They are never rounded to 4 bits here, but a model
+whose weights come from a 4-bit file holds at most 16 evenly spaced values in each block of 32, and is then stored in 4
+bits without loss; other weights are rounded to 8. Activations keep 8 bits with one scale for 32 of them, so that the
+few channels which tower over the others cost only their neighbours levels.
 """
 
 from __future__ import annotations
@@ -31,22 +32,64 @@ _one_pass = threading.Lock()
 def int8_fits() -> bool:
     """Whether this machine compiles the kernels and computes 8-bit products as they should be."""
     try:
-        weight, scale = quantise(torch.arange(-64.0, 64.0).reshape(4, 32))
-        a, y = np.ones(3 * weight.shape[1], np.int16), np.zeros((3, 4), np.float32)
-        kernels.product(weight, scale, a, np.ones(3, np.float32), 0, 4, False, y)
-        return bool(np.allclose(y, (weight * scale[:, None]).sum(1)))
+        x, weight = np.ones((3, 32), np.float32), torch.arange(-128.0, 128.0).reshape(8, 32)
+        a, steps = kernels._rounded(x)
+        y = np.zeros((3, 8), np.float32)
+        kernels.product(quantise([weight])[0], a, steps, 3, 0, 8, False, y)
+        return bool(np.allclose(y, weight.sum(1), rtol=0.01, atol=0.5))
     except (numba.NumbaError, RuntimeError, OSError):
         return False
 
 
-def quantise(weight: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """int8 [out rounded up to even, in rounded up to whole lanes], and what a step is worth, float32 [out]."""
-    weight = weight.detach().float().cpu()
-    scale = weight.abs().amax(1).clamp_min(1e-12) / 127
-    whole = (weight / scale[:, None]).round().to(torch.int8)
-    return np.ascontiguousarray(
-        torch.nn.functional.pad(whole, (0, -whole.shape[1] % kernels.LANES, 0, len(whole) % 2))
-    ), scale.numpy()
+def quantise(matrices: Sequence[torch.Tensor], bits: int | None = None) -> np.ndarray:
+    """Matrices [out, in] of one shape as `kernels.product` reads them, uint8 [matrices, groups, bytes].
+
+    bits: 4 or 8; by default 4 where that loses nothing in any of them, else 8.
+    """
+    blocks = [_blocks(matrix) for matrix in matrices]
+    if bits != 8:
+        halves = [_in_4_bits(part) for part in blocks]
+        if bits == 4 or all(_are(*half, part) for half, part in zip(halves, blocks, strict=True)):
+            return np.stack([_records(*half) for half in halves])
+    return np.stack([_records(*_in_8_bits(part)) for part in blocks])
+
+
+def _blocks(matrix: torch.Tensor) -> torch.Tensor:
+    """float32 [groups, LANES, blocks, BLOCK], zeros where channels or inputs end before."""
+    matrix = matrix.detach().float().cpu()
+    out, width = matrix.shape
+    matrix = torch.nn.functional.pad(matrix, (0, -width % kernels.BLOCK, 0, -out % kernels.LANES))
+    return matrix.unflatten(1, (-1, kernels.BLOCK)).unflatten(0, (-1, kernels.LANES))
+
+
+def _in_4_bits(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Codes 0 .. 15, scales and minima float16 [.., 1]."""
+    least, most = blocks.aminmax(dim=-1, keepdim=True)
+    scale, least = ((most - least) / 15).half(), least.half()
+    codes = ((blocks - least) / torch.where(scale == 0, 1, scale)).round_().clamp_(0, 15)
+    return codes.to(torch.uint8), scale, least
+
+
+def _are(codes: torch.Tensor, scale: torch.Tensor, least: torch.Tensor, blocks: torch.Tensor) -> bool:
+    """Whether nothing was lost."""
+    return torch.equal(codes * scale.float() + least.float(), blocks)
+
+
+def _in_8_bits(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes 0 .. 255 around 128, and scales float16 [.., 1]."""
+    scale = (blocks.abs().amax(-1, keepdim=True) / 127).half()
+    codes = (blocks / torch.where(scale == 0, 1, scale)).round_().clamp_(-128, 127) + 128
+    return codes.to(torch.uint8), scale
+
+
+def _records(codes: torch.Tensor, *numbers: torch.Tensor) -> np.ndarray:
+    """uint8 [groups, bytes] of codes [groups, LANES, blocks, BLOCK] and of float16 numbers of each block."""
+    fours = codes.unflatten(-1, (-1, 4)).permute(0, 2, 3, 1, 4)  # [groups, blocks, fours, LANES, 4]
+    if len(numbers) == 2:
+        fours = fours[:, :, 0::2] | fours[:, :, 1::2] << 4
+    parts = [fours.flatten(2)]
+    parts += [number.squeeze(-1).transpose(1, 2).contiguous().view(torch.uint8) for number in numbers]
+    return torch.cat(parts, 2).flatten(1).numpy()
 
 
 class Int8Cache:
@@ -132,20 +175,22 @@ class LayerWeights:
 
 
 class Int8Stack:
-    """Llama layers over a key-value cache, a last norm and the product with a vocabulary."""
+    """Llama layers over a key-value cache, a last norm and the product with a vocabulary.
+
+    bits: of the layers' weights, see `quantise`.
+    """
 
     def __init__(
         self, layers: Iterable[LayerWeights], norm: torch.Tensor, head: torch.Tensor, *, heads: int, kv_heads: int,
-        head_dim: int, eps: float, theta: float, positions: int,
+        head_dim: int, eps: float, theta: float, positions: int, bits: int | None = None,
     ):  # fmt: skip
         layers = list(layers)
-        products = []
-        for name in ("qkv", "output", "gate_up", "down"):
-            whole = [quantise(getattr(layer, name)) for layer in layers]
-            products.append(tuple(np.stack(part) for part in zip(*whole, strict=True)))
+        products = [quantise([getattr(layer, name) for layer in layers], bits) for name in ("qkv", "output")]
+        products.append(quantise([_whole_groups(layer.gate_up) for layer in layers], bits))
+        products.append(quantise([layer.down for layer in layers], bits))
         gains = (np.stack([_array(getattr(layer, name)) for layer in layers]) for name in ("norm", "post_norm"))
-        self._weights = ((*products, *gains), (_array(norm), quantise(head)))
-        self._shape = (heads, kv_heads, head_dim, float(eps))
+        self._weights = (*products, *gains, _array(norm), quantise([head])[0])
+        self._shape = (heads, kv_heads, head_dim, len(head), float(eps))
         inverse = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
         angle = torch.arange(positions, dtype=torch.float32)[:, None] * inverse
         self._cos, self._sin = angle.cos().numpy(), angle.sin().numpy()
@@ -166,6 +211,12 @@ class Int8Stack:
                 x, self._weights, self._shape, source, cache.keys, cache.values, past, hidden, place, self._cos,
                 self._sin, want_logits, threads,
             )  # fmt: skip
+
+
+def _whole_groups(gate_up: torch.Tensor) -> torch.Tensor:
+    """Gate and up filled with zeros to whole groups each."""
+    halves = [torch.nn.functional.pad(half, (0, 0, 0, -len(half) % kernels.LANES)) for half in gate_up.chunk(2)]
+    return torch.cat(halves)
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:

@@ -1,23 +1,33 @@
-"""A Llama pass over a few rows in 8-bit weights, compiled by numba: every row has the same bits in any company.
+"""A Llama pass over a few rows in 4- and 8-bit weights, compiled by numba: every row has the same bits in any company.
 
 Losslessness is a matter of arithmetic. In bfloat16 a pass over one token and one over nine round
 differently, logits tie, and speculative decoding ends up with another answer than plain decoding.
 Here
 
-* a product is a sum of integers, exact in any order: int8 weights with one scale an output channel,
-  activations with one scale a *row* and as many levels as a 32-bit sum can hold (about 13 bits);
+* a product goes through a row in blocks of 32. Inside a block it is a sum of integers, exact in any order:
+  codes of 4 or 8 bits, and activations in 8 bits with one scale a block and a row. The blocks are added up in
+  their order, each by the same two operations;
 * attention goes through a row's own past in the order of the text, one addition at a time, wherever
   in the cache its ancestors stand;
 * what is left (norms, rotation, gates) belongs to one row and is compiled once.
 
 A pass is one call: interpreting its 1,600 operations one by one costs more than the products do.
-The weights are read once for up to eight rows, so that a few rows cost little more than one.
+The weights are read once for all rows, so that a few rows cost little more than one.
+
+Weights lie as the processor wants them (`RECORD`): a record holds a block of 8 output channels. First its codes, 32
+bytes at a time, which are 4 neighbouring inputs of each of the 8 channels, so that 4 activations of a row, repeated 8
+times, meet 8 channels at once; of 4-bit codes the low halves of the bytes are 4 inputs, the high halves the next 4.
+Then a float16 scale for each channel, and of 4-bit codes a float16 minimum:
+
+    w = scale * code + minimum       (4 bits, GGUF's Q4_1)
+    w = scale * (code - 128)         (8 bits, GGUF's Q8_0).
 """
 
 from __future__ import annotations
 
 import math
 
+import llvmlite.binding
 import numba
 import numpy as np
 from llvmlite import ir
@@ -25,9 +35,13 @@ from numba import prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-LANES = 16  # weights taken at a time; the products' inner width must be a multiple of it
-LINE, AHEAD = 64, 8  # bytes that memory is read by; channels asked for ahead of their use
-TILE = 16  # output channels whose weights stay in the nearest cache while all rows pass
+BLOCK, LANES = 32, 8  # inputs and output channels of a record
+CODES = {4: LANES * BLOCK // 2, 8: LANES * BLOCK}  # bytes of its codes
+RECORD = {4: CODES[4] + 4 * LANES, 8: CODES[8] + 2 * LANES}  # and of all of it
+RECORD_4 = RECORD[4]  # compiled code reads no dictionary
+LEVEL = 127  # steps of an activation on each side of 0
+LINE, AHEAD = 64, 1024  # bytes that memory is read by; how far ahead weights are asked for
+GROUP = 4  # rows that a record meets at once
 CHUNK = 12  # query rows that pass one key head together
 SPAN = 16  # columns of a float product computed at a time
 
@@ -35,138 +49,178 @@ _options = dict(nogil=True, error_model="numpy", cache=True)
 _no_nan = {"nnan", "ninf", "nsz"}  # changes no sum: lets a maximum be vectorised
 
 
-@numba.njit(cache=True)
-def levels(width):
-    """Levels of an activation on each side of 0, so that `width` products with int8 never leave 32 bits."""
-    return min(2**15 - 1, (2**31 - 1) // (127 * width))
+def _host_has_x86() -> bool:
+    features = llvmlite.binding.get_host_cpu_features()
+    return numba.config.CPU_NAME is None and all(features.get(name) for name in ("avx2", "f16c"))
 
 
-def _dots(rows: int):
-    """An intrinsic: dot products of weight rows o, o + 1 with `rows` activation rows, into out[r.., at] and the next.
+X86 = _host_has_x86()
+_byte, _short, _int, _long = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+_float, _half = ir.FloatType(), ir.HalfType()
 
-    weight int8 [.., K], K a multiple of LANES; a int16, from `start` on the rows interleaved by LANES (see `_place`);
-    out int32 [n, TILE]. Neighbouring products are added in pairs, a pattern that compilers turn into one instruction
-    (pmaddwd, vpdpwssd).
+
+def _vector(kind, count, value=None):
+    """A vector type, or a constant of it."""
+    vector = ir.VectorType(kind, count)
+    return vector if value is None else ir.Constant(vector, [ir.Constant(kind, value)] * count)
+
+
+def _call(builder, name, result, *arguments):
+    kinds = [argument.type for argument in arguments]
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, kinds), name)
+    return builder.call(function, arguments)
+
+
+def _pairs(builder, products):
+    """Sums of neighbours: half as many lanes."""
+    count = products.type.count // 2
+    none = ir.Constant(products.type, ir.Undefined)
+    even, odd = (
+        builder.shuffle_vector(products, none, ir.Constant(_vector(_int, count), list(range(first, 2 * count, 2))))
+        for first in (0, 1)
+    )
+    return builder.add(even, odd)
+
+
+def _code_products(builder, codes, activations, native):
+    """int16 [16]: sums of pairs of products of codes 0 .. 15, uint8 [32], with int8 [32]."""
+    if native:
+        return _call(builder, "llvm.x86.avx2.pmadd.ub.sw", _vector(_short, 16), codes, activations)
+    wide = _vector(_short, 32)
+    return _pairs(builder, builder.mul(builder.zext(codes, wide), builder.sext(activations, wide)))
+
+
+def _weighted_pairs(builder, sums, weight, native):
+    """int32 [8]: weight times the sums of pairs of int16 [16]."""
+    if native:
+        return _call(builder, "llvm.x86.avx2.pmadd.wd", _vector(_int, 8), sums, _vector(_short, 16, weight))
+    return builder.mul(_pairs(builder, builder.sext(sums, _vector(_int, 16))), _vector(_int, 8, weight))
+
+
+def _repeated(builder, value, count=LANES):
+    none = ir.Constant(_vector(value.type, count), ir.Undefined)
+    return builder.shuffle_vector(
+        builder.insert_element(none, value, ir.Constant(_int, 0)), none, ir.Constant(_vector(_int, count), None)
+    )
+
+
+def dots(bits: int, rows: int, native: bool = X86):
+    """An intrinsic: products of record row `group` with `rows` activation rows, into out[r.., :].
+
+    packed uint8 [groups, blocks RECORD[bits]]; a int8 and steps float32 from `start` on as `_place` puts them;
+    out float32 [n, LANES]. native: by the instructions of x86 processors; the same bits without.
     """
-    i32, i64 = ir.IntType(32), ir.IntType(64)
-    bytes_, shorts = ir.VectorType(ir.IntType(8), LANES), ir.VectorType(ir.IntType(16), LANES)
-    words, pairs = ir.VectorType(i32, LANES), ir.VectorType(i32, LANES // 2)
-    none = ir.Constant(words, ir.Undefined)
-
-    def half(first):
-        return ir.Constant(ir.VectorType(i32, LANES // 2), [ir.Constant(i32, i) for i in range(first, LANES, 2)])
 
     @intrinsic
-    def dots(typing, weight, o, a, start, r, at, out):
+    def products(typing, packed, group, a, steps, start, blocks, r, out):
         def codegen(context, builder, signature, args):
-            weight, a, out = (context.make_array(signature.args[i])(context, builder, args[i]) for i in (0, 2, 6))
-            o, start, r, at = args[1], args[3], args[4], args[5]
-
-            def number(value):
-                return ir.Constant(i64, value)
-
-            def lanes_of(pointer, kind, elements):
-                place = builder.gep(pointer, [elements])
-                return builder.sext(builder.load(builder.bitcast(place, kind.as_pointer()), align=1), words)
-
-            width = cgutils.unpack_tuple(builder, weight.shape)[1]
-            channels = [builder.gep(weight.data, [builder.mul(builder.add(o, number(i)), width)]) for i in range(2)]
-            inputs = builder.gep(a.data, [start])
-            sums = [
-                [cgutils.alloca_once_value(builder, ir.Constant(pairs, None)) for _ in range(rows)] for _ in range(2)
-            ]
-            with cgutils.for_range(builder, builder.udiv(width, number(LANES)), intp=i64) as loop:
-                weights = [lanes_of(pointer, bytes_, builder.mul(loop.index, number(LANES))) for pointer in channels]
-                here = builder.gep(inputs, [builder.mul(loop.index, number(rows * LANES))])
-                for i in range(rows):
-                    x = lanes_of(here, shorts, number(i * LANES))
-                    for w, total in zip(weights, sums, strict=True):
-                        product = builder.mul(w, x, flags=["nsw"])
-                        even, odd = (builder.shuffle_vector(product, none, half(first)) for first in (0, 1))
-                        builder.store(builder.add(builder.load(total[i]), builder.add(even, odd)), total[i])
-            add = cgutils.get_or_insert_function(
-                builder.module, ir.FunctionType(i32, [pairs]), f"llvm.vector.reduce.add.v{LANES // 2}i32"
+            packed, a, steps, out = (
+                context.make_array(signature.args[i])(context, builder, args[i]) for i in (0, 2, 3, 7)
             )
-            for channel, total in enumerate(sums):
-                for i in range(rows):
-                    row = builder.mul(builder.add(r, number(i)), number(TILE))
-                    place = builder.gep(out.data, [builder.add(row, builder.add(at, number(channel)))])
-                    builder.store(builder.call(add, [builder.load(total[i])]), place)
+            group, start, blocks, r = args[1], args[4], args[5], args[6]
+
+            def at(pointer, *factors):
+                place = ir.Constant(_long, 1)
+                for factor in factors:
+                    place = builder.mul(place, ir.Constant(_long, factor) if isinstance(factor, int) else factor)
+                return builder.gep(pointer, [place])
+
+            def load(pointer, kind):
+                return builder.load(builder.bitcast(pointer, kind.as_pointer()), align=1)
+
+            bytes_, floats = _vector(_byte, BLOCK), _vector(_float, LANES)
+            low = _vector(_byte, BLOCK, 15)
+            records = at(builder.bitcast(packed.data, _byte.as_pointer()), group, blocks, RECORD[bits])
+            inputs = at(builder.bitcast(a.data, _byte.as_pointer()), start)
+            scales = builder.gep(steps.data, [builder.udiv(start, ir.Constant(_long, BLOCK // 2))])
+            totals = [cgutils.alloca_once_value(builder, ir.Constant(floats, None)) for _ in range(rows)]
+            for total in totals:
+                builder.store(ir.Constant(floats, None), total)
+            with cgutils.for_range(builder, blocks, intp=_long) as loop:
+                record = at(records, loop.index, RECORD[bits])
+                for line in range(0, RECORD[bits], LINE):
+                    flags = (ir.Constant(_int, flag) for flag in (0, 3, 1))  # read, keep, data
+                    _call(builder, "llvm.prefetch.p0", ir.VoidType(), at(record, AHEAD + line), *flags)
+                here = at(inputs, loop.index, rows * BLOCK)
+                sums = {(part, i): None for part in range(bits // 4) for i in range(rows)}
+                for v in range(CODES[bits] // BLOCK):
+                    codes = load(at(record, v * BLOCK), bytes_)
+                    shifted = builder.lshr(builder.bitcast(codes, _vector(_short, 16)), _vector(_short, 16, 4))
+                    halves = builder.and_(codes, low), builder.and_(builder.bitcast(shifted, bytes_), low)
+                    for number, half in enumerate(halves):
+                        first = 8 * v + 4 * number if bits == 4 else 4 * v
+                        part = number if bits == 8 else 0
+                        for i in range(rows):
+                            four = _repeated(builder, load(at(here, i * BLOCK + first), _int))
+                            product = _code_products(builder, half, builder.bitcast(four, bytes_), native)
+                            known = sums[part, i]
+                            sums[part, i] = product if known is None else builder.add(known, product)
+                scale = builder.fpext(load(at(record, CODES[bits]), _vector(_half, LANES)), floats)
+                if bits == 4:
+                    least = builder.fpext(load(at(record, CODES[4] + 2 * LANES), _vector(_half, LANES)), floats)
+                else:
+                    least = builder.fmul(scale, _vector(_float, LANES, -128.0))
+                pair = at(scales, loop.index, 2 * rows)
+                for i, total in enumerate(totals):
+                    whole = _weighted_pairs(builder, sums[0, i], 1, native)
+                    if bits == 8:
+                        whole = builder.add(whole, _weighted_pairs(builder, sums[1, i], 16, native))
+                    step, sum_ = (_repeated(builder, builder.load(at(pair, 2 * i + j))) for j in range(2))
+                    value = builder.load(total)
+                    value = _call(
+                        builder, "llvm.fma.v8f32", floats, builder.sitofp(whole, floats), builder.fmul(scale, step), value
+                    )
+                    builder.store(_call(builder, "llvm.fma.v8f32", floats, least, sum_, value), total)
+            for i, total in enumerate(totals):
+                place = at(out.data, builder.add(r, ir.Constant(_long, i)), LANES)
+                builder.store(builder.load(total), builder.bitcast(place, floats.as_pointer()), align=4)
             return context.get_dummy_value()
 
         index = types.intp
-        return types.void(weight, index, a, index, index, index, out), codegen
+        return types.void(packed, index, a, steps, index, index, index, out), codegen
 
-    return dots
-
-
-@intrinsic
-def _fetch(typing, weight, o):
-    """Ask for weight rows o, o + 1 (int8 [.., K]) ahead of their use; beyond the end it asks for nothing that matters.
-
-    Two channels read side by side hide from the processor that all of it is one stream.
-    """
-
-    def codegen(context, builder, signature, args):
-        i64, byte = ir.IntType(64), ir.IntType(8).as_pointer()
-        weight = context.make_array(signature.args[0])(context, builder, args[0])
-        width = cgutils.unpack_tuple(builder, weight.shape)[1]
-        start = builder.gep(weight.data, [builder.mul(args[1], width)])
-        flags = [ir.IntType(32)] * 3
-        prefetch = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(ir.VoidType(), [byte, *flags]), "llvm.prefetch.p0"
-        )
-        lines = builder.udiv(builder.mul(width, ir.Constant(i64, 2)), ir.Constant(i64, LINE))
-        with cgutils.for_range(builder, lines, intp=i64) as loop:
-            place = builder.gep(start, [builder.mul(loop.index, ir.Constant(i64, LINE))])
-            builder.call(prefetch, [place, *(ir.Constant(ir.IntType(32), v) for v in (0, 3, 1))])  # read, keep, data
-        return context.get_dummy_value()
-
-    return types.void(weight, types.intp), codegen
+    return products
 
 
-_dots1, _dots2, _dots3, _dots4 = _dots(1), _dots(2), _dots(3), _dots(4)
-GROUP = 4  # rows whose activations are interleaved
+_half1, _half2, _half3, _half4 = (dots(4, rows) for rows in range(1, GROUP + 1))
+_full1, _full2, _full3, _full4 = (dots(8, rows) for rows in range(1, GROUP + 1))
 
 
 @numba.njit(**_options)
-def product(weight, scale, a, step, first, last, add, y):
-    """Channels first .. last - 1 of y = (step * a) (scale * weight)^T, or of y += it.
+def product(packed, a, steps, n, first, last, add, y):
+    """Channels first .. last - 1 of y = x w^T, or of y += it; `first` a multiple of LANES.
 
-    weight int8 [out rounded up to even, K], scale float32 [out], a int16 [n K] as `_place` puts it, step float32 [n],
-    y float32 [n, out].
+    packed uint8 [groups of LANES channels, blocks x record], its bits are told from its size; a int8 [n K], K whole
+    blocks, and steps float32 [n K / BLOCK, 2]: the rows x as `_place` puts them; y float32 [n, out].
     """
-    n, width = len(step), weight.shape[1]
-    sums = np.empty((n, TILE), np.int32)
-    for at in range(first, last, TILE):
-        size = min(last - at, TILE)
+    width = len(a) // n
+    blocks = width // BLOCK
+    is_half = packed.shape[1] == blocks * RECORD_4
+    sums = np.empty((n, LANES), np.float32)
+    for at in range(first, last, LANES):
+        group = at // LANES
         for r in range(0, n, GROUP):
-            start = r * width
-            first_rows = r == 0
-            if n - r >= 4:
-                for o in range(0, size, 2):
-                    if first_rows:
-                        _fetch(weight, at + o + AHEAD)
-                    _dots4(weight, at + o, a, start, r, o, sums)
-            elif n - r == 3:
-                for o in range(0, size, 2):
-                    if first_rows:
-                        _fetch(weight, at + o + AHEAD)
-                    _dots3(weight, at + o, a, start, r, o, sums)
-            elif n - r == 2:
-                for o in range(0, size, 2):
-                    if first_rows:
-                        _fetch(weight, at + o + AHEAD)
-                    _dots2(weight, at + o, a, start, r, o, sums)
+            start, left = r * width, n - r
+            if is_half:
+                if left >= 4:
+                    _half4(packed, group, a, steps, start, blocks, r, sums)
+                elif left == 3:
+                    _half3(packed, group, a, steps, start, blocks, r, sums)
+                elif left == 2:
+                    _half2(packed, group, a, steps, start, blocks, r, sums)
+                else:
+                    _half1(packed, group, a, steps, start, blocks, r, sums)
+            elif left >= 4:
+                _full4(packed, group, a, steps, start, blocks, r, sums)
+            elif left == 3:
+                _full3(packed, group, a, steps, start, blocks, r, sums)
+            elif left == 2:
+                _full2(packed, group, a, steps, start, blocks, r, sums)
             else:
-                for o in range(0, size, 2):
-                    if first_rows:
-                        _fetch(weight, at + o + AHEAD)
-                    _dots1(weight, at + o, a, start, r, o, sums)
+                _full1(packed, group, a, steps, start, blocks, r, sums)
         for r in range(n):
-            for o in range(size):
-                value = np.float32(sums[r, o]) * (step[r] * scale[at + o])
-                y[r, at + o] = y[r, at + o] + value if add else value
+            for o in range(min(LANES, last - at)):
+                y[r, at + o] = y[r, at + o] + sums[r, o] if add else sums[r, o]
 
 
 @numba.njit(fastmath=_no_nan, **_options)
@@ -178,29 +232,42 @@ def _largest(x):
 
 
 @numba.njit(**_options)
-def _place(x, r, n, level, a):
-    """Round row r [K] of n to a grid of `level` steps each side of 0, into a int16 [n K'], K' whole lanes; the step.
+def _place(x, factor, r, n, a, steps):
+    """Round row r [K] of n rows, factor x, to LEVEL steps each side of 0 a block: into a int8 [n K'], K' whole blocks.
 
-    GROUP rows (the last group may have fewer) lie together: their first LANES numbers, row by row, then the next.
+    GROUP rows (the last group may have fewer) lie together: their first blocks, row by row, then the next. In the same
+    order steps float32 [n K' / BLOCK, 2] takes what a step is worth, and that times the sum of the block.
     """
     width = len(a) // n
     rows = min(GROUP, n - r // GROUP * GROUP)
-    start = r // GROUP * GROUP * width + r % GROUP * LANES
-    largest = _largest(x)
-    factor = np.float32(level) / largest if largest > 0.0 else np.float32(0.0)
-    for block in range(width // LANES):
-        first = block * LANES
-        target = a[start + first * rows : start + first * rows + LANES]
-        for i in range(min(LANES, len(x) - first)):
-            target[i] = np.int16(np.int32(np.floor(x[first + i] * factor + np.float32(0.5))))
-    return largest / np.float32(level)
+    start = r // GROUP * GROUP * width // BLOCK + r % GROUP
+    for block in range(width // BLOCK):
+        part = x[block * BLOCK : (block + 1) * BLOCK]
+        at = start + block * rows
+        target = a[at * BLOCK : at * BLOCK + len(part)]
+        largest = _largest(part)
+        scale = np.float32(LEVEL) / largest if largest > 0.0 else np.float32(0.0)
+        total = np.int32(0)
+        for i in range(len(part)):
+            whole = np.int32(np.floor(part[i] * scale + np.float32(0.5)))
+            target[i] = np.int8(whole)
+            total += whole
+        step = largest / np.float32(LEVEL) * factor
+        steps[at, 0], steps[at, 1] = step, step * np.float32(total)
 
 
 @numba.njit(**_options)
-def _normed(x, gain, eps, level):
-    """Root mean square norm of rows x [n, h] times gain, rounded and placed: int16 [n h'], steps float32 [n]."""
+def _room(n, width):
+    """Where `_place` puts n rows of this width: int8, float32."""
+    blocks = -(-width // BLOCK)
+    return np.zeros(n * blocks * BLOCK, np.int8), np.empty((n * blocks, 2), np.float32)
+
+
+@numba.njit(**_options)
+def _normed(x, gain, eps):
+    """Root mean square norm of rows x [n, h] times gain, placed."""
     n, width = x.shape
-    a, step = np.zeros(n * (-(-width // LANES) * LANES), np.int16), np.empty(n, np.float32)
+    a, steps = _room(n, width)
     scaled = np.empty(width, np.float32)
     for r in range(n):
         row = x[r]
@@ -208,18 +275,18 @@ def _normed(x, gain, eps, level):
         for i in range(width):
             total += float(row[i]) * float(row[i])
             scaled[i] = row[i] * gain[i]
-        step[r] = np.float32(_place(scaled, r, n, level, a) / math.sqrt(total / width + eps))
-    return a, step
+        _place(scaled, np.float32(1.0 / math.sqrt(total / width + eps)), r, n, a, steps)
+    return a, steps
 
 
 @numba.njit(**_options)
-def _rounded(x, level):
-    """Rows x [n, K], rounded and placed: int16 [n K'], steps float32 [n]."""
+def _rounded(x):
+    """Rows x [n, K], placed."""
     n, width = x.shape
-    a, step = np.zeros(n * (-(-width // LANES) * LANES), np.int16), np.empty(n, np.float32)
+    a, steps = _room(n, width)
     for r in range(n):
-        step[r] = _place(x[r], r, n, level, a)
-    return a, step
+        _place(x[r], np.float32(1.0), r, n, a, steps)
+    return a, steps
 
 
 @numba.njit(**_options)
@@ -401,26 +468,25 @@ PROJECT, ATTEND, OUTPUT, GATE, DOWN, HEAD = range(6)
 @numba.njit(**_options)
 def _work(stage, t, threads, layer, x, weights, shape, keys, values, past, hidden, place, cos, sin, buffers):
     """Thread t's share of one stage of a layer; every thread rounds the stage's input for itself."""
-    (qkv, qkv_scale), (output, output_scale), (gate_up, gate_up_scale), (down, down_scale), norms, post = weights[0]
-    norm, (head, head_scale) = weights[1]
-    heads, kv_heads, d, eps = shape
+    qkv, output, gate_up, down, norms, post, norm, head = weights
+    heads, kv_heads, d, vocab, eps = shape
     projected, mixed, gates, gated, scores, logits = buffers
     n, width = x.shape
     if stage == PROJECT:
-        a, step = _normed(x, norms[layer], eps, levels(width))
-        weight, scale, out = qkv[layer], qkv_scale[layer], projected
+        a, steps = _normed(x, norms[layer], eps)
+        weight, out, channels = qkv[layer], projected, projected.shape[1]
     elif stage == OUTPUT:
-        a, step = _rounded(mixed, levels(mixed.shape[1]))
-        weight, scale, out = output[layer], output_scale[layer], x
+        a, steps = _rounded(mixed)
+        weight, out, channels = output[layer], x, width
     elif stage == GATE:
-        a, step = _normed(x, post[layer], eps, levels(width))
-        weight, scale, out = gate_up[layer], gate_up_scale[layer], gates
+        a, steps = _normed(x, post[layer], eps)
+        weight, out, channels = gate_up[layer], gates, gated.shape[1]
     elif stage == DOWN:
-        a, step = _rounded(gated, levels(gated.shape[1]))
-        weight, scale, out = down[layer], down_scale[layer], x
+        a, steps = _rounded(gated)
+        weight, out, channels = down[layer], x, width
     elif stage == HEAD:
-        a, step = _normed(x, norm, eps, levels(width))
-        weight, scale, out = head, head_scale, logits
+        a, steps = _normed(x, norm, eps)
+        weight, out, channels = head, logits, vocab
     else:
         group, shrink = heads // kv_heads, np.float32(1.0 / math.sqrt(d))
         tasks = -(-n * group // CHUNK) * kv_heads
@@ -438,11 +504,10 @@ def _work(stage, t, threads, layer, x, weights, shape, keys, values, past, hidde
                 at = (g * group + (first + i) % group) * d
                 _copy(out[i, :d], mixed[rows[i], at : at + d])
         return
-    channels = gated.shape[1] if stage == GATE else len(scale)
-    first, last = _share(channels, t, threads, TILE), _share(channels, t + 1, threads, TILE)
+    first, last = _share(channels, t, threads, LANES), _share(channels, t + 1, threads, LANES)
     for half in range(2 if stage == GATE else 1):
         skip = half * channels
-        product(weight, scale, a, step, skip + first, skip + last, stage in (OUTPUT, DOWN), out)
+        product(weight, a, steps, n, skip + first, skip + last, stage in (OUTPUT, DOWN), out)
     if stage == GATE:
         for r in range(n):
             _gate(gates[r, first:last], gates[r, channels + first : channels + last], gated[r, first:last])
@@ -452,22 +517,21 @@ def _work(stage, t, threads, layer, x, weights, shape, keys, values, past, hidde
 def run(x, weights, shape, source, keys, values, past, hidden, place, cos, sin, want_logits, threads):
     """The layers of a Llama over n rows, in place in x float32 [n, h]; logits float32 [n, V], or [0, V] unwanted.
 
-    weights: the layers' qkv, output, gate_up, down as (int8 [layers, out, K], float32 [layers, out]) and the gains
-    of their two norms float32 [layers, h]; the head's gain [h] and (int8 [V, K], float32 [V]); see `product`.
-    shape: (heads, kv heads, d, eps).
+    weights: the layers' qkv, output, gate_up, down, uint8 [layers, groups, bytes] as `product` reads them, gate and
+    up each a whole number of groups; the gains of their two norms float32 [layers, h]; the head's gain [h] and weights.
+    shape: (heads, kv heads, d, V, eps).
     source int32 [layers]: the cache layer that layer l reads and appends to; keys float32 [cache layers, kv heads,
     d, room], values float32 [.., kv heads, room, d], `past` tokens in them; row i is appended at past + i.
     hidden bool [n, n]: True where row i must not look at row j of the block; place int64 [n]: the rows' positions;
     cos, sin float32 [context, d / 2]. The cache needs room for past + n tokens and SPAN more.
     """
     # A parallel loop takes no tuples: they are taken apart here and put together in it.
-    (qkv, qkv_scale), (output, output_scale), (gate_up, gate_up_scale), (down, down_scale), norms, post = weights[0]
-    norm, (head, head_scale) = weights[1]
-    heads, kv_heads, d, eps = shape
+    qkv, output, gate_up, down, norms, post, norm, head = weights
+    heads, kv_heads, d, vocab, eps = shape
     n = len(x)
-    inner = gate_up.shape[1] // 2
-    logits = np.empty((n if want_logits else 0, len(head_scale)), np.float32)
-    projected, mixed = np.empty((n, qkv.shape[1]), np.float32), np.empty((n, heads * d), np.float32)
+    inner = gate_up.shape[1] // 2 * LANES
+    logits = np.empty((n if want_logits else 0, vocab), np.float32)
+    projected, mixed = np.empty((n, (heads + 2 * kv_heads) * d), np.float32), np.empty((n, heads * d), np.float32)
     gates, gated = np.empty((n, 2 * inner), np.float32), np.empty((n, inner), np.float32)
     scores = np.empty((threads, CHUNK, past + n + SPAN), np.float32)
     for layer in range(len(source) + 1 if want_logits else len(source)):
@@ -482,12 +546,10 @@ def run(x, weights, shape, source, keys, values, past, hidden, place, cos, sin, 
                         _rotate(k, cos[place[r]], sin[place[r]], keys[at, g, :, past + r], np.float32(1.0))
                         _copy(v, values[at, g, past + r])
             for t in prange(threads):
-                layers = (
-                    (qkv, qkv_scale), (output, output_scale), (gate_up, gate_up_scale), (down, down_scale), norms, post,
-                )  # fmt: skip
                 _work(
-                    np.int64(stage), np.int64(t), threads, np.int64(layer), x, (layers, (norm, (head, head_scale))),
-                    (heads, kv_heads, d, eps), keys[at], values[at], past, hidden, place, cos, sin,
+                    np.int64(stage), np.int64(t), threads, np.int64(layer), x,
+                    (qkv, output, gate_up, down, norms, post, norm, head), (heads, kv_heads, d, vocab, eps),
+                    keys[at], values[at], past, hidden, place, cos, sin,
                     (projected, mixed, gates, gated, scores, logits),
                 )  # fmt: skip
     return logits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -37,21 +38,86 @@ def head_of(weight, gain):
     return head
 
 
-def test_a_product_is_exact_in_the_rounded_numbers_and_near_the_plain_one():
+def unpacked(records, out, width):
+    """The numbers that `quantise` wrote down for one matrix, float64 [out, width]."""
+    blocks = -(-width // kernels.BLOCK)
+    records = records.reshape(len(records), blocks, -1)
+    bits = {size: bits for bits, size in kernels.RECORD.items()}[records.shape[2]]
+    codes, numbers = records[:, :, : kernels.CODES[bits]], records[:, :, kernels.CODES[bits] :].copy()
+    numbers = numbers.view(np.float16).astype(np.float64).reshape(len(records), blocks, -1, 8)
+    if bits == 4:
+        codes = codes.reshape(len(records), blocks, 4, 8, 4)
+        codes = np.stack([codes & 15, codes >> 4], 3).reshape(len(records), blocks, 8, 8, 4)
+    codes = codes.reshape(len(records), blocks, 8, 8, 4).transpose(0, 3, 1, 2, 4).reshape(-1, blocks, 32)
+    scale = numbers[:, :, 0].transpose(0, 2, 1).reshape(-1, blocks, 1)
+    least = numbers[:, :, 1].transpose(0, 2, 1).reshape(-1, blocks, 1) if bits == 4 else -128 * scale
+    return (codes * scale + least).reshape(-1, blocks * 32)[:out, :width], bits
+
+
+def in_4_bits(out, width, random):
+    """A matrix as a 4-bit file gives it back: 16 evenly spaced values in each block of 32."""
+    blocks = (out, -(-width // 32), 32)
+    codes = torch.randint(0, 16, blocks, generator=random)
+    codes[..., 0], codes[..., 1] = 0, 15
+    scale, least = (torch.randn(*blocks[:2], 1, generator=random).half().float() for _ in range(2))
+    return (codes * scale.abs() + least).flatten(1)[:, :width]
+
+
+def test_weights_of_a_4_bit_file_are_kept_without_loss_in_4_bits_and_others_in_8():
     random = torch.Generator().manual_seed(1)
-    weight, gain = torch.randn(97, 70, generator=random), torch.rand(70, generator=random) + 0.5
-    rows = torch.randn(33, 70, generator=random)
+    halves = [in_4_bits(21, 96, random) for _ in range(2)]
+    for matrix, records in zip(halves, quantise(halves), strict=True):
+        numbers, bits = unpacked(records, 21, 96)
+        assert bits == 4 and np.array_equal(numbers, matrix.double().numpy())
+    scale = (torch.rand(21, 3, 1, generator=random) + 0.1).half().float()
+    whole = torch.randint(-127, 128, (21, 3, 32), generator=random)
+    whole[..., 5] = 127
+    matrix = (whole * scale).flatten(1)
+    numbers, bits = unpacked(quantise([matrix])[0], 21, 96)
+    assert bits == 8 and np.array_equal(numbers, matrix.double().numpy())
+    one_of_both = quantise([halves[0], matrix])
+    assert {unpacked(records, 21, 96)[1] for records in one_of_both} == {8}
+    rounded, bits = unpacked(quantise([matrix], bits=4)[0], 21, 96)
+    assert bits == 4 and np.abs(rounded - matrix.numpy()).max() < 0.07 * matrix.abs().max()
+
+
+@pytest.mark.parametrize(("bits", "width"), [(4, 96), (8, 70)])
+def test_a_product_is_exact_in_the_rounded_numbers_and_near_the_plain_one(bits, width):
+    random = torch.Generator().manual_seed(1)
+    weight, gain = torch.randn(97, width, generator=random), torch.rand(width, generator=random) + 0.5
+    if bits == 4:
+        weight = in_4_bits(97, width, random)
+    rows = torch.randn(33, width, generator=random)
     rows[:, 3] *= 60  # an outlier channel, as language models have them
     made = torch.from_numpy(head_of(weight, gain)(rows.numpy()))
-    whole, scale = quantise(weight)
-    assert whole.shape == (98, 80) and np.abs(whole).max() == 127
-    scaled = rows * gain
-    step = scaled.abs().amax(1, keepdim=True) / kernels.levels(70)
-    rounded = (scaled / step).round().double() @ torch.from_numpy(whole[:97, :70].astype(np.float64)).T
+    numbers, found = unpacked(quantise([weight])[0], 97, width)
+    assert found == bits
+    blocks = torch.nn.functional.pad(rows * gain, (0, 96 - width)).unflatten(1, (3, 32))
+    step = blocks.abs().amax(-1, keepdim=True) / kernels.LEVEL
+    rounded = ((blocks / step).round() * step).flatten(1)[:, :width].double() @ torch.from_numpy(numbers).T
     norm = torch.sqrt(rows.double().square().mean(1, keepdim=True) + 1e-5)
-    torch.testing.assert_close(made.double(), rounded * torch.from_numpy(scale) * step / norm, rtol=1e-3, atol=1e-3)
-    exact = (scaled / norm.float()) @ weight.T
-    assert (made - exact).norm() < 0.01 * exact.norm()
+    torch.testing.assert_close(made.double(), rounded / norm, rtol=1e-3, atol=1e-3)
+    exact = (rows * gain / norm.float()) @ weight.T
+    assert (made - exact).norm() < 0.02 * exact.norm()
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_other_processors_come_to_the_same_bits(bits):
+    random = torch.Generator().manual_seed(2)
+    packed = quantise([torch.randn(16, 64, generator=random)], bits=bits)[0]
+    a = torch.randint(-127, 128, (3 * 64,), generator=random, dtype=torch.int8).numpy()
+    steps = torch.rand(6, 2, generator=random).numpy()
+    made = []
+    for native in {kernels.X86, False}:
+        dots, out = kernels.dots(bits, 3, native), np.zeros((3, 8), np.float32)
+
+        @numba.njit
+        def second_group(packed, a, steps, out):
+            dots(packed, 1, a, steps, 0, 2, 0, out)
+
+        second_group(packed, a, steps, out)
+        made.append(out)
+    assert all(np.array_equal(made[0], other) for other in made) and made[0].any()
 
 
 def test_a_row_has_the_same_bits_alone_and_in_company():
@@ -66,12 +132,6 @@ def test_a_row_has_the_same_bits_alone_and_in_company():
 
 def test_rows_of_zeros_stay_zeros():
     assert not head_of(torch.eye(32), torch.ones(32))(np.zeros((2, 32), np.float32)).any()
-
-
-@pytest.mark.parametrize("width", [16, 576, 1536, 18944])
-def test_sums_of_the_largest_products_stay_within_32_bits(width):
-    level = kernels.levels(width)
-    assert width * 127 * level < 2**31 and level <= 2**15 - 1 and level >= 800
 
 
 @pytest.mark.parametrize("arithmetic", ["int8", "float32"])
@@ -118,7 +178,7 @@ def test_int8_is_near_the_model(tiny, tiny_model):
     cache, ids = target.new_cache(), list(range(40, 60))
     logits = target.forward(cache, ids)
     exact = tiny_model(torch.tensor([ids])).logits[0]
-    assert torch.nn.functional.cosine_similarity(logits, exact).min() > 0.995
+    assert torch.nn.functional.cosine_similarity(logits, exact).min() > 0.99
 
 
 def test_a_cache_grows_moves_and_shows_its_layers():
