@@ -35,17 +35,25 @@ window.DiffuSpecDraw = (() => {
 
   /* ------------------------------------------------------------------------------- Plotly */
 
+  /** Kept once what is in the document now has been painted; soon anyhow where no frame is drawn. */
+  const painted = () =>
+    new Promise((done) => {
+      requestAnimationFrame(() => setTimeout(done));
+      setTimeout(done, 1000);
+    });
+
   let loaded = null;
-  /** A promise of the Plotly object, loaded from `url` at the first call. */
+  /** A promise of the Plotly object, loaded from `url` at the first call, but not before the page has been painted:
+      to read it and draw takes as long as all else together. */
   const plotly = (url) => {
-    loaded ??= new Promise((resolve, reject) => {
+    loaded ??= painted().then(() => new Promise((resolve, reject) => {
       if (window.Plotly) return resolve(window.Plotly);
       const script = document.createElement("script");
       script.src = url;
       script.onload = () => resolve(window.Plotly);
       script.onerror = () => reject(new Error("plotly.js did not load"));
       document.head.append(script);
-    });
+    }));
     return loaded;
   };
 
