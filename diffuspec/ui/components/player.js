@@ -17,8 +17,8 @@ window.DiffuSpecPlayer = (() => {
   const PROXIES = { ngram: "3-gram", "ngram+context": "3-gram + context", context: "3-gram of this text", none: "no proxy" };
   const TOLD_MS = { mask: 700, lattice: 1000, search: 1400, verify: 1600, commit: 1000 }; // how long play stays in a phase
   const STEP_MS = 900; // how long play stays in a step where it does not tell the phases
+  const LIVE_MS = 1000; // a run under way moves on to its newest step no oftener: drawing takes the engine's cores
   const SPEEDS = [0.5, 1, 2, 4];
-  const FIGURE_MS = 1200; // figures of a run under way are drawn no oftener: drawing takes the engine's cores
   const SIGN = { accepted: "✓", correction: "↺", bonus: "+" };
 
   class Player {
@@ -137,9 +137,14 @@ window.DiffuSpecPlayer = (() => {
           if (!step.detail && this.data.steps[i]) step.detail = this.data.steps[i].detail;
         });
       }
+      const pictured = Boolean(next.figures);
+      if (!pictured && !fresh) next.figures = this.data.figures;
       this.data = next;
       const before = this.at;
-      if (this.follow || this.at >= next.steps.length) this.at = this.lastDraft();
+      const due = fresh || !next.live || !this.counted || performance.now() - this.movedAt >= LIVE_MS;
+      if (due) this.movedAt = performance.now();
+      this.counted = next.steps.length;
+      if ((this.follow && due) || this.at >= next.steps.length) this.at = this.lastDraft();
       if (fresh && !next.live) this.at = this.tellingStep();
       if (fresh && next.at) {
         this.at = Math.min(next.at.step, Math.max(next.steps.length - 1, 0));
@@ -150,8 +155,9 @@ window.DiffuSpecPlayer = (() => {
       this.find("[data-toggle=path]").textContent = SEARCHES[next.settings.search];
       this.drawMerits();
       this.drawText();
-      this.drawFigures();
-      this.drawStep();
+      if (pictured) this.drawFigures();
+      if (due) this.drawStep();
+      else this.drawBar();
     }
 
     /** A step worth opening with: the first where the search could have done better, else one cut short. */
@@ -390,7 +396,8 @@ window.DiffuSpecPlayer = (() => {
       if (top < box.scrollTop || top > box.scrollTop + box.clientHeight - 28) box.scrollTop = top - box.clientHeight / 2;
     }
 
-    drawStep(told = false) {
+    /** Which step is in front, and what can be done about it. */
+    drawBar() {
       const { step, data } = this;
       const count = data.steps.length;
       const scrub = this.find("#step-scrub");
@@ -409,6 +416,10 @@ window.DiffuSpecPlayer = (() => {
       const label = this.find("#step-label");
       label.replaceChildren(make("b", "", count ? `Step ${this.at + 1} of ${count}` : "No step yet"));
       if (step) label.append(` ${this.summary(step)}`);
+    }
+
+    drawStep(told = false) {
+      this.drawBar();
       this.markText();
       this.drawLattice(told);
       this.drawBars();
@@ -559,15 +570,13 @@ window.DiffuSpecPlayer = (() => {
     /* --------------------------------------------------------------------------- figures */
 
     async drawFigures() {
-      if (!this.data) return;
-      const early = this.data.live && this.figuresAt && performance.now() - this.figuresAt < FIGURE_MS;
-      if (this.drawing || early) {
+      if (!this.data || !this.data.figures) return;
+      if (this.drawing) {
         this.redraw = true;
         return;
       }
       this.drawing = true;
       this.redraw = false;
-      this.figuresAt = performance.now();
       try {
         this.Plotly = await this.options.plotly();
         for (const [name, node] of Object.entries(this.figures)) {
@@ -579,7 +588,7 @@ window.DiffuSpecPlayer = (() => {
       } finally {
         this.drawing = false;
       }
-      if (this.redraw && !this.data.live) this.drawFigures();
+      if (this.redraw) this.drawFigures();
     }
 
     describeFigures() {

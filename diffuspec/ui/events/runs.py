@@ -14,11 +14,7 @@ from diffuspec.ui.components.notice import ended, loading, message
 from diffuspec.ui.events.explain import explain
 from diffuspec.ui.host import DTYPES, Host, Job
 from diffuspec.ui.knobs import to_settings
-from diffuspec.ui.views.payload import payload
-
-# Steps sent in full with each look at a run; more than pass between two looks, so that a look the
-# browser drops is made good by the next.
-RECENT = 16
+from diffuspec.ui.views.payload import Stream, payload
 
 
 class Runs:
@@ -47,15 +43,14 @@ class Runs:
         if job is None or not ticket:
             yield keep, keep, keep, *idle
             return
-        last, said = None, ended()
+        last, said, stream = None, ended(), Stream(ticket)
         try:
             for look in self.host.follow(job):
                 if look.status is not None:
                     yield keep, keep, loading(look.status.text, look.status.fraction), keep, keep
                     continue
                 last = look.trace
-                recent = 0 if look.final else max(len(last.steps) - RECENT, 0)
-                drawn = payload(last, ticket, look.source, detail_from=recent)
+                drawn = payload(last, ticket, look.source) if look.final else stream.look(last, look.source)
                 yield drawn, last if look.final else keep, loading(None), keep, keep
         except Exception as error:  # whatever the engine raises must not take the page down
             said = ended(explain(error))
