@@ -12,6 +12,8 @@ from conftest import serious
 from fake import fake_trace
 from playwright.sync_api import expect
 
+from diffuspec import DiffuSpec, Settings
+from diffuspec.method.tree import COPIED
 from diffuspec.trace import Trace
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -153,3 +155,119 @@ def test_axe_and_no_sideways_scroll_in_the_lab(visit, site, theme, width):
     page = at_lab(visit, site, f"?__theme={theme}#lab", viewport={"width": width, "height": 900})
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert not serious(page)
+
+
+@pytest.fixture(scope="module")
+def grown(tiny_pairs) -> Trace:
+    """A run of the tree search, which also copies from its text."""
+    settings = Settings(proxy="context", search="tree", nodes=12, copy=1, k_min=2, k_max=6, max_new_tokens=60)
+    return DiffuSpec(tiny_pairs["peeking"], settings).run("A tiny run, a tiny run, a tiny run")
+
+
+@pytest.fixture(scope="module")
+def grown_site(serve, grown):
+    return serve(grown)
+
+
+def copying(trace: Trace) -> int:
+    """Index of a step whose path begins in the lattice and was copied from there on."""
+    return next(step.index for step in trace.steps if len(step.path) > 1 and list(step.search.ranks[:2] < 0) == [0, 1])
+
+
+def to_step(page, index: int, bar: str = "#step-scrub") -> None:
+    page.locator(bar).evaluate(
+        "(n, value) => { n.value = value; n.dispatchEvent(new Event('input', {bubbles: true})); }", index + 1
+    )
+
+
+def test_the_tree_is_drawn_with_its_edges_copies_and_what_was_accepted(visit, grown_site, grown):
+    page = visit(grown_site)
+    index = copying(grown)
+    step = grown.steps[index]
+    tree, check = step.search.tree, step.verification.tree
+    to_step(page, index)
+    page.click("#phase-verify")
+    expect(page.locator("[data-toggle=path]")).to_have_text("tree")
+    page.click("[data-toggle=rows]")
+    cells = {(int(depth), int(rank)) for depth, rank in zip(tree.depth, tree.rank, strict=True)}
+    assert (tree.rank == COPIED).any()
+    lattice = {cell for cell in cells if cell[1] >= 0}
+    for col, rank in lattice:
+        expect(page.locator(f"#lattice .node[data-col='{col}'][data-rank='{rank}']")).to_have_count(1)
+    copied = page.locator("#lattice .node[data-rank='-1']")
+    assert copied.count() == len(cells) - len(lattice)
+    expect(copied.first).to_contain_text("copy")
+    # An edge is drawn where both of its ends are, and taken where the target went along it.
+    edges = [i for i, parent in enumerate(tree.parent) if parent >= 0]
+    assert page.locator("#lattice .ds-link.tree").count() == len(edges)
+    taken = sum(bool(check.accepted[i]) for i in edges)
+    assert page.locator("#lattice .ds-link.tree.taken").count() == taken
+    assert page.locator("#lattice .path.accepted").count() == step.verification.accepted
+    page.click("#phase-search")
+    assert page.locator("#lattice .ds-link.tree.taken").count() == 0
+    # The copied cell explains itself, and picture, table and file say the same.
+    copied.first.click()
+    expect(page.locator("#inspector")).to_contain_text("none: copied from the text")
+    page.click("[data-table=lattice] summary")
+    page.wait_for_selector("[data-table=lattice] tbody tr")
+    assert page.locator("[data-table=lattice] tbody tr").count() == step.lattice.ids.size
+    picture = "".join(ElementTree.fromstring(saved(page, "lattice", "svg")).itertext())
+    assert "copy" in picture
+    rows = list(csv.DictReader(io.StringIO(saved(page, "lattice", "csv").decode("utf-8-sig"))))
+    assert [row["path"] for row in rows].count("yes") == int((step.search.ranks >= 0).sum())
+
+
+def test_a_copied_token_is_no_cell_to_verify_in_the_lab(visit, grown_site, grown):
+    page = visit(grown_site)
+    to_step(page, copying(grown))
+    page.click("#page-lab-button")
+    copied = page.locator("#lab-lattice [data-rank='-1']")
+    copied.first.click()
+    expect(page.locator("#lab [data-chosen]")).to_contain_text("copied from the text")
+    for act in ("verify", "branch"):
+        expect(page.locator(f"[data-ask={act}]")).to_be_disabled()
+    expect(page.locator("[data-ask=redraft]")).to_be_enabled()
+    column = int(copied.first.get_attribute("data-col"))
+    page.locator(f"#lab-lattice [data-col='{column}'][data-rank='0']").click()
+    for act in ("verify", "branch"):
+        expect(page.locator(f"[data-ask={act}]")).to_be_enabled()
+
+
+def test_sampled_steps_draw_each_ratio_with_its_u(visit, serve, tiny_pairs):
+    settings = Settings(
+        proxy="context", temperature=0.7, rule="sampled-search", k_min=2, k_max=6, max_new_tokens=60, seed=1
+    )
+    trace = DiffuSpec(tiny_pairs["block"], settings).run("A tiny run, a tiny run, a tiny run")
+    step = max(trace.steps, key=lambda step: len(step.verification.ratios))
+    check = step.verification
+    assert len(check.ratios) > 1
+    page = visit(serve(trace))
+    to_step(page, step.index)
+    expect(page.locator("[data-bars-hint]")).to_contain_text("the line is its u")
+    drawn = page.locator("#player [data-picture=bars] li").evaluate_all(
+        "nodes => nodes.map(n => [n.className, n.querySelector('b').style.height, n.querySelector('s')?.style.bottom])"
+    )
+    assert len(drawn) == len(step.path)
+    for column, (fate, height, line) in enumerate(drawn):
+        if column >= len(check.ratios):
+            assert fate == "unseen" and line is None
+            continue
+        ratio, u = check.ratios[column], check.uniforms[column]
+        assert float(height.rstrip("%")) == pytest.approx(100 * ratio, abs=0.1)
+        assert float(line.rstrip("%")) == pytest.approx(100 * u, abs=0.1)
+        assert fate == ("accepted" if column < check.accepted else "rejected")
+        assert (fate == "accepted") == (u < ratio)
+
+
+def test_the_lab_searches_while_a_run_goes_on(visit, slow_site):
+    page = visit(slow_site)
+    page.click("#run")
+    expect(page.locator("[data-run]")).to_contain_text(re.compile(r"\d+ tokens? of 128 …"))
+    page.click("#page-lab-button")
+    page.wait_for_selector("#lab-lattice [data-col]")
+    slide(page, "tau", 0.3)
+    page.wait_for_function("JSON.parse(document.querySelector('.ds-lab').dataset.settings).tau === 0.3")
+    assert slow_site.runs[-1].stop_reason == "running"
+    page.click("#page-playground-button")
+    page.click("#stop")
+    expect(page.locator("#run")).to_be_enabled()

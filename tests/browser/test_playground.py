@@ -223,6 +223,7 @@ def test_each_picture_has_its_table(visit, site):
     page = visit(site)
     for name in ("lattice", "adl", "acceptance"):
         page.click(f"[data-table={name}] summary")
+        page.wait_for_selector(f"[data-table={name}] tbody tr")
         assert page.locator(f"[data-table={name}] tbody tr").count() > 3
     assert page.locator("[data-table=adl] tbody tr").count() == steps_shown(page)
 

@@ -327,11 +327,17 @@ window.DiffuSpecLab = (() => {
       }
       why.hidden = false;
       const path = step.detail.ranks;
+      const copied = path.indexOf(-1);
       const off = path[col] !== rank;
-      this.find("[data-chosen]").textContent = off
-        ? `with “${f.label}” at +${col + 1} in place of “${this.label(step.path[col])}”` : `up to “${f.label}” at +${col + 1}; pick another cell to force it`;
-      this.find("[data-ask=verify]").textContent = off ? `Verify the path with “${f.label}”` : "Verify this path";
-      this.find("[data-ask=branch]").textContent = `Force “${f.label}” and branch`;
+      const place = col < step.path.length ? ` in place of “${this.label(step.path[col])}”` : ", past the path’s end";
+      const kept = off ? `with “${f.label}” at +${col + 1}${place}` : `up to “${f.label}” at +${col + 1}; pick another cell to force it`;
+      // What was copied from the text is no cell of the lattice, so no path through it can be named by ranks.
+      const cut = copied >= 0 && copied < col ? `; what the path copied from +${copied + 1} on gives way to the drafter’s likeliest` : "";
+      this.find("[data-chosen]").textContent = rank < 0
+        ? `“${f.label}” was copied from the text, not drafted: pick a cell of the lattice to verify it or to branch` : kept + cut;
+      this.find("[data-ask=verify]").textContent = off && rank >= 0 ? `Verify the path with “${f.label}”` : "Verify this path";
+      this.find("[data-ask=branch]").textContent = rank < 0 ? "Force a token and branch" : `Force “${f.label}” and branch`;
+      this.enable();
     }
 
     latticeKey(event) {
@@ -353,8 +359,7 @@ window.DiffuSpecLab = (() => {
 
     ask(act) {
       const { step } = this.view;
-      const { col } = this.cell;
-      const rank = Math.max(this.cell.rank, 0);
+      const { col, rank } = this.cell;
       const copied = step.detail.ranks.indexOf(-1); // what follows hangs on a token that is no cell
       const path = step.detail.ranks.slice(0, copied < 0 ? step.path.length : copied);
       // Columns past the path's end hold no choice of the search: their likeliest candidate.
@@ -362,7 +367,7 @@ window.DiffuSpecLab = (() => {
       path[col] = rank;
       const ranks = act === "branch" ? path.slice(0, col + 1) : path;
       const k = Math.min(32, Math.max(1, Math.round(Number(this.find("[data-k]").value)) || 8));
-      const label = `step ${this.step + 1}, “${this.label(step.detail.ids[col][rank])}” at +${col + 1}`;
+      const label = rank < 0 ? "" : `step ${this.step + 1}, “${this.label(step.detail.ids[col][rank])}” at +${col + 1}`;
       this.setBusy("asking …");
       this.trigger("submit", { act, step: this.step, settings: this.changes, ranks, k, label });
     }
@@ -379,7 +384,8 @@ window.DiffuSpecLab = (() => {
       const free = !this.busy && this.again && this.again.after;
       for (const button of this.root.querySelectorAll("[data-ask]")) {
         const drawn = button.dataset.ask === "verify" && this.sampled;
-        button.disabled = !free || drawn || (button.dataset.ask !== "redraft" && this.redrafted);
+        const noCell = this.redrafted || !this.cell || this.cell.rank < 0;
+        button.disabled = !free || drawn || (button.dataset.ask !== "redraft" && noCell);
       }
       const note = this.find("[data-sampled]");
       note.hidden = !this.sampled;
