@@ -226,3 +226,5 @@ def test_axe_finds_nothing_serious(visit, site, theme):
 def test_nothing_overflows_at_820_pixels(visit, site):
     page = traces(visit, site, viewport={"width": 820, "height": 1180})
     assert page.evaluate("document.documentElement.scrollWidth") <= 820
+    places = [page.locator(name).bounding_box()["y"] for name in ("#gallery", "#trace-tools")]
+    assert places == sorted(places), "the recorded traces come first"
