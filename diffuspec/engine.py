@@ -25,7 +25,7 @@ from diffuspec.method.lattice import TokenLattice, generated_length, prune
 from diffuspec.method.length import make_policy
 from diffuspec.method.proxy import NoProxy, make_proxy
 from diffuspec.method.sampling import distribution, draw
-from diffuspec.method.search import SearchResult, TreeSearch, find, sample_path
+from diffuspec.method.search import SearchResult, TreeSearch, find, sample_path, warm_up
 from diffuspec.models.pair import Pair
 from diffuspec.models.ranking import likeliest
 from diffuspec.recorder import Recorder
@@ -102,6 +102,7 @@ class Run:
         self.random = np.random.default_rng(settings.seed)
         self.cache = self.likeliest = None
         self.stop_reason = "running"
+        warm_up(settings.search)
         self.recorder = Recorder(pair, settings, prompt, ids)
 
     @property

@@ -18,7 +18,8 @@ LONGEST = 4  # the longest suffix that a copy is looked up by
 COPIED = -1  # the row of a copied token that is no kept cell
 _MIX, _MIX2 = 0x1E3779B97F4A7C15, 0x3F58476D1CE4E5B9  # odd multipliers of the hashes
 
-_options = dict(nogil=True, error_model="numpy", cache=True)
+_ZERO = np.int64(0)  # a literal 0 would have a function compiled for itself
+_options = dict(nogil=True, error_model="numpy", cache=True, no_cfunc_wrapper=True)
 
 
 @numba.njit(**_options)
@@ -76,10 +77,10 @@ def look_up(tables, column, tail, ids, kept, p):
             first3, last3, weight3 = starts3[row], starts3[row + 1], math.exp(np.float64(backoff2[row]))
     slot0, slot1, slot2 = -1, -1, -1
     if here > 0.0:
-        slot0 = _slot(counts, 0, 0)
+        slot0 = _slot(counts, _ZERO, _ZERO)
         if v >= 0:
-            slot1 = _slot(counts, v + 1, 0)
-            slot2 = _slot(counts, (u + 1 << 32) + v + 1, 0) if u >= 0 else -1
+            slot1 = _slot(counts, v + 1, _ZERO)
+            slot2 = _slot(counts, (u + 1 << 32) + v + 1, _ZERO) if u >= 0 else -1
 
     for row in range(ids.shape[1]):
         if not kept[column, row]:
@@ -96,7 +97,7 @@ def look_up(tables, column, tail, ids, kept, p):
                 x = math.exp(np.float64(logp2[at])) if at >= 0 else weight2 * p1[token]
                 x *= weight3
         if here > 0.0:
-            y = _interpolated(counts, slot0, 0, token, discount, y)
+            y = _interpolated(counts, slot0, _ZERO, token, discount, y)
             y = _interpolated(counts, slot1, v + 1, token, discount, y)
             y = _interpolated(counts, slot2, (u + 1 << 32) + v + 1, token, discount, y)
         if here == 0.0:
@@ -152,7 +153,7 @@ def count(counts, ids, first):
             history = 0
             for j in range(i - n, i):
                 history = (history << 32) + ids[j] + 1
-            of = _slot(counts, history, 0)
+            of = _slot(counts, history, _ZERO)
             counts[of, 0] = history
             counts[of, 2] += 1
             at = _slot(counts, history, ids[i] + 1)
@@ -223,12 +224,12 @@ def look_back_now(text, newest, size):
 def beam(proxy, ids, logq, kept, stops, context, lam, widest):
     """`method.search.beam_search`: what makes up its levels, the chosen path's index, and that path.
 
-    context: int64 [order - 1]. Returns (survivors and runners-up of each level, their parent, rank, score, ended;
-    chosen; ids, ranks, score, proxy_logp).
+    context: int64 [order - 1]. Returns (how many levels; survivors and runners-up of each, their parent, rank, score,
+    ended; chosen; ids, ranks, score, proxy_logp).
     """
     k, width = ids.shape
     most, order = 2 * widest, len(context)
-    size, cell, score = np.zeros(k, np.int64), np.empty((k, most), np.int64), np.empty((k, most))
+    size, cell, score = np.empty(k, np.int64), np.empty((k, most), np.int64), np.empty((k, most))
     place, reached, tails = np.empty((k + 1, widest), np.int64), np.empty(widest), np.empty((widest, order), np.int64)
     grown_reached, grown_tails = np.empty(widest), np.empty((widest, order), np.int64)
     p, logp = np.empty(width), np.empty((k, widest, width), np.float32)
@@ -289,35 +290,38 @@ def beam(proxy, ids, logq, kept, stops, context, lam, widest):
                     depth, chosen, ancestor = i, j, j
                     break
     path, ranks = np.empty(depth + 1, np.int32), np.empty(depth + 1, np.int32)
-    sums, seen = np.empty(depth + 1, np.float32), np.full((depth + 1, width), np.nan, np.float32)
+    sums, seen = np.empty(depth + 1, np.float32), np.empty((depth + 1, width), np.float32)
     at = chosen
     for i in range(depth, -1, -1):
         a, row = cell[i, at] // width, cell[i, at] % width
         path[i], ranks[i], sums[i] = ids[i, row], row, score[i, at]
         for j in range(width):
-            if kept[i, j]:
-                seen[i, j] = logp[i, a, j]
+            seen[i, j] = logp[i, a, j] if kept[i, j] else np.nan
         at = place[i, a]
-    return size[:levels], parent, rank, recorded, ended, chosen, path, ranks, sums, seen
+    return levels, size, parent, rank, recorded, ended, chosen, path, ranks, sums, seen
 
 
 @numba.njit(**_options)
 def exact(proxy, ids, logq, kept, stops, context, lam):
-    """`method.search.exact_search`: (ids, ranks, score, proxy_logp) of the path.
+    """`method.search.exact_search`: (ids, ranks, score, proxy_logp) of the path, ranks longer than it.
 
     A state is the rows of the last order - 1 columns, as the digits of a number to the base W.
     """
     k, width = ids.shape
     order = len(context)
     states = width**order
-    total, above = np.full((k + 1, states), -np.inf), np.empty((k + 1, states), np.int64)
+    total, above = np.empty((k + 1, states)), np.empty((k + 1, states), np.int64)
     rows = np.empty((k + 1, states), np.int64)
-    stopped, stopped_above, stopped_row = np.full(k, -np.inf), np.empty(k, np.int64), np.empty(k, np.int64)
+    stopped, stopped_above, stopped_row = np.empty(k), np.empty(k, np.int64), np.empty(k, np.int64)
     tail, p = np.empty(order, np.int64), np.empty(width)
+    for state in range(states):
+        total[0, state] = -np.inf
     total[0, 0], depth, alive = 0.0, -1, True
     while alive and depth + 1 < k:
         depth += 1
-        alive = False
+        alive, stopped[depth] = False, -np.inf
+        for state in range(states):
+            total[depth + 1, state] = -np.inf
         for state in range(states):
             if total[depth, state] == -np.inf:
                 continue
@@ -361,18 +365,17 @@ def exact(proxy, ids, logq, kept, stops, context, lam):
                     ranks[j], sums[j], state = rows[j + 1, state], total[j + 1, state], above[j + 1, state]
 
     n = last + 1
-    path, score, seen = np.empty(n, np.int32), np.empty(n, np.float32), np.full((n, width), np.nan, np.float32)
+    path, score, seen = np.empty(n, np.int32), np.empty(n, np.float32), np.empty((n, width), np.float32)
     for j in range(order):
         tail[j] = context[j]
     for i in range(n):
         judge(proxy, i, tail, ids, kept, p)
         for row in range(width):
-            if kept[i, row]:
-                seen[i, row] = math.log(p[row])
+            seen[i, row] = math.log(p[row]) if kept[i, row] else np.nan
         path[i], score[i] = ids[i, ranks[i]], sums[i]
         for j in range(order):
             tail[j] = tail[j + 1] if j + 1 < order else path[i]
-    return path, ranks[:n], score, seen
+    return path, ranks, score, seen
 
 
 @numba.njit(**_options)
@@ -380,12 +383,11 @@ def tree(
     proxy, ids, logq, kept, stops, context, lam, nodes, deepest, text, newest, size, copied_after, weights, spent,
     row_ms, expected,
 ):  # fmt: skip
-    """`method.tree.best_first_tree`: (ids, parent, depth, rank; log P float64 [n]; judged).
+    """`method.tree.best_first_tree`: (n; ids, parent, depth, rank; log P float64; judged) of `nodes`, n filled.
 
     context: int64 [at least order - 1 and LONGEST]; text[:size], newest: a copy source's, size 0 for none;
     weights: float64, w of 1, 2, ... matching tokens; spent, expected: t and E of a budget, row_ms: its b, 0 for none.
-    Arrays over nodes have the anchor in front. judged: float32 [inner nodes, W], log p_proxy of the next column,
-    NaN where none was asked.
+    judged: float32, the anchor's row first, log p_proxy of the next column, NaN where none was asked.
     """
     k, width = ids.shape
     length = len(context)
@@ -395,8 +397,10 @@ def tree(
     tails = np.empty((nodes + 1, length), np.int64)
     place, match = np.empty(nodes + 1, np.int64), np.empty(nodes + 1, np.int64)
     best = np.empty(nodes, np.int64)  # of chance
-    judged = np.full((nodes, width), np.nan, np.float32)
-    mass, p, value = np.full(k, -1.0), np.empty(width), np.empty(width)
+    judged = np.empty((nodes, width), np.float32)
+    mass, p, value = np.empty(k), np.empty(width), np.empty(width)
+    for i in range(k):
+        mass[i] = -1.0
     for j in range(length):
         tails[0, j] = context[j]
     place[0], match[0] = look_back_now(text, newest, size) if size else (-1, 0)
@@ -408,6 +412,8 @@ def tree(
             log_p, column = (reached[node], depth[node] + 1) if node >= 0 else (0.0, 0)
             for row in range(width + 1):
                 chance[opened, row] = -np.inf
+                if row < width:
+                    judged[opened, row] = np.nan
             if column < deepest and not (node >= 0 and holds(stops, token[node])):
                 if node >= 0:
                     above = parent[node] + 1
@@ -478,4 +484,4 @@ def tree(
             if chance[above, row] > chance[above, best[above]]:
                 best[above] = row
         node, n = n, n + 1
-    return token[:n], parent[:n], depth[:n], rank[:n], reached[:n], judged[: n + 1]
+    return n, token, parent, depth, rank, reached, judged

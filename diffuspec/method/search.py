@@ -14,6 +14,7 @@ like: an ended path competes with any other at its own depth (see `compiled.beam
 from __future__ import annotations
 
 import bisect
+import functools
 import itertools
 import math
 from collections.abc import Collection, Sequence
@@ -106,11 +107,11 @@ def beam_search(
     if not lattice.k:
         return argmax_path(lattice, stop_ids)
     search, asked = searching(compiled.beam, proxy)
-    sizes, parent, rank, score, ended, chosen, *path = search(
+    depth, sizes, parent, rank, score, ended, chosen, *path = search(
         asked, *lattice.arrays(), id_array(stop_ids), id_array(last_tokens(context, proxy.order - 1)), float(lam), beam
     )
     levels, start = [], 0
-    for size in sizes.tolist():
+    for size in sizes[:depth].tolist():
         own = slice(start, start := start + size)
         levels.append(BeamLevel(parent[own], rank[own], score[own], ended[own], min(beam, size)))
     return SearchResult("cps", *path, levels=tuple(levels), chosen=chosen)
@@ -129,7 +130,8 @@ def exact_search(
         return argmax_path(lattice, stop_ids)
     search, asked = searching(compiled.exact, proxy)
     tail = id_array(last_tokens(context, proxy.order - 1))
-    return SearchResult("exact", *search(asked, *lattice.arrays(), id_array(stop_ids), tail, float(lam)))
+    ids, ranks, *path = search(asked, *lattice.arrays(), id_array(stop_ids), tail, float(lam))
+    return SearchResult("exact", ids, ranks[: len(ids)], *path)
 
 
 def sample_path(
@@ -230,12 +232,12 @@ def find(
     return beam_search(lattice, proxy, context, beam=settings.beam, **causal)
 
 
-def warm_up() -> None:
-    """Compile the searches, where this machine has not done so before, and load them: no step should wait for that."""
+@functools.cache
+def warm_up(search: str) -> None:
+    """Compile a search, where this machine has not done so before, and load it: no step should wait for that."""
     lattice = prune(np.zeros((1, 1)), np.zeros((1, 1)), tau=1.0, m_max=1, stop_ids=())
-    proxy, source = ContextNGram(1, [0]), CopySource([0])
-    for search in ("cps", "exact", "tree"):
-        find(lattice, proxy, [0], Settings(search=search), stop_ids=(), source=source)
+    source = CopySource([0])
+    find(lattice, ContextNGram(1, [0]), [0], Settings(search=search), stop_ids=(), source=source)
     source.now()
 
 

@@ -106,12 +106,12 @@ def best_first_tree(
     tail = id_array(last_tokens(context, max(proxy.order - 1, LONGEST)))
     copying = source or _NOTHING
     spent, row_ms, expected = (budget.ms, budget.row_ms, budget.expected) if budget else (1.0, 0.0, 1.0)
-    ids, parent, depth, rank, score, judged = search(
+    n, *found, score, judged = search(
         asked, *lattice.arrays(), id_array(stop_ids), tail, float(lam), nodes,
         lattice.k if deepest is None else deepest, copying.text, copying.newest, copying.size, copied_after, _WEIGHTS,
         spent, row_ms, expected,
     )  # fmt: skip
     if budget:
-        for p in np.exp(score).tolist():
+        for p in np.exp(score[:n]).tolist():
             budget.take(p)
-    return PrefixTree(ids, parent, depth, rank, score.astype(np.float32)), judged
+    return PrefixTree(*(part[:n] for part in found), score[:n].astype(np.float32)), judged[: n + 1]
