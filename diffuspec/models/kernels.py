@@ -166,10 +166,8 @@ def dots(bits: int, rows: int, native: bool = X86):
                     if bits == 8:
                         whole = builder.add(whole, _weighted_pairs(builder, sums[1, i], 16, native))
                     step, sum_ = (_repeated(builder, builder.load(at(pair, 2 * i + j))) for j in range(2))
-                    value = builder.load(total)
-                    value = _call(
-                        builder, "llvm.fma.v8f32", floats, builder.sitofp(whole, floats), builder.fmul(scale, step), value
-                    )
+                    factors = builder.sitofp(whole, floats), builder.fmul(scale, step)
+                    value = _call(builder, "llvm.fma.v8f32", floats, *factors, builder.load(total))
                     builder.store(_call(builder, "llvm.fma.v8f32", floats, least, sum_, value), total)
             for i, total in enumerate(totals):
                 place = at(out.data, builder.add(r, ir.Constant(_long, i)), LANES)

@@ -112,7 +112,7 @@ def test_other_processors_come_to_the_same_bits(bits):
         dots, out = kernels.dots(bits, 3, native), np.zeros((3, 8), np.float32)
 
         @numba.njit
-        def second_group(packed, a, steps, out):
+        def second_group(packed, a, steps, out, dots=dots):
             dots(packed, 1, a, steps, 0, 2, 0, out)
 
         second_group(packed, a, steps, out)
