@@ -286,10 +286,11 @@ SCALE = ".scale"
 
 
 def pack(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """8-bit form of a drafter: matrices as int8 with one float32 scale an output row, the rest as it is."""
+    """8-bit form of a drafter: matrices as int8 with one float32 scale an output row, the rest, and what has that form
+    already, as it is."""
     packed = {}
     for name, tensor in weights.items():
-        if tensor.ndim != 2:
+        if tensor.ndim != 2 or name + SCALE in weights or name.endswith(SCALE):
             packed[name] = tensor.clone()
             continue
         tensor = tensor.float()
@@ -308,15 +309,24 @@ def unpack(packed: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     }
 
 
-def pack_folder(source: Path, out: Path) -> tuple[int, int]:
-    """Write the 8-bit form of a drafter's folder to `out`; bytes of the weights before and after."""
+def pack_folder(source: Path, out: Path, tokens: torch.Tensor | None = None) -> tuple[int, int]:
+    """Write the 8-bit form of a drafter's folder to `out`; bytes of the weights before and after.
+
+    tokens: int64, what is left of the draft vocabulary; by default all of it. The product with it is a third of a
+    draft pass, and most of its tokens are hardly ever drafted.
+    """
     try:
-        config = (source / "config.json").read_text()
+        config = json.loads((source / "config.json").read_text())
         weights = load_file(source / "model.safetensors")
+        if tokens is not None:
+            kept = torch.isin(weights["draft_vocab"], tokens)
+            for name in {"draft_vocab", "head.weight", "head.weight" + SCALE} & weights.keys():
+                weights[name] = weights[name][kept]
+            config["draft_vocab_size"] = int(kept.sum())
         out.mkdir(parents=True, exist_ok=True)
         save_file(pack(weights), out / "model.safetensors")
-        (out / "config.json").write_text(config)
-    except (OSError, SafetensorError) as error:
+        (out / "config.json").write_text(json.dumps(config, indent=1))
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise WeightsError(f"Cannot pack {source} into {out}: {error}.") from error
     return (source / "model.safetensors").stat().st_size, (out / "model.safetensors").stat().st_size
 

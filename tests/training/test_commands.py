@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 
 from diffuspec import load_pair
 from diffuspec.cli import main
@@ -46,6 +47,14 @@ def test_the_target_conditioned_drafter_drafts(run, tiny_folder, tiny_pair, tmp_
     target.prefill(cache, [5, 6, 7])
     ids, logq = drafter.draft([5, 6, 7, 8], 6, width=4, passes=2, cache=cache)
     assert ids.shape == (6, 4) and (logq <= 0).all()
+
+
+def test_a_drafter_is_packed_with_the_tokens_that_are_used(run, tiny_folder, tmp_path):
+    whole = run / "target-conditioned" / "drafter"
+    train("pack", whole, "--out", tmp_path, "--vocabulary", 30, "--data", run / "data", "--target", tiny_folder)
+    kept, before = (load_file(folder / "model.safetensors")["draft_vocab"] for folder in (tmp_path, whole))
+    assert 25 <= len(kept) <= 31 < len(before) and set(kept.tolist()) <= set(before.tolist())
+    train("pack", whole, "--out", tmp_path, "--vocabulary", 30, status=1)
 
 
 def test_the_standalone_drafter_is_loaded_as_any_other(run, tiny_folder):

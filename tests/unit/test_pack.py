@@ -62,6 +62,19 @@ def test_a_packed_folder_is_about_a_quarter_and_drafts_nearly_the_same(folder, t
     assert torch.nn.functional.cosine_similarity(plain, packed).min() > 0.99
 
 
+def test_a_smaller_vocabulary_leaves_the_other_tokens_as_they_were(folder, tiny_pair, tmp_path):
+    pack_folder(folder, tmp_path / "all")
+    full = load_block_drafter(tmp_path / "all", tiny_pair.target)
+    chosen = full.draft_vocab[::3]
+    pack_folder(tmp_path / "all", tmp_path / "some", tokens=torch.cat([chosen, torch.tensor([10**6])]))
+    some = load_block_drafter(tmp_path / "some", tiny_pair.target)
+    assert torch.equal(some.draft_vocab, chosen) and some.config["draft_vocab_size"] == len(chosen)
+    cache = tiny_pair.target.new_cache()
+    tiny_pair.target.prefill(cache, [5, 6])
+    few, all_ = (drafter.logits([5, 6, 7], [-1] * 4, cache).float() for drafter in (some, full))
+    torch.testing.assert_close(few, all_[:, ::3], rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     "damage", ["no config", "no weights", "cut", "text", "bad json", "a tensor less", "a key less"]
 )
