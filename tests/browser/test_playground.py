@@ -126,6 +126,43 @@ def test_steps_by_button_scrubber_token_and_keyboard(visit, site):
     assert step_number(page) == 1
 
 
+def test_a_step_is_told_by_keyboard_alone(visit, site):
+    page = visit(site)
+    # From the play button on: Tab reaches the phases, arrows choose one; Tab reaches the lattice, arrows its cells.
+    page.focus("#step-play")
+    page.keyboard.press("Home")
+    assert step_number(page) == 1
+    for _ in range(12):
+        if page.evaluate("document.activeElement.id").startswith("phase-"):
+            break
+        page.keyboard.press("Tab")
+    page.keyboard.press("Home")
+    page.keyboard.press("1")
+    expect(page.locator("#phase-mask")).to_have_attribute("aria-checked", "true")
+    for phase in ("lattice", "search", "verify"):
+        page.keyboard.press("ArrowRight")
+        expect(page.locator(f"#phase-{phase}")).to_have_attribute("aria-checked", "true")
+        assert page.inner_text("[data-story]")
+    for _ in range(20):
+        if page.evaluate("Boolean(document.activeElement.closest('#lattice [data-col]'))"):
+            break
+        page.keyboard.press("Tab")
+    before = page.inner_text("#inspector h2")
+    page.keyboard.press("ArrowDown")
+    assert page.inner_text("#inspector h2") != before
+    assert step_number(page) == 1
+    assert page.locator("#inspector .ds-why").inner_text()
+
+
+@pytest.mark.parametrize("width", [820, 1024, 1440])
+def test_figures_of_merit_stay_in_their_cards(visit, site, width):
+    page = visit(site, viewport={"width": width, "height": 768})
+    over = page.locator("#merits .ds-card").evaluate_all(
+        "cards => cards.filter(card => card.scrollWidth > card.clientWidth).map(card => card.dataset.merit)"
+    )
+    assert not over
+
+
 def test_phases_tell_the_step_in_order(visit, site):
     page = visit(site)
     counts = {}

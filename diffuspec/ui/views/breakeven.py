@@ -123,9 +123,13 @@ def _beside(marks: Sequence[Point], everyone: Sequence[Point]) -> list[str]:
             if q is not p and abs(q.acceptance - p.acceptance) < 0.12
         ]
         close = min((dx for dx in near if abs(dx) < 0.4), key=abs, default=None)
+        if x < -1.7:
+            return "middle right" if close is None else "top right"
+        if x > 0.2:
+            return "top left"
         if close is not None:
             return "middle left" if close > 0 else "middle right"
-        return "middle right" if x < -1.7 else "middle left" if x > 0.2 else "top center"
+        return "top center"
 
     return [side(p) for p in marks]
 

@@ -1,0 +1,87 @@
+"""The player's figures and the lab's comparison, as pure functions of a trace."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "browser"))
+
+from fake import fake_trace  # noqa: E402
+
+from diffuspec.gallery import gallery  # noqa: E402
+from diffuspec.ui.views import lab  # noqa: E402
+from diffuspec.ui.views.acceptance import acceptance_figure, reached  # noqa: E402
+from diffuspec.ui.views.adl import adl_figure, decision  # noqa: E402
+from diffuspec.ui.views.breakeven import OURS, Point, _beside  # noqa: E402
+from diffuspec.ui.views.stages import STAGES, stages_figure  # noqa: E402
+from diffuspec.ui.views.text import answer_units, token_label, visible  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def trace():
+    return fake_trace(k_min=4, k_max=14, max_new_tokens=128)
+
+
+def named(figure):
+    return {part.name: part for part in figure.data}
+
+
+def test_the_timeline_has_each_steps_lengths_and_what_decided(trace):
+    parts = named(adl_figure(trace))
+    assert list(parts["k"].y) == [step.draft_length for step in trace.steps]
+    assert list(parts["L_gen"].y) == [step.length.generated for step in trace.steps]
+    assert list(parts["L_acc"].y) == [step.length.accepted for step in trace.steps]
+    marked = sum(len(part.x) for name, part in parts.items() if name.startswith("decided by"))
+    assert marked == len(trace.steps)
+    for step, words in zip(trace.steps, parts["k"].customdata, strict=True):
+        assert words == decision(step, trace.settings) and f"next k = {step.length.next_k}" in words
+
+
+def test_a_fixed_length_has_no_averages_and_no_rails():
+    figure = adl_figure(fake_trace(length="fixed", k=5, max_new_tokens=32))
+    assert set(named(figure)) == {"L_gen", "L_acc", "k"} and not figure.layout.shapes
+
+
+def test_acceptance_counts_the_steps_that_reach_a_position(trace):
+    counts = reached(trace)
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] == sum(step.accepted >= 1 for step in trace.steps)
+    assert sum(counts) == sum(step.accepted for step in trace.steps)
+    (bar,) = acceptance_figure(trace).data
+    assert list(bar.y) == pytest.approx([count / len(trace.steps) for count in counts])
+
+
+def test_stages_are_the_steps_milliseconds(trace):
+    parts = named(stages_figure(trace))
+    assert tuple(parts) == STAGES
+    for name in STAGES:
+        assert list(parts[name].y) == [round(getattr(step.timing, f"{name}_ms"), 2) for step in trace.steps]
+
+
+def test_the_answers_units_spell_the_answer(trace):
+    assert "".join(unit.text for unit in answer_units(trace)) == trace.text
+    for unit in answer_units(trace):
+        assert "\ufffd" not in unit.text and len(unit.steps) == len(unit.origins) == len(unit.tokens)
+    assert visible(" a\n\t\u200b") == "·a↵⇥⟨U+200B⟩"
+    assert token_label(trace, 0) == "⟨im_end⟩"
+
+
+def test_a_recorded_step_searched_again_by_its_own_settings_is_as_recorded():
+    trace = gallery().trace("1-maths")
+    settings = lab.opening_settings(trace)
+    for index in range(0, len(trace.steps), 9):
+        body = lab.again(trace, index, settings)
+        assert body["after"]["path"] == body["before"]["path"] and body["certain"]
+        assert body["after"]["seen"] == body["before"]["accepted"] <= body["after"]["oracle"]
+    narrow = lab.again(trace, 5, settings.replace(tau=0.3))
+    assert narrow["score"]["kept"] < narrow["before"]["kept"]
+
+
+def test_names_on_the_map_stay_inside_the_frame_and_apart():
+    cheap, near = Point("cheap", 0.011, 0.34, 4, None, OURS), Point("near", 0.025, 0.36, 4, None, OURS)
+    one, two = Point("one", 0.29, 0.39, 4, None, OURS), Point("two", 0.4, 0.34, 4, None, OURS)
+    dear = Point("dear", 1.7, 0.37, 4, None, OURS)
+    places = dict(zip("abcde", _beside([cheap, near, one, two, dear], [cheap, near, one, two, dear]), strict=True))
+    assert "right" in places["a"] and "left" in places["e"] and places["e"].startswith("top")
+    assert (places["c"], places["d"]) == ("middle left", "middle right")
