@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import functools
-import math
 import os
 import platform
 import time
@@ -19,13 +18,12 @@ from diffuspec.method.length import LengthDecision
 from diffuspec.method.sampling import distribution
 from diffuspec.method.search import SearchResult, TreeSearch
 from diffuspec.method.tree import PrefixTree
-from diffuspec.models.kernels import sum_of_exponentials
+from diffuspec.models.kernels import likeliest_few
 from diffuspec.models.pair import Pair
 from diffuspec.settings import Settings
 from diffuspec.trace import Provenance, Step, Timing, Trace, TreeVerification, Verification
 
 ALTERNATIVES = 8
-BLOCK = 128
 IMPOSSIBLE = -1e4  # log p of a token that top-k or top-p took out; finite, so that it can be saved
 
 
@@ -138,44 +136,26 @@ class Recorder:
 
 
 class Rows:
-    """The target's logits, float32 [n, V], a row at a time, each looked through once.
-
-    On one thread: what a step writes down is too little to be worth waking others for.
-    """
+    """The target's logits, float32 [n, V], a row at a time, each looked through once."""
 
     def __init__(self, logits: np.ndarray):
-        self.logits = logits
-        self._maxima: dict[int, np.ndarray] = {}
-        self._norms: dict[int, float] = {}
+        self.logits = np.ascontiguousarray(logits, np.float32)
+        self._seen: dict[int, tuple[np.ndarray, np.ndarray, float]] = {}
 
     def norm(self, row: int) -> float:
         """Its logsumexp."""
-        if row not in self._norms:
-            largest = self._blocks(row).max()
-            self._norms[row] = float(largest) + math.log(sum_of_exponentials(self.logits[row], largest))
-        return self._norms[row]
+        return self._look(row)[2]
 
-    def top(self, row: int, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """(ids, logits) of its n likeliest tokens, best first: they lie in the n blocks with the best maxima."""
-        values, maxima = self.logits[row], self._blocks(row)
-        if len(maxima) > n:
-            blocks = np.argpartition(maxima, len(maxima) - n)[-n:]
-            ids = (blocks[:, None] * BLOCK + np.arange(BLOCK)).ravel()
-            ids = ids[ids < len(values)]
-        else:
-            ids = np.arange(len(values))
-        found = values[ids]
-        if len(ids) > n:
-            best = np.argpartition(found, len(found) - n)[-n:]
-            ids, found = ids[best], found[best]
-        order = np.argsort(-found, kind="stable")
-        return ids[order], found[order]
+    def top(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """(ids, logits) of its `ALTERNATIVES` likeliest tokens, best first."""
+        return self._look(row)[:2]
 
-    def _blocks(self, row: int) -> np.ndarray:
-        if row not in self._maxima:
-            values = self.logits[row]
-            self._maxima[row] = np.maximum.reduceat(values, np.arange(0, len(values), BLOCK))
-        return self._maxima[row]
+    def _look(self, row: int) -> tuple[np.ndarray, np.ndarray, float]:
+        if row not in self._seen:
+            n = min(ALTERNATIVES, self.logits.shape[1])
+            ids, logits, norm = likeliest_few(self.logits[row : row + 1], n)
+            self._seen[row] = ids[0], logits[0], float(norm[0])
+        return self._seen[row]
 
 
 def look(
@@ -190,7 +170,7 @@ def look(
     n = len(path)
     places = range(n + 1) if places is None else places
     norm = np.array([rows.norm(row) for row in places])
-    top = [rows.top(row, ALTERNATIVES) for row in places]
+    top = [rows.top(row) for row in places]
     path_logits = np.array([rows.logits[row, token] for row, token in zip(places, path.ids.tolist(), strict=False)])
     cell_logp = np.full((n, lattice.width), np.nan, np.float32)
     for i, (row, cells) in enumerate(zip(places[:n], lattice.ids, strict=False)):

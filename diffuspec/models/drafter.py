@@ -28,9 +28,9 @@ from transformers import DynamicCache
 
 from diffuspec.errors import PairError, WeightsError
 from diffuspec.models.int8 import Int8Cache, Int8Stack, LayerWeights
+from diffuspec.models.kernels import likeliest_few
 from diffuspec.models.linear import FloatLinear, fastest_arithmetic
 from diffuspec.models.llama import LayerView
-from diffuspec.models.ranking import top
 from diffuspec.models.target import Target
 
 MASKED = -1
@@ -70,9 +70,7 @@ class DiffusionDrafter(ABC):
         ids = np.zeros((k, width), np.int32)
         logq = np.zeros((k, width), np.float32)
         for s in range(1, min(passes, k) + 1):
-            logits = self.logits(prefix, block, cache).float()
-            top_logits, columns = top(logits, width)
-            logp = (top_logits - logits.logsumexp(-1, keepdim=True)).cpu().numpy()
+            columns, logp = _ranked(self.logits(prefix, block, cache).float(), width)
             tokens = self.to_target_ids(columns).cpu().numpy()
             masked = [i for i in range(k) if block[i] == MASKED]
             masked.sort(key=lambda i: -logp[i, 0])
@@ -80,6 +78,15 @@ class DiffusionDrafter(ABC):
                 ids[i], logq[i] = tokens[i], logp[i]
                 block[i] = int(tokens[i, 0])
         return ids, logq
+
+
+def _ranked(logits: torch.Tensor, width: int) -> tuple[torch.Tensor, np.ndarray]:
+    """Columns int64 [k, width] of the largest of each row of logits float32 [k, V], and their log q, float32."""
+    if logits.device.type == "cpu":
+        columns, values, norms = likeliest_few(logits.contiguous().numpy(), min(width, logits.shape[1]))
+        return torch.from_numpy(columns).long(), values - norms[:, None]
+    values, columns = logits.topk(min(width, logits.shape[1]), dim=-1)
+    return columns, (values - logits.logsumexp(-1, keepdim=True)).cpu().numpy()
 
 
 @dataclass(frozen=True)

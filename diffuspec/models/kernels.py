@@ -44,6 +44,7 @@ LINE, AHEAD = 64, 1024  # bytes that memory is read by; how far ahead weights ar
 GROUP = 4  # rows that a record meets at once
 CHUNK = 12  # query rows that pass one key head together
 SPAN = 16  # columns of a float product computed at a time
+STRETCH = 128  # logits that are passed over together where none is among the best
 
 _options = dict(nogil=True, error_model="numpy", cache=True)
 _no_nan = {"nnan", "ninf", "nsz"}  # changes no sum: lets a maximum be vectorised
@@ -305,12 +306,49 @@ def _exp(x):
 
 
 @numba.njit(fastmath=_no_nan | {"reassoc", "contract"}, **_options)
-def sum_of_exponentials(x, largest):
-    """sum e^(x_i - largest) of float32 [n], to about 1e-6: for what is written down, not for what is decided."""
+def _sum_of_exponentials(x, largest):
     total = np.float32(0.0)
     for i in range(len(x)):
         total += _exp(x[i] - largest)
     return total
+
+
+@numba.njit(fastmath=_no_nan, **_options)
+def _highest(x):
+    highest = x[0]
+    for v in x:
+        highest = max(highest, v)
+    return highest
+
+
+@numba.njit(**_options)
+def likeliest_few(logits, n):
+    """The n largest of each row of logits float32 [rows, V], best first, of equals the first; n at most V.
+
+    ids int32 [rows, n]; their logits float32 [rows, n]; logsumexp float32 [rows], to about 1e-6: for what is written
+    down or proposed, not for what is decided. On one thread: a step has too little of it to wake others for.
+    """
+    rows, width = logits.shape
+    ids, values = np.zeros((rows, n), np.int32), np.full((rows, n), -np.inf, np.float32)
+    norms = np.empty(rows, np.float32)
+    for r in range(rows):
+        row, best, place, known = logits[r], values[r], ids[r], 0
+        for first in range(0, width, STRETCH):
+            part = row[first : first + STRETCH]
+            if known == n and _highest(part) <= best[n - 1]:
+                continue
+            for i in range(len(part)):
+                value = part[i]
+                if known == n and value <= best[n - 1]:
+                    continue
+                at = known if known < n else n - 1
+                while at > 0 and best[at - 1] < value:
+                    best[at], place[at] = best[at - 1], place[at - 1]
+                    at -= 1
+                best[at], place[at] = value, first + i
+                known = min(known + 1, n)
+        norms[r] = best[0] + np.log(_sum_of_exponentials(row, best[0]))
+    return ids, values, norms
 
 
 @numba.njit(**_options)
@@ -328,14 +366,6 @@ def _rotate(vector, cos, sin, out, factor):
         a, b = vector[i], vector[i + half]
         out[i] = (a * cos[i] - b * sin[i]) * factor
         out[i + half] = (b * cos[i] + a * sin[i]) * factor
-
-
-@numba.njit(fastmath=_no_nan, **_options)
-def _highest(x):
-    highest = x[0]
-    for v in x:
-        highest = max(highest, v)
-    return highest
 
 
 def _fused(rows: int):
