@@ -503,8 +503,10 @@ def test_loading_is_shown_while_the_page_is_already_there(visit, serve):
         done.wait(20)
         return FakePair(dtype=dtype)
 
-    page = visit(serve(fake_trace(max_new_tokens=32), load=load))
+    page = visit(serve(fake_trace(max_new_tokens=32), load=load), viewport={"width": 1024, "height": 768})
     expect(page.locator("#notice .ds-loading")).to_contain_text("Converting the weights")
+    last, said = page.locator("#page-traces-button").bounding_box(), page.locator("#notice").bounding_box()
+    assert last["x"] + last["width"] <= said["x"], "the notice stands beside the navigation"
     assert page.locator("#notice progress").evaluate("n => n.value") == pytest.approx(0.4)
     done.set()
     expect(page.locator("#notice .ds-loading")).to_be_hidden()
