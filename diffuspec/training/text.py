@@ -111,7 +111,7 @@ def _catalogue(path: Path) -> Iterator[str]:
     try:
         with path.open("rb") as stream:
             messages = gettext.GNUTranslations(stream)._catalog
-    except (OSError, ValueError, UnicodeDecodeError):
+    except (OSError, ValueError, LookupError):  # LookupError: a damaged header
         return
     for key, message in messages.items():
         if key and len(message.split()) >= 6:
