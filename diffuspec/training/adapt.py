@@ -1,9 +1,10 @@
 """Adapts layers of a causal LM into a block-diffusion drafter: the training loop.
 
 Loss of a row: `soft` times the cross-entropy to the target's top-8 probabilities plus (1 - `soft`) times that to its
-greedy token, weighted exp(-i / `decay`) by the row's place i in its block, since a token counts only where all before
-it were right. AdamW (Loshchilov & Hutter, 2019), warm-up and cosine decay, and an exponential average of the weights,
-which is what is evaluated and exported.
+greedy token. A token counts only where all before it were right: a row is weighted exp(-i / `decay`) by its place i in
+its block, or, for a share `reach` of its weight, by the probability that the drafter gives to all those before it.
+AdamW (Loshchilov & Hutter, 2019), warm-up and cosine decay, and an exponential average of the weights, which is what is
+evaluated and exported.
 
 A run is a function of its options and the data: step n draws its blocks from a generator seeded by (seed, n). The
 checkpoint holds weights, average, optimiser state and the step, and is replaced by a rename, so that a run killed at
@@ -199,8 +200,11 @@ class Trainer:
         total = p.sum(-1)
         p = p / total.clamp_min(1e-6)[:, None]
         chosen = logits.gather(1, torch.cat([hard[:, None], soft], 1).clamp_min(0)) - normaliser[:, None]
-        weight = torch.exp(-batch.depth / recipe.decay)
         hard_loss = -chosen[:, 0] * (hard >= 0)
+        weight = torch.exp(-batch.depth / recipe.decay)
+        if recipe.reach:
+            named = torch.where(hard >= 0, chosen[:, 0].detach(), -torch.inf)
+            weight = (1 - recipe.reach) * weight + recipe.reach * _reached(named, batch)
         soft_loss = -(p * chosen[:, 1:]).sum(-1)
         return (weight * ((1 - recipe.soft) * hard_loss + recipe.soft * soft_loss)).sum(), weight.sum()
 
@@ -269,6 +273,13 @@ def acceptance(
         "accepted": float(np.mean(list(by_family.values()))), "by_family": by_family,
         "right": (right / np.maximum(asked, 1)).round(4).tolist(),
     }  # fmt: skip
+
+
+def _reached(log_p: torch.Tensor, batch: blocks.Blocks) -> torch.Tensor:
+    """[N]: the product of exp(log_p) [N] over the rows before each in its block; rows that are shown count as 1."""
+    spread = torch.zeros(int(batch.block.max()) + 1, int(batch.depth.max()) + 2)
+    spread[batch.block, batch.depth + 1] = log_p
+    return spread.cumsum(1)[batch.block, batch.depth].exp()
 
 
 def summary(figures: dict) -> str:

@@ -22,7 +22,7 @@ import torch
 from diffuspec.training.data import Conversation
 
 MASK = -1
-LENGTHS = (4, 8, 8, 8, 16, 16, 32)  # the first rows decide: short blocks teach them most per row
+LENGTHS = (4, 4, 4, 4, 8, 8, 8, 8, 16, 16, 32)  # the first rows decide: short blocks teach them most per row
 
 
 @dataclass(frozen=True)

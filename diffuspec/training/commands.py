@@ -147,6 +147,7 @@ def _recipe(group: argparse._ArgumentGroup) -> None:
         "lr": "peak learning rate", "warmup": "steps up to it", "weight_decay": "of the matrices",
         "clip": "largest gradient norm", "soft": "weight of the target's probabilities against its greedy token",
         "decay": "rows after which a row's weight has fallen to 1/e", "filled": "share of partly filled blocks",
+        "reach": "share of a row's weight that is the probability of all rows before it, instead of its place alone",
         "average": "of the weights, per step",
         "negatives": "tokens sampled for the normaliser of the logits, which is the costliest product of a step",
         "balance": "1: draw families alike; 0: conversations alike",

@@ -11,9 +11,10 @@ FILLED = 0.2
 @dataclass(frozen=True)
 class Recipe:
     """conversations x anchors: blocks a step, at 16 rows each; steps: in all, of which `warmup`; lr falls to a
-    twentieth; soft: weight of distillation; decay: rows after which the loss has fallen to 1 / e; average: of the
-    weights, per step; negatives: tokens of the draft vocabulary, besides those that a part of a step is about, over
-    which its logits are normalised; balance: draw families alike instead of conversations alike."""
+    twentieth; soft: weight of distillation; decay: rows after which the loss has fallen to 1 / e; reach: share of a
+    row's weight that is the probability of the rows before it instead; average: of the weights, per step; negatives:
+    tokens of the draft vocabulary, besides those that a part of a step is about, over which its logits are normalised;
+    balance: draw families alike instead of conversations alike."""
 
     steps: int = 2000
     conversations: int = 12
@@ -24,6 +25,7 @@ class Recipe:
     clip: float = 1.0
     soft: float = 0.5
     decay: float = 5.0
+    reach: float = 0.0
     filled: float = FILLED
     average: float = 0.995
     negatives: int = 4096

@@ -196,6 +196,21 @@ def test_sampled_columns_stand_for_the_whole_vocabulary(tiny, conversations, tmp
     torch.testing.assert_close(torch.stack(sums).mean(0), exact, rtol=0.05, atol=0)
 
 
+def test_a_row_counts_as_far_as_those_before_it_are_likely(tiny, conversations, tmp_path):
+    """With `reach` 1 the weights of a block are the running products of its own probabilities."""
+    batch = cut(conversations[:4], filled=0.0)
+    net, recipe = network(tiny), dataclasses.replace(RECIPE, reach=1.0)
+    trainer = adapt.Trainer(net, conversations, STOPS, 3, recipe, tmp_path)
+    with torch.no_grad():
+        logits = net(batch)
+    _, weight = trainer._loss(logits, torch.arange(264), batch)
+    p = logits.softmax(-1).gather(1, batch.targets[:, None])[:, 0]
+    expected = 0.0
+    for block in batch.block.unique():
+        expected += float(torch.cumprod(torch.cat([torch.ones(1), p[batch.block == block][:-1]]), 0).sum())
+    assert float(weight) == pytest.approx(expected, rel=1e-4)
+
+
 def test_workers_change_nothing_but_the_time(tiny, conversations, tmp_path):
     recipe = dataclasses.replace(RECIPE, steps=3, conversations=30)
     runs = []
