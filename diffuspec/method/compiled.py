@@ -386,7 +386,8 @@ def tree(
     """`method.tree.best_first_tree`: (n; ids, parent, depth, rank; log P float64; judged) of `nodes`, n filled.
 
     context: int64 [at least order - 1 and LONGEST]; text[:size], newest: a copy source's, size 0 for none;
-    weights: float64, w of 1, 2, ... matching tokens; spent, expected: t and E of a budget, row_ms: its b, 0 for none.
+    weights: float64, w of 1, 2, ... matching tokens; spent, expected: t and E of a budget; row_ms: float64, its b,
+    empty for none.
     judged: float32, the anchor's row first, log p_proxy of the next column, NaN where none was asked.
     """
     k, width = ids.shape
@@ -429,7 +430,9 @@ def tree(
                 weight, copied = 0.0, -1
                 if place[opened] >= 0 and match[opened] >= copied_after:
                     weight, copied = weights[min(match[opened], len(weights)) - 1], text[place[opened]]
-                least = expected * row_ms / spent * math.exp(-log_p) if row_ms else 0.0
+                least = 0.0
+                if len(row_ms):
+                    least = expected * row_ms[min(n, len(row_ms) - 1)] / spent * math.exp(-log_p)
                 if column < k:
                     judge(proxy, column, tails[opened], ids, kept, p)
                     if mass[column] < 0.0:
@@ -473,10 +476,11 @@ def tree(
         if above < 0:
             break
         log_p, slot = chance[above, best[above]], best[above]
-        if row_ms:
-            if math.exp(log_p) <= expected * row_ms / spent:
+        if len(row_ms):
+            more = row_ms[min(n, len(row_ms) - 1)]
+            if math.exp(log_p) <= expected * more / spent:
                 break
-            expected, spent = expected + math.exp(log_p), spent + row_ms
+            expected, spent = expected + math.exp(log_p), spent + more
         token[n] = text[place[above]] if slot == 0 else ids[here, slot - 1]
         parent[n], depth[n], rank[n], reached[n] = above - 1, here, slot - 1, log_p
         chance[above, slot] = -np.inf

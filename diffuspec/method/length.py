@@ -44,6 +44,8 @@ import numpy as np
 from diffuspec.method.breakeven import verify_cost
 from diffuspec.settings import Settings
 
+MOST_ROWS = 64  # of a pass that is weighed
+
 
 @dataclass(frozen=True)
 class StepCost:
@@ -58,30 +60,49 @@ class StepCost:
     def draft_ms(self, k: int) -> float:
         return verify_cost(k, self.draft) if k else 0.0
 
-    def verify_line(self) -> tuple[float, float]:
-        """(a, b) of a + b rows, through the measured passes by least squares; neither is negative."""
-        rows, ms = np.array(self.verify).T
-        slope = max(0.0, float(np.polyfit(rows, ms, 1)[0])) if len(rows) > 1 else 0.0
-        return max(0.0, float(ms.mean() - slope * rows.mean())), slope
+    def verify_ms(self, most: int) -> np.ndarray:
+        """Of passes over 1 .. `most` rows, float64: the highest curve below what was measured along which each row
+        costs at least as much as the one before it, as it does where reading the weights hides the first rows."""
+        below: list[tuple[int, float]] = []
+        points = dict(self.verify)
+        points.setdefault(most, verify_cost(most, self.verify))
+        for n, ms in sorted(points.items()):
+            while len(below) > 1 and _slope(below[-2], below[-1]) >= _slope(below[-2], (n, ms)):
+                below.pop()
+            below.append((n, ms))
+        return np.interp(np.arange(1, most + 1), *np.array(below, dtype=float).T)
+
+
+def _slope(a: tuple[int, float], b: tuple[int, float]) -> float:
+    return (b[1] - a[1]) / (b[0] - a[0])
 
 
 class TreeBudget:
     """Counts the expected tokens and the time of a tree while it grows.
 
     A node likely to be reached with probability p pays if (E + p) / (t + b) > E / t, that is if p exceeds
-    `least` = E b / t; E counts the target's own token, t is the time of the step so far, b that of one more row.
+    `least` = E b / t; E counts the target's own token, t is the time of the step so far, b that of one more row,
+    row_ms[i] for node i (the last holds for all after it), never less than for the node before.
     With nodes in falling order of p the first that does not pay ends the tree: none after it would.
     """
 
-    def __init__(self, ms: float, row_ms: float):
-        self.nodes, self.expected, self.ms, self.row_ms = 0, 1.0, ms, row_ms
-        self.least = row_ms / ms
+    def __init__(self, ms: float, row_ms: Sequence[float]):
+        self.nodes, self.expected, self.ms = 0, 1.0, ms
+        self.row_ms = np.array(row_ms, float)
+
+    @property
+    def next_ms(self) -> float:
+        """What the next row costs."""
+        return float(self.row_ms[min(self.nodes, len(self.row_ms) - 1)])
+
+    @property
+    def least(self) -> float:
+        return self.expected * self.next_ms / self.ms
 
     def take(self, p: float) -> None:
-        self.nodes += 1
         self.expected += p
-        self.ms += self.row_ms
-        self.least = self.expected * self.row_ms / self.ms
+        self.ms += self.next_ms
+        self.nodes += 1
 
 
 @dataclass(frozen=True)
@@ -197,7 +218,8 @@ class ThroughputLength(LengthPolicy):
         self.k_min, self.k, self.cost = k_min, k_max, cost
         self._hits, self._trials = [0.0] * k_max, [0.0] * k_max
         self._draft_ms = [cost.draft_ms(k) for k in range(k_max + 1)]
-        self._pass_ms, self._row_ms = cost.verify_line()
+        self._verify_ms = cost.verify_ms(MOST_ROWS)
+        self._row_ms = np.diff(self._verify_ms)
         self._drafted, self._tree = k_max, None
         self._rows = None  # rows of a pass, smoothed, where they are a tree's and do not follow from k
 
@@ -206,7 +228,7 @@ class ThroughputLength(LengthPolicy):
         return len(best)
 
     def tree_budget(self) -> TreeBudget:
-        self._tree = TreeBudget(self._draft_ms[self._drafted] + self._pass_ms + self._row_ms, self._row_ms)
+        self._tree = TreeBudget(self._draft_ms[self._drafted] + self._verify_ms[0], self._row_ms)
         return self._tree
 
     def update(self, generated: int, accepted: int, copied: Sequence[float] = ()) -> LengthDecision:
@@ -230,21 +252,20 @@ class ThroughputLength(LengthPolicy):
         """(k, expected tokens per millisecond)."""
         pooled = (sum(self._hits) + 1.0) / (sum(self._trials) + 2.0)
         expected, reached = 1.0, 1.0
+        tree_ms = np.interp(self._rows - 1, np.arange(MOST_ROWS), self._verify_ms) if self._rows else None
         for k in range(1, len(self._trials) + 1):
             reached *= (self._hits[k - 1] + self.LEAN * pooled) / (self._trials[k - 1] + self.LEAN)
             expected += reached
-            rows = self._rows or k + 1
             if k >= self.k_min:
-                yield k, expected / (self._draft_ms[k] + self._pass_ms + rows * self._row_ms)
+                yield k, float(expected / (self._draft_ms[k] + (tree_ms or self._verify_ms[min(k, MOST_ROWS - 1)])))
 
     def _undrafted(self, copied: Sequence[float]) -> float:
         """Expected tokens per millisecond of a step that copies only."""
-        budget, expected = TreeBudget(self._pass_ms + self._row_ms, self._row_ms), 1.0
+        budget = TreeBudget(self._verify_ms[0], self._row_ms)
         for p in copied:
             if p > budget.least:
                 budget.take(p)
-                expected += p
-        return expected / (self._pass_ms + (budget.nodes + 1) * self._row_ms)
+        return budget.expected / budget.ms
 
 
 def make_policy(settings: Settings, cost: StepCost | None = None) -> LengthPolicy:

@@ -105,7 +105,7 @@ def best_first_tree(
     search, asked = searching(compiled.tree, proxy)
     tail = id_array(last_tokens(context, max(proxy.order - 1, LONGEST)))
     copying = source or _NOTHING
-    spent, row_ms, expected = (budget.ms, budget.row_ms, budget.expected) if budget else (1.0, 0.0, 1.0)
+    spent, row_ms, expected = (budget.ms, budget.row_ms, budget.expected) if budget else (1.0, np.zeros(0), 1.0)
     n, *found, score, judged = search(
         asked, *lattice.arrays(), id_array(stop_ids), tail, float(lam), nodes,
         lattice.k if deepest is None else deepest, copying.text, copying.newest, copying.size, copied_after, _WEIGHTS,

@@ -117,11 +117,12 @@ def test_copied_tokens_stand_among_the_likeliest(lattice, proxy, context, lam, n
 @given(lattices(), proxies, texts, budgets, st.sampled_from([0.01, 0.1, 0.5]))
 def test_a_budget_cuts_the_same_tree_where_nodes_cease_to_pay(lattice, proxy, context, nodes, row_ms):
     lattice, stop_ids = lattice
-    source, budget = CopySource(context), TreeBudget(1.0 + row_ms, row_ms)
+    source, budget = CopySource(context), TreeBudget(1.0 + row_ms, [row_ms, 2 * row_ms])
     whole, _ = grow(lattice, stop_ids, proxy, context, 0.5, nodes, source=source)
     cut, _ = grow(lattice, stop_ids, proxy, context, 0.5, nodes, source=source, budget=budget)
     chances = np.exp(whole.score.astype(float))
-    rates = [(1 + chances[:n].sum()) / (1 + row_ms * (n + 1)) for n in range(len(whole) + 1)]
+    ms = [1 + row_ms * (max(1, 2 * n)) for n in range(len(whole) + 1)]
+    rates = [(1 + chances[:n].sum()) / ms[n] for n in range(len(whole) + 1)]
     assert budget.nodes == len(cut) and rates[len(cut)] > max(rates) - 1e-6
     assert np.array_equal(cut.ids, whole.ids[: len(cut)]) and np.array_equal(cut.parent, whole.parent[: len(cut)])
 

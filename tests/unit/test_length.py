@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -129,9 +130,15 @@ COST = StepCost(draft=((1, 8.0), (17, 16.0)), verify=((1, 30.0), (11, 50.0)))
 
 def test_costs_are_straight_lines():
     assert COST.draft_ms(0) == 0.0 and COST.draft_ms(5) == pytest.approx(10.0)
-    assert COST.verify_line() == pytest.approx((28.0, 2.0))
-    falling = StepCost(draft=((1, 1.0),), verify=((1, 5.0), (4, 5.0), (8, 4.9)))
-    assert falling.verify_line() == pytest.approx((14.9 / 3, 0.0))
+    assert COST.verify_ms(21).tolist() == pytest.approx([28.0 + 2 * n for n in range(1, 22)])
+
+
+def test_a_row_never_costs_less_than_the_one_before_it():
+    bent = StepCost(draft=((1, 1.0),), verify=((1, 5.0), (2, 7.0), (4, 7.0), (8, 15.0), (12, 19.0)))
+    ms = bent.verify_ms(16)
+    assert ms[[0, 3]].tolist() == [5.0, 7.0] and (np.diff(ms, 2) > -1e-9).all()
+    assert all(ms[n - 1] <= cost + 1e-9 for n, cost in bent.verify) and ms[15] == pytest.approx(23.0)
+    assert StepCost(draft=((1, 1.0),), verify=((1, 5.0),)).verify_ms(3).tolist() == [5.0] * 3
 
 
 @given(st.lists(st.floats(0.001, 1.0), max_size=20), st.integers(0, 8))
