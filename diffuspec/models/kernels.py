@@ -41,7 +41,7 @@ RECORD = {4: CODES[4] + 4 * LANES, 8: CODES[8] + 2 * LANES}  # and of all of it
 RECORD_4 = RECORD[4]  # compiled code reads no dictionary
 LEVEL = 127  # steps of an activation on each side of 0
 LINE, AHEAD = 64, 1024  # bytes that memory is read by; how far ahead weights are asked for
-GROUP = 4  # rows that a record meets at once
+GROUP, FEW = 8, 4  # rows that a record meets at once, at most; of 8 bits
 CHUNK = 12  # query rows that pass one key head together
 SPAN = 16  # columns of a float product computed at a time
 STRETCH = 128  # logits that are passed over together where none is among the best
@@ -56,6 +56,8 @@ def _host_has_x86() -> bool:
 
 
 X86 = _host_has_x86()
+if X86:
+    llvmlite.binding.initialize_native_asmparser()
 _byte, _short, _int, _long = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _float, _half = ir.FloatType(), ir.HalfType()
 
@@ -83,12 +85,25 @@ def _pairs(builder, products):
     return builder.add(even, odd)
 
 
-def _code_products(builder, codes, activations, native):
-    """int16 [16]: sums of pairs of products of codes 0 .. 15, uint8 [32], with int8 [32]."""
+def _code_products(builder, codes, inputs, offset, native):
+    """int16 [16]: sums of pairs of products of codes 0 .. 15, uint8 [32], with 4 int8 at inputs + offset, 8 times."""
+    four = builder.bitcast(builder.gep(inputs, [ir.Constant(_long, offset)]), _int.as_pointer())
+    four = builder.bitcast(_repeated(builder, builder.load(four, align=1)), _vector(_byte, BLOCK))
     if native:
-        return _call(builder, "llvm.x86.avx2.pmadd.ub.sw", _vector(_short, 16), codes, activations)
+        return _call(builder, "llvm.x86.avx2.pmadd.ub.sw", _vector(_short, 16), codes, four)
     wide = _vector(_short, 32)
-    return _pairs(builder, builder.mul(builder.zext(codes, wide), builder.sext(activations, wide)))
+    return _pairs(builder, builder.mul(builder.zext(codes, wide), builder.sext(four, wide)))
+
+
+def _added_code_products(builder, known, codes, inputs, offset):
+    """The same, added to `known`, in the order written: the compiler would load the activations of all rows first, and
+    have no registers left."""
+    products, shorts = f"vpbroadcastd {offset}($2), $0\n\tvpmaddubsw $0, $1, $0", _vector(_short, 16)
+    kind = ir.FunctionType(shorts, [codes.type, inputs.type])
+    made = builder.asm(kind, products, "=&x,x,r,~{memory}", (codes, inputs), True)
+    if known is None:
+        return made
+    return builder.asm(ir.FunctionType(shorts, [shorts] * 2), "vpaddw $2, $1, $0", "=x,x,x", (known, made), True)
 
 
 def _weighted_pairs(builder, sums, weight, native):
@@ -106,19 +121,20 @@ def _repeated(builder, value, count=LANES):
 
 
 def dots(bits: int, rows: int, native: bool = X86):
-    """An intrinsic: products of record row `group` with `rows` activation rows, into out[r.., :].
+    """An intrinsic: products of record row `group` with `rows` activation rows, into (or onto) y[r.., at..].
 
-    packed uint8 [groups, blocks RECORD[bits]]; a int8 and steps float32 from `start` on as `_place` puts them;
-    out float32 [n, LANES]. native: by the instructions of x86 processors; the same bits without.
+    packed uint8 [groups, blocks RECORD[bits]]; a int8 and steps float32 as `_place` puts them, the first of the rows
+    from `start` on, in a group of `stride` rows; y float32 [n, out].
+    native: by the instructions of x86 processors; the same bits without.
     """
 
     @intrinsic
-    def products(typing, packed, group, a, steps, start, blocks, r, out):
+    def products(typing, packed, group, a, steps, start, stride, blocks, y, r, at, onto):
         def codegen(context, builder, signature, args):
-            packed, a, steps, out = (
+            packed, a, steps, y = (
                 context.make_array(signature.args[i])(context, builder, args[i]) for i in (0, 2, 3, 7)
             )
-            group, start, blocks, r = args[1], args[4], args[5], args[6]
+            group, start, stride, blocks, first_row, channel, onto = (args[i] for i in (1, 4, 5, 6, 8, 9, 10))
 
             def at(pointer, *factors):
                 place = ir.Constant(_long, 1)
@@ -142,7 +158,7 @@ def dots(bits: int, rows: int, native: bool = X86):
                 for line in range(0, RECORD[bits], LINE):
                     flags = (ir.Constant(_int, flag) for flag in (0, 3, 1))  # read, keep, data
                     _call(builder, "llvm.prefetch.p0", ir.VoidType(), at(record, AHEAD + line), *flags)
-                here = at(inputs, loop.index, rows * BLOCK)
+                here = at(inputs, loop.index, stride, BLOCK)
                 sums = {(part, i): None for part in range(bits // 4) for i in range(rows)}
                 for v in range(CODES[bits] // BLOCK):
                     codes = load(at(record, v * BLOCK), bytes_)
@@ -152,16 +168,18 @@ def dots(bits: int, rows: int, native: bool = X86):
                         first = 8 * v + 4 * number if bits == 4 else 4 * v
                         part = number if bits == 8 else 0
                         for i in range(rows):
-                            four = _repeated(builder, load(at(here, i * BLOCK + first), _int))
-                            product = _code_products(builder, half, builder.bitcast(four, bytes_), native)
-                            known = sums[part, i]
-                            sums[part, i] = product if known is None else builder.add(known, product)
+                            known, place = sums[part, i], i * BLOCK + first
+                            if native and bits == 4:
+                                sums[part, i] = _added_code_products(builder, known, half, here, place)
+                            else:
+                                product = _code_products(builder, half, here, place, native)
+                                sums[part, i] = product if known is None else builder.add(known, product)
                 scale = builder.fpext(load(at(record, CODES[bits]), _vector(_half, LANES)), floats)
                 if bits == 4:
                     least = builder.fpext(load(at(record, CODES[4] + 2 * LANES), _vector(_half, LANES)), floats)
                 else:
                     least = builder.fmul(scale, _vector(_float, LANES, -128.0))
-                pair = at(scales, loop.index, 2 * rows)
+                pair = at(scales, loop.index, stride, 2)
                 for i, total in enumerate(totals):
                     whole = _weighted_pairs(builder, sums[0, i], 1, native)
                     if bits == 8:
@@ -170,19 +188,65 @@ def dots(bits: int, rows: int, native: bool = X86):
                     factors = builder.sitofp(whole, floats), builder.fmul(scale, step)
                     value = _call(builder, "llvm.fma.v8f32", floats, *factors, builder.load(total))
                     builder.store(_call(builder, "llvm.fma.v8f32", floats, least, sum_, value), total)
+            columns = cgutils.unpack_tuple(builder, y.shape)[1]
             for i, total in enumerate(totals):
-                place = at(out.data, builder.add(r, ir.Constant(_long, i)), LANES)
-                builder.store(builder.load(total), builder.bitcast(place, floats.as_pointer()), align=4)
+                row = builder.mul(builder.add(first_row, ir.Constant(_long, i)), columns)
+                place = builder.bitcast(builder.gep(y.data, [builder.add(row, channel)]), floats.as_pointer())
+                before = builder.select(onto, builder.load(place, align=4), ir.Constant(floats, None))
+                builder.store(builder.fadd(before, builder.load(total)), place, align=4)
             return context.get_dummy_value()
 
         index = types.intp
-        return types.void(packed, index, a, steps, index, index, index, out), codegen
+        return types.void(packed, index, a, steps, index, index, index, y, index, index, types.boolean), codegen
 
     return products
 
 
-_half1, _half2, _half3, _half4 = (dots(4, rows) for rows in range(1, GROUP + 1))
-_full1, _full2, _full3, _full4 = (dots(8, rows) for rows in range(1, GROUP + 1))
+_half1, _half2, _half3, _half4, _half5, _half6, _half7, _half8 = (dots(4, rows) for rows in range(1, 9))
+_full1, _full2, _full3, _full4 = (dots(8, rows) for rows in range(1, 5))
+
+
+@numba.njit(**_options)
+def _grouped(n):
+    """How many rows meet a record at once: at most GROUP, in groups as equal as they can be."""
+    groups = -(-n // GROUP)
+    return -(-n // groups)
+
+
+@numba.njit(**_options)
+def _by_eights(packed, group, a, steps, start, rows, blocks, y, r, at, onto):
+    """`rows` <= 8 rows, which lie together, by a record row of 4 bits."""
+    if rows == 8:
+        _half8(packed, group, a, steps, start, rows, blocks, y, r, at, onto)
+    elif rows == 7:
+        _half7(packed, group, a, steps, start, rows, blocks, y, r, at, onto)
+    elif rows == 6:
+        _half6(packed, group, a, steps, start, rows, blocks, y, r, at, onto)
+    elif rows == 5:
+        _half5(packed, group, a, steps, start, rows, blocks, y, r, at, onto)
+    elif rows == 4:
+        _half4(packed, group, a, steps, start, rows, blocks, y, r, at, onto)
+    elif rows == 3:
+        _half3(packed, group, a, steps, start, rows, blocks, y, r, at, onto)
+    elif rows == 2:
+        _half2(packed, group, a, steps, start, rows, blocks, y, r, at, onto)
+    else:
+        _half1(packed, group, a, steps, start, rows, blocks, y, r, at, onto)
+
+
+@numba.njit(**_options)
+def _by_fours(packed, group, a, steps, start, rows, blocks, y, r, at, onto):
+    """`rows` rows, which lie together, by a record row of 8 bits, four at a time: each needs two registers."""
+    for i in range(0, rows, FEW):
+        left, here = rows - i, start + i * BLOCK
+        if left >= FEW:
+            _full4(packed, group, a, steps, here, rows, blocks, y, r + i, at, onto)
+        elif left == 3:
+            _full3(packed, group, a, steps, here, rows, blocks, y, r + i, at, onto)
+        elif left == 2:
+            _full2(packed, group, a, steps, here, rows, blocks, y, r + i, at, onto)
+        else:
+            _full1(packed, group, a, steps, here, rows, blocks, y, r + i, at, onto)
 
 
 @numba.njit(**_options)
@@ -193,33 +257,22 @@ def product(packed, a, steps, n, first, last, add, y):
     blocks, and steps float32 [n K / BLOCK, 2]: the rows x as `_place` puts them; y float32 [n, out].
     """
     width = len(a) // n
-    blocks = width // BLOCK
+    blocks, most = width // BLOCK, _grouped(n)
     is_half = packed.shape[1] == blocks * RECORD_4
-    sums = np.empty((n, LANES), np.float32)
+    tail = np.empty((n, LANES), np.float32)
     for at in range(first, last, LANES):
-        group = at // LANES
-        for r in range(0, n, GROUP):
-            start, left = r * width, n - r
+        group, is_whole = at // LANES, at + LANES <= last
+        out, place = (y, at) if is_whole else (tail, 0)
+        for r in range(0, n, most):
+            rows = min(most, n - r)
             if is_half:
-                if left >= 4:
-                    _half4(packed, group, a, steps, start, blocks, r, sums)
-                elif left == 3:
-                    _half3(packed, group, a, steps, start, blocks, r, sums)
-                elif left == 2:
-                    _half2(packed, group, a, steps, start, blocks, r, sums)
-                else:
-                    _half1(packed, group, a, steps, start, blocks, r, sums)
-            elif left >= 4:
-                _full4(packed, group, a, steps, start, blocks, r, sums)
-            elif left == 3:
-                _full3(packed, group, a, steps, start, blocks, r, sums)
-            elif left == 2:
-                _full2(packed, group, a, steps, start, blocks, r, sums)
+                _by_eights(packed, group, a, steps, r * width, rows, blocks, out, r, place, add and is_whole)
             else:
-                _full1(packed, group, a, steps, start, blocks, r, sums)
-        for r in range(n):
-            for o in range(min(LANES, last - at)):
-                y[r, at + o] = y[r, at + o] + sums[r, o] if add else sums[r, o]
+                _by_fours(packed, group, a, steps, r * width, rows, blocks, out, r, place, add and is_whole)
+        if not is_whole:
+            for r in range(n):
+                for o in range(last - at):
+                    y[r, at + o] = y[r, at + o] + tail[r, o] if add else tail[r, o]
 
 
 @numba.njit(fastmath=_no_nan, **_options)
@@ -234,12 +287,13 @@ def _largest(x):
 def _place(x, factor, r, n, a, steps):
     """Round row r [K] of n rows, factor x, to LEVEL steps each side of 0 a block: into a int8 [n K'], K' whole blocks.
 
-    GROUP rows (the last group may have fewer) lie together: their first blocks, row by row, then the next. In the same
-    order steps float32 [n K' / BLOCK, 2] takes what a step is worth, and that times the sum of the block.
+    The rows of a group lie together: their first blocks, row by row, then the next. In the same order
+    steps float32 [n K' / BLOCK, 2] takes what a step is worth, and that times the sum of the block.
     """
     width = len(a) // n
-    rows = min(GROUP, n - r // GROUP * GROUP)
-    start = r // GROUP * GROUP * width // BLOCK + r % GROUP
+    most = _grouped(n)
+    rows = min(most, n - r // most * most)
+    start = r // most * most * width // BLOCK + r % most
     for block in range(width // BLOCK):
         part = x[block * BLOCK : (block + 1) * BLOCK]
         at = start + block * rows

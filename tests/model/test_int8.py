@@ -113,7 +113,7 @@ def test_other_processors_come_to_the_same_bits(bits):
 
         @numba.njit
         def second_group(packed, a, steps, out, dots=dots):
-            dots(packed, 1, a, steps, 0, 2, 0, out)
+            dots(packed, 1, a, steps, 0, 3, 2, out, 0, 0, False)
 
         second_group(packed, a, steps, out)
         made.append(out)
