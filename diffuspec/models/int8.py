@@ -95,14 +95,15 @@ def _records(codes: torch.Tensor, *numbers: torch.Tensor) -> np.ndarray:
 class Int8Cache:
     """Keys and values of all layers, in arrays that grow ahead of need.
 
-    keys float32 [layers, kv heads, d, room], values float32 [layers, kv heads, room, d padded to whole spans];
-    what lies behind `length` is scratch.
+    In panels of SPAN columns, as `kernels` reads them, S = SPAN: keys float32 [layers, kv heads, room / S, d, S],
+    values float32 [layers, kv heads, d / S rounded up, room, S]; what lies behind `length` is scratch.
     """
 
     def __init__(self, layers: int, heads: int, head_dim: int):
+        span = kernels.SPAN
         self.length, self.head_dim = 0, head_dim
-        self.keys = np.zeros((layers, heads, head_dim, 0), np.float32)
-        self.values = np.zeros((layers, heads, 0, -(-head_dim // kernels.SPAN) * kernels.SPAN), np.float32)
+        self.keys = np.zeros((layers, heads, 0, head_dim, span), np.float32)
+        self.values = np.zeros((layers, heads, -(-head_dim // span), 0, span), np.float32)
 
     @property
     def layers(self) -> list[LayerView]:
@@ -114,22 +115,19 @@ class Int8Cache:
 
     def reserve(self, total: int) -> None:
         """Make room for `total` tokens and a span behind them."""
-        room = self.keys.shape[3]
+        room = self.values.shape[3]
         if total + kernels.SPAN <= room:
             return
-        # An odd number of spans: rows a power of two apart would fall on the same lines of the processor's cache.
-        spans = -(-max(total + kernels.SPAN, room + ROOM, room * 5 // 4) // kernels.SPAN) | 1
-        more = spans * kernels.SPAN - room
-        self.keys = np.pad(self.keys, ((0, 0), (0, 0), (0, 0), (0, more)))
-        self.values = np.pad(self.values, ((0, 0), (0, 0), (0, more), (0, 0)))
+        panels = -(-max(total + kernels.SPAN, room + ROOM, room * 5 // 4) // kernels.SPAN)
+        more = panels - room // kernels.SPAN
+        self.keys = np.pad(self.keys, ((0, 0), (0, 0), (0, more), (0, 0), (0, 0)))
+        self.values = np.pad(self.values, ((0, 0), (0, 0), (0, 0), (0, more * kernels.SPAN), (0, 0)))
 
     def keep(self, first: int, rows: Sequence[int]) -> None:
         """Move the tokens first + rows to first, first + 1, ...; forget all behind them."""
         self.length = first + len(rows)
         if list(rows) != list(range(len(rows))):
-            chosen = first + np.array(rows)
-            self.keys[..., first : self.length] = self.keys[..., chosen]
-            self.values[:, :, first : self.length] = self.values[:, :, chosen]
+            self._put(range(first, self.length), self._tokens(first + np.array(rows)))
 
     def crop(self, more: int) -> None:
         """Forget the newest -more tokens, as `transformers`' caches do."""
@@ -139,27 +137,37 @@ class Int8Cache:
     def scratch(self, start: int, n: int) -> Iterator[None]:
         """Room for n tokens at `start`; whatever was there comes back afterwards."""
         self.reserve(start + n)
-        kept = max(0, min(self.length - start, n))
-        keys, values = self.keys[..., start : start + kept].copy(), self.values[:, :, start : start + kept].copy()
+        kept = range(start, max(start, min(self.length, start + n)))
+        tokens = self._tokens(kept)
         yield
-        self.keys[..., start : start + kept], self.values[:, :, start : start + kept] = keys, values
+        self._put(kept, tokens)
+
+    def _tokens(self, slots: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Copies of keys [tokens, layers, kv heads, d] and values [layers, kv heads, panels, tokens, S]."""
+        panel, column = np.divmod(np.asarray(slots, np.int64), kernels.SPAN)
+        return self.keys[:, :, panel, :, column], self.values[:, :, :, slots]
+
+    def _put(self, slots: Sequence[int], tokens: tuple[np.ndarray, np.ndarray]) -> None:
+        panel, column = np.divmod(np.asarray(slots, np.int64), kernels.SPAN)
+        self.keys[:, :, panel, :, column], self.values[:, :, :, slots] = tokens
 
 
 @dataclass(frozen=True)
 class LayerView:
-    """One layer: keys and values float32 [1, kv heads, length, d]."""
+    """One layer: keys and values float32 [1, kv heads, length, d], copied."""
 
     cache: Int8Cache
     index: int
 
     @property
     def keys(self) -> torch.Tensor:
-        return torch.from_numpy(self.cache.keys[self.index, :, :, : self.cache.length]).transpose(1, 2)[None]
+        panels = torch.from_numpy(self.cache.keys[self.index])
+        return panels.transpose(2, 3).flatten(1, 2)[None, :, : self.cache.length]
 
     @property
     def values(self) -> torch.Tensor:
-        cache = self.cache
-        return torch.from_numpy(cache.values[self.index, :, : cache.length, : cache.head_dim])[None]
+        panels = torch.from_numpy(self.cache.values[self.index, :, :, : self.cache.length])
+        return panels.transpose(1, 2).flatten(2)[None, ..., : self.cache.head_dim]
 
 
 @dataclass(frozen=True)

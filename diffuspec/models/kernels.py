@@ -47,7 +47,6 @@ SPAN = 16  # columns of a float product computed at a time
 STRETCH = 128  # logits that are passed over together where none is among the best
 
 _options = dict(nogil=True, error_model="numpy", cache=True)
-_no_nan = {"nnan", "ninf", "nsz"}  # changes no sum: lets a maximum be vectorised
 
 
 def _host_has_x86() -> bool:
@@ -120,6 +119,12 @@ def _repeated(builder, value, count=LANES):
     )
 
 
+def _ask_for(builder, pointer):
+    """Have memory read ahead of need."""
+    flags = (ir.Constant(_int, flag) for flag in (0, 3, 1))  # read, keep, data
+    _call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, *flags)
+
+
 def dots(bits: int, rows: int, native: bool = X86):
     """An intrinsic: products of record row `group` with `rows` activation rows, into (or onto) y[r.., at..].
 
@@ -156,8 +161,7 @@ def dots(bits: int, rows: int, native: bool = X86):
             with cgutils.for_range(builder, blocks, intp=_long) as loop:
                 record = at(records, loop.index, RECORD[bits])
                 for line in range(0, RECORD[bits], LINE):
-                    flags = (ir.Constant(_int, flag) for flag in (0, 3, 1))  # read, keep, data
-                    _call(builder, "llvm.prefetch.p0", ir.VoidType(), at(record, AHEAD + line), *flags)
+                    _ask_for(builder, at(record, AHEAD + line))
                 here = at(inputs, loop.index, stride, BLOCK)
                 sums = {(part, i): None for part in range(bits // 4) for i in range(rows)}
                 for v in range(CODES[bits] // BLOCK):
@@ -275,11 +279,21 @@ def product(packed, a, steps, n, first, last, add, y):
                     y[r, at + o] = y[r, at + o] + tail[r, o] if add else tail[r, o]
 
 
-@numba.njit(fastmath=_no_nan, **_options)
+@intrinsic
+def _max(typing, a, b):
+    """The larger of two float32 that are numbers; unlike `max` it lets a loop be vectorised."""
+
+    def codegen(context, builder, signature, args):
+        return _call(builder, "llvm.maxnum.f32", _float, *args)
+
+    return types.float32(types.float32, types.float32), codegen
+
+
+@numba.njit(**_options)
 def _largest(x):
     largest = np.float32(0.0)
-    for v in x:
-        largest = max(largest, abs(v))
+    for i in range(len(x)):
+        largest = _max(largest, abs(x[i]))
     return largest
 
 
@@ -317,6 +331,21 @@ def _room(n, width):
 
 
 @numba.njit(**_options)
+def _squares(x):
+    """Sum of squares in float64, in four sums, since each is a chain of additions."""
+    a = b = c = d = 0.0
+    whole = len(x) // 4 * 4
+    for i in range(0, whole, 4):
+        a += float(x[i]) * float(x[i])
+        b += float(x[i + 1]) * float(x[i + 1])
+        c += float(x[i + 2]) * float(x[i + 2])
+        d += float(x[i + 3]) * float(x[i + 3])
+    for i in range(whole, len(x)):
+        a += float(x[i]) * float(x[i])
+    return (a + b) + (c + d)
+
+
+@numba.njit(**_options)
 def _normed(x, gain, eps):
     """Root mean square norm of rows x [n, h] times gain, placed."""
     n, width = x.shape
@@ -324,11 +353,9 @@ def _normed(x, gain, eps):
     scaled = np.empty(width, np.float32)
     for r in range(n):
         row = x[r]
-        total = 0.0
         for i in range(width):
-            total += float(row[i]) * float(row[i])
             scaled[i] = row[i] * gain[i]
-        _place(scaled, np.float32(1.0 / math.sqrt(total / width + eps)), r, n, a, steps)
+        _place(scaled, np.float32(1.0 / math.sqrt(_squares(row) / width + eps)), r, n, a, steps)
     return a, steps
 
 
@@ -342,24 +369,34 @@ def _rounded(x):
     return a, steps
 
 
+@intrinsic
+def _fma(typing, a, b, c):
+    """a b + c in float32, rounded once."""
+
+    def codegen(context, builder, signature, args):
+        return _call(builder, "llvm.fma.f32", _float, *args)
+
+    return types.float32(types.float32, types.float32, types.float32), codegen
+
+
 @numba.njit(**_options)
 def _exp(x):
     """e^x in float32 for x <= 0 and moderate x > 0, to about 2 units in the last place."""
     x = max(np.float32(-87.0), min(np.float32(88.0), x))
-    whole = np.floor(x * np.float32(1.44269504) + np.float32(0.5))
-    r = x - whole * np.float32(0.693359375)
-    r = r - whole * np.float32(-2.12194440e-4)
+    whole = np.floor(_fma(x, np.float32(1.44269504), np.float32(0.5)))
+    r = _fma(whole, np.float32(-0.693359375), x)
+    r = _fma(whole, np.float32(2.12194440e-4), r)
     p = np.float32(1.9875691500e-4)
-    p = p * r + np.float32(1.3981999507e-3)
-    p = p * r + np.float32(8.3334519073e-3)
-    p = p * r + np.float32(4.1665795894e-2)
-    p = p * r + np.float32(1.6666665459e-1)
-    p = p * r + np.float32(5.0000001201e-1)
-    p = p * r * r + r + np.float32(1.0)
+    p = _fma(p, r, np.float32(1.3981999507e-3))
+    p = _fma(p, r, np.float32(8.3334519073e-3))
+    p = _fma(p, r, np.float32(4.1665795894e-2))
+    p = _fma(p, r, np.float32(1.6666665459e-1))
+    p = _fma(p, r, np.float32(5.0000001201e-1))
+    p = _fma(p, r * r, r) + np.float32(1.0)
     return p * np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
-@numba.njit(fastmath=_no_nan | {"reassoc", "contract"}, **_options)
+@numba.njit(fastmath={"reassoc", "contract", "nsz"}, **_options)
 def _sum_of_exponentials(x, largest):
     total = np.float32(0.0)
     for i in range(len(x)):
@@ -367,11 +404,11 @@ def _sum_of_exponentials(x, largest):
     return total
 
 
-@numba.njit(fastmath=_no_nan, **_options)
+@numba.njit(**_options)
 def _highest(x):
     highest = x[0]
-    for v in x:
-        highest = max(highest, v)
+    for i in range(len(x)):
+        highest = _max(highest, x[i])
     return highest
 
 
@@ -423,46 +460,39 @@ def _rotate(vector, cos, sin, out, factor):
 
 
 def _fused(rows: int):
-    """An intrinsic: out[r.., j..] = sum over i < count of a[r.., i] b[i, j..] for `rows` rows and SPAN columns.
+    """An intrinsic: out[r.., SPAN j..] = sum over i < count of a[r.., i] b[j, i, :] for `rows` rows.
 
     One fused multiply-add after the other, so that an element does not know of its neighbours.
+    a float32 [m, >= count], b float32 [panels, >= count, SPAN], out float32 [m, >= panels SPAN].
     """
-    f32, i64 = ir.FloatType(), ir.IntType(64)
-    half = ir.VectorType(f32, SPAN // 2)
-    lanes = ir.Constant(ir.VectorType(ir.IntType(32), SPAN // 2), None)
+    half = _vector(_float, SPAN // 2)
 
     @intrinsic
     def fused(typing, a, r, b, j, count, out):
         def codegen(context, builder, signature, args):
             a, b, out = (context.make_array(signature.args[i])(context, builder, args[i]) for i in (0, 2, 5))
             r, j, count = args[1], args[3], args[4]
-            row = [builder.add(r, ir.Constant(i64, i)) for i in range(rows)]
-            width, room, columns = (cgutils.unpack_tuple(builder, array.shape)[1] for array in (a, b, out))
+            row = [builder.add(r, ir.Constant(_long, i)) for i in range(rows)]
+            width, columns = (cgutils.unpack_tuple(builder, array.shape)[1] for array in (a, out))
+            depth, span = cgutils.unpack_tuple(builder, b.shape)[1], ir.Constant(_long, SPAN)
             inputs = [builder.gep(a.data, [builder.mul(i, width)]) for i in row]
-            start = builder.gep(b.data, [j])
-            fma = cgutils.get_or_insert_function(
-                builder.module, ir.FunctionType(half, [half] * 3), f"llvm.fma.v{SPAN // 2}f32"
-            )
-            zero, none = ir.Constant(half, None), ir.Constant(half, ir.Undefined)
-            sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(2)] for _ in row]
-            with cgutils.for_range(builder, count, intp=i64) as loop:
-                here = builder.gep(start, [builder.mul(loop.index, room)])
+            panel = builder.gep(b.data, [builder.mul(builder.mul(j, depth), span)])
+            sums = [[cgutils.alloca_once_value(builder, ir.Constant(half, None)) for _ in range(2)] for _ in row]
+            with cgutils.for_range(builder, count, intp=_long) as loop:
+                here = builder.gep(panel, [builder.mul(loop.index, span)])
                 pieces = []
                 for i in range(2):
-                    piece = builder.gep(here, [ir.Constant(i64, i * SPAN // 2)])
+                    piece = builder.gep(here, [ir.Constant(_long, i * SPAN // 2)])
                     pieces.append(builder.load(builder.bitcast(piece, half.as_pointer()), align=4))
                 for source, totals in zip(inputs, sums, strict=True):
-                    value = builder.load(builder.gep(source, [loop.index]))
-                    value = builder.insert_element(
-                        ir.Constant(half, ir.Undefined), value, ir.Constant(ir.IntType(32), 0)
-                    )
-                    value = builder.shuffle_vector(value, none, lanes)
+                    value = _repeated(builder, builder.load(builder.gep(source, [loop.index])), SPAN // 2)
                     for piece, total in zip(pieces, totals, strict=True):
-                        builder.store(builder.call(fma, [value, piece, builder.load(total)]), total)
+                        fma = _call(builder, f"llvm.fma.v{SPAN // 2}f32", half, value, piece, builder.load(total))
+                        builder.store(fma, total)
             for i, totals in zip(row, sums, strict=True):
-                place = builder.gep(out.data, [builder.add(builder.mul(i, columns), j)])
+                place = builder.gep(out.data, [builder.add(builder.mul(i, columns), builder.mul(j, span))])
                 for number, total in enumerate(totals):
-                    to = builder.gep(place, [ir.Constant(i64, number * SPAN // 2)])
+                    to = builder.gep(place, [ir.Constant(_long, number * SPAN // 2)])
                     builder.store(builder.load(total), builder.bitcast(to, half.as_pointer()), align=4)
             return context.get_dummy_value()
 
@@ -471,32 +501,37 @@ def _fused(rows: int):
     return fused
 
 
-_fused1, _fused4 = _fused(1), _fused(4)
+_fused1, _fused2, _fused3, _fused6 = (_fused(rows) for rows in (1, 2, 3, 6))
 
 
 @numba.njit(**_options)
-def _matrix(a, b, count, columns, out):
-    """out[:, :columns] = a[:, :count] b[:count], each sum in the order of the text; columns a multiple of SPAN."""
+def _matrix(a, b, count, panels, out):
+    """out[:, SPAN j..] = a[:, :count] b[j, :count] for j < panels, each sum in the order of the text."""
     m = len(a)
-    for j in range(0, columns, SPAN):
+    for j in range(panels):
         r = 0
-        while r + 4 <= m:
-            _fused4(a, r, b, j, count, out)
-            r += 4
-        while r < m:
+        while r + 6 <= m:
+            _fused6(a, r, b, j, count, out)
+            r += 6
+        if r + 3 <= m:
+            _fused3(a, r, b, j, count, out)
+            r += 3
+        if r + 2 <= m:
+            _fused2(a, r, b, j, count, out)
+        elif r + 1 <= m:
             _fused1(a, r, b, j, count, out)
-            r += 1
 
 
 @numba.njit(**_options)
 def _attend(queries, rows, keys, values, past, hidden, scores, out):
     """Query rows [m, d] of one key head, the i-th of the block's row rows[i], over its past and the block.
 
-    keys float32 [d, room], values [room, d padded to whole spans], as out. A column of the block that a row must
-    not see gets the weight 0, which no sum notices.
+    keys float32 [room / SPAN, d, SPAN], values [d / SPAN rounded up, room, SPAN]: in panels, which are read from
+    front to back; out float32 [m, d rounded up to whole spans]. A column of the block that a row must not see gets the
+    weight 0, which no sum notices.
     """
     n = past + len(hidden)
-    _matrix(queries, keys, queries.shape[1], -(-n // SPAN) * SPAN, scores)
+    _matrix(queries, keys, queries.shape[1], -(-n // SPAN), scores)
     for i in range(len(queries)):
         line = scores[i, :n]
         for j in range(len(hidden)):
@@ -508,7 +543,7 @@ def _attend(queries, rows, keys, values, past, hidden, scores, out):
         for j in range(len(hidden)):
             if hidden[rows[i], j]:
                 line[past + j] = 0.0
-    _matrix(scores, values, n, values.shape[1], out)
+    _matrix(scores, values, n, len(values), out)
     totals = np.empty(len(queries), np.float32)
     _sums(scores, n, totals)
     for i in range(len(queries)):
@@ -571,20 +606,21 @@ def _work(stage, t, threads, layer, x, weights, shape, keys, values, past, hidde
         weight, out, channels = head, logits, vocab
     else:
         group, shrink = heads // kv_heads, np.float32(1.0 / math.sqrt(d))
-        tasks = -(-n * group // CHUNK) * kv_heads
-        for task in range(_share(tasks, t, threads, 1), _share(tasks, t + 1, threads, 1)):
-            g, first = task % kv_heads, task // kv_heads * CHUNK
-            size = min(CHUNK, n * group - first)
-            query, out = np.empty((size, d), np.float32), np.empty((size, values.shape[2]), np.float32)
-            rows = np.empty(size, np.int64)
+        query, out = np.empty((CHUNK, d), np.float32), np.empty((CHUNK, len(values[0]) * SPAN), np.float32)
+        rows = np.empty(CHUNK, np.int64)
+        first, last = _share(n * heads, t, threads, 1), _share(n * heads, t + 1, threads, 1)
+        while first < last:  # key head by key head
+            g, skip = first // (n * group), first % (n * group)
+            size = min(CHUNK, last - first, n * group - skip)
             for i in range(size):
-                at = (g * group + (first + i) % group) * d
-                r = rows[i] = (first + i) // group
+                at = (g * group + (skip + i) % group) * d
+                r = rows[i] = (skip + i) // group
                 _rotate(projected[r, at : at + d], cos[place[r]], sin[place[r]], query[i], shrink)
-            _attend(query, rows, keys[g], values[g], past, hidden, scores[t, :size], out)
+            _attend(query[:size], rows, keys[g], values[g], past, hidden, scores[t, :size], out[:size])
             for i in range(size):
-                at = (g * group + (first + i) % group) * d
+                at = (g * group + (skip + i) % group) * d
                 _copy(out[i, :d], mixed[rows[i], at : at + d])
+            first += size
         return
     first, last = _share(channels, t, threads, LANES), _share(channels, t + 1, threads, LANES)
     for half in range(2 if stage == GATE else 1):
@@ -603,7 +639,8 @@ def run(x, weights, shape, source, keys, values, past, hidden, place, cos, sin, 
     up each a whole number of groups; the gains of their two norms float32 [layers, h]; the head's gain [h] and weights.
     shape: (heads, kv heads, d, V, eps).
     source int32 [layers]: the cache layer that layer l reads and appends to; keys float32 [cache layers, kv heads,
-    d, room], values float32 [.., kv heads, room, d], `past` tokens in them; row i is appended at past + i.
+    room / SPAN, d, SPAN], values float32 [.., kv heads, d / SPAN rounded up, room, SPAN], `past` tokens in them; row i
+    is appended at past + i.
     hidden bool [n, n]: True where row i must not look at row j of the block; place int64 [n]: the rows' positions;
     cos, sin float32 [context, d / 2]. The cache needs room for past + n tokens and SPAN more.
     """
@@ -624,9 +661,11 @@ def run(x, weights, shape, source, keys, values, past, hidden, place, cos, sin, 
                 for r in range(n):
                     for g in range(kv_heads):
                         first, last = (heads + g) * d, (heads + kv_heads + g) * d
-                        k, v = projected[r, first : first + d], projected[r, last : last + d]
-                        _rotate(k, cos[place[r]], sin[place[r]], keys[at, g, :, past + r], np.float32(1.0))
-                        _copy(v, values[at, g, past + r])
+                        slot, k, v = past + r, projected[r, first : first + d], projected[r, last : last + d]
+                        key = keys[at, g, slot // SPAN, :, slot % SPAN]
+                        _rotate(k, cos[place[r]], sin[place[r]], key, np.float32(1.0))
+                        for j in range(0, d, SPAN):
+                            _copy(v[j : j + SPAN], values[at, g, j // SPAN, slot])
             for t in prange(threads):
                 _work(
                     np.int64(stage), np.int64(t), threads, np.int64(layer), x,

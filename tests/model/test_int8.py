@@ -182,22 +182,31 @@ def test_int8_is_near_the_model(tiny, tiny_model):
 
 
 def test_a_cache_grows_moves_and_shows_its_layers():
-    random = np.random.default_rng(5)
-    cache = Int8Cache(2, 3, 8)
-    cache.reserve(5)
-    keys, values = random.random((2, 3, 8, 5)), random.random((2, 3, 5, 8))
-    cache.keys[..., :5], cache.values[:, :, :5, :8], cache.length = keys, values, 5
+    random, span, rows = np.random.default_rng(5), kernels.SPAN, [0, 1, 17, 19]
+    cache = Int8Cache(2, 3, span + 8)
+    cache.reserve(20)
+    keys, values = random.random((2, 3, 20, span + 8)), random.random((2, 3, 20, span + 8))
+    for t in range(20):
+        cache.keys[:, :, t // span, :, t % span] = keys[:, :, t]
+        cache.values[:, :, 0, t], cache.values[:, :, 1, t, :8] = values[:, :, t, :span], values[:, :, t, span:]
+    cache.length = 20
     cache.reserve(1000)
-    cache.keep(1, [0, 2, 3])
-    assert cache.get_seq_length() == 4 and cache.keys.shape[3] == cache.values.shape[2] >= 1016
-    rows = [0, 1, 3, 4]
-    for i, layer in enumerate(cache.layers):
-        np.testing.assert_allclose(layer.keys[0], keys[i][:, :, rows].transpose(0, 2, 1), rtol=1e-6)
-        np.testing.assert_allclose(layer.values[0], values[i][:, rows], rtol=1e-6)
-    before = cache.keys.copy()
+    cache.keep(1, [0, 16, 18])
+    assert cache.get_seq_length() == 4 and cache.keys.shape[2] * span == cache.values.shape[3] >= 1000 + span
+
+    def shown():
+        return [(layer.keys[0].numpy(), layer.values[0].numpy()) for layer in cache.layers]
+
+    for i, (some_keys, some_values) in enumerate(shown()):
+        np.testing.assert_allclose(some_keys, keys[i][:, rows], rtol=1e-6)
+        np.testing.assert_allclose(some_values, values[i][:, rows], rtol=1e-6)
+    before = shown()
     with cache.scratch(2, 6):
-        cache.keys[..., 2:8] = 7
-    assert np.array_equal(cache.keys[..., :4], before[..., :4]) and cache.length == 4
+        cache.keys[:, :, 0, :, 2:8] = cache.values[:, :, :, 2:8] = 7
+        assert (shown()[1][0][:, 2:] == 7).all()
+    for made, kept in zip(shown(), before, strict=True):
+        assert all(np.array_equal(*pair) for pair in zip(made, kept, strict=True))
+    assert cache.length == 4
 
 
 def test_other_architectures_are_refused_with_a_way_out():
