@@ -19,6 +19,7 @@ import torch
 from diffuspec.method.sampling import distribution, draw
 from diffuspec.models.drafter import MASKED, DiffusionDrafter
 from diffuspec.models.pair import Pair
+from diffuspec.models.ranking import likeliest
 from diffuspec.settings import Settings
 from diffuspec.trace import Baseline, Difference, Trace
 
@@ -48,7 +49,7 @@ class AutoregressiveRun:
             p = distribution(self.logits.cpu().numpy(), s.temperature, s.top_k, s.top_p)
             self.token = draw(p, self.random.random())
         else:
-            self.token = int(self.logits.argmax())
+            self.token = int(likeliest(self.logits[None])[0])
         self.budget -= 1
         return self.token
 

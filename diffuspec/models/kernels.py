@@ -413,6 +413,23 @@ def _highest(x):
 
 
 @numba.njit(**_options)
+def likeliest_one(logits):
+    """Where each row of logits float32 [rows, V] is highest, int64 [rows]; of equals the first."""
+    places = np.empty(len(logits), np.int64)
+    for r in range(len(logits)):
+        row, start = logits[r], 0
+        highest = _highest(row[:STRETCH])
+        for first in range(STRETCH, len(row), STRETCH):
+            here = _highest(row[first : first + STRETCH])
+            if here > highest:
+                highest, start = here, first
+        places[r] = start
+        while row[places[r]] != highest and places[r] + 1 < min(start + STRETCH, len(row)):
+            places[r] += 1
+    return places
+
+
+@numba.njit(**_options)
 def likeliest_few(logits, n):
     """The n largest of each row of logits float32 [rows, V], best first, of equals the first; n at most V.
 
