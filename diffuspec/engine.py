@@ -148,7 +148,9 @@ class Run:
         copied = self.source.chances(self.settings.nodes) if self.source else ()
         decision = self.policy.update(generated_length(lattice.raw_draft, self.stop_ids), verdict.accepted, copied)
         clock.lap("commit")
-        return self.recorder.record(clock, lattice, found, logits, verdict, decision, emitted, self.likeliest)
+        step = self.recorder.record(clock, lattice, found, logits, verdict, decision, emitted, self.likeliest)
+        self.policy.took(step.timing.search_ms + step.timing.commit_ms + step.timing.record_ms)
+        return step
 
     def draft(self, k: int):
         width = max(self.settings.m_max, LATTICE_ROWS) if k else 0

@@ -147,6 +147,9 @@ class LengthPolicy(ABC):
         """What limits the tree of this step beside its number of nodes."""
         return None
 
+    def took(self, other_ms: float) -> None:  # noqa: B027
+        """Hear how long the step just made took beside drafting and verifying, in milliseconds."""
+
 
 class FixedLength(LengthPolicy):
     """The same k at every step."""
@@ -221,6 +224,7 @@ class ThroughputLength(LengthPolicy):
         self._verify_ms = cost.verify_ms(MOST_ROWS)
         self._row_ms = np.diff(self._verify_ms)
         self._drafted, self._tree = k_max, None
+        self._other_ms = None  # of a step, smoothed: search, commit, writing it down
         self._rows = None  # rows of a pass, smoothed, where they are a tree's and do not follow from k
 
     def columns(self, best: Sequence[float]) -> int:
@@ -228,14 +232,19 @@ class ThroughputLength(LengthPolicy):
         return len(best)
 
     def tree_budget(self) -> TreeBudget:
-        self._tree = TreeBudget(self._draft_ms[self._drafted] + self._verify_ms[0], self._row_ms)
+        self._tree = self._budget(self._draft_ms[self._drafted])
         return self._tree
+
+    def _budget(self, draft_ms: float) -> TreeBudget:
+        return TreeBudget(draft_ms + self._verify_ms[0] + (self._other_ms or 0.0), self._row_ms)
+
+    def took(self, other_ms: float) -> None:
+        self._other_ms = _smoothed(self._other_ms, other_ms)
 
     def update(self, generated: int, accepted: int, copied: Sequence[float] = ()) -> LengthDecision:
         used = self._drafted
         if self._tree and used:
-            rows = self._tree.nodes + 1
-            self._rows = rows if self._rows is None else self._rows + 0.2 * (rows - self._rows)
+            self._rows = _smoothed(self._rows, self._tree.nodes + 1)
         for i in range(len(self._trials)):
             self._hits[i] *= self.MEMORY
             self._trials[i] *= self.MEMORY
@@ -257,15 +266,20 @@ class ThroughputLength(LengthPolicy):
             reached *= (self._hits[k - 1] + self.LEAN * pooled) / (self._trials[k - 1] + self.LEAN)
             expected += reached
             if k >= self.k_min:
-                yield k, float(expected / (self._draft_ms[k] + (tree_ms or self._verify_ms[min(k, MOST_ROWS - 1)])))
+                verify_ms = tree_ms or self._verify_ms[min(k, MOST_ROWS - 1)]
+                yield k, float(expected / (self._draft_ms[k] + verify_ms + (self._other_ms or 0.0)))
 
     def _undrafted(self, copied: Sequence[float]) -> float:
         """Expected tokens per millisecond of a step that copies only."""
-        budget = TreeBudget(self._verify_ms[0], self._row_ms)
+        budget = self._budget(0.0)
         for p in copied:
             if p > budget.least:
                 budget.take(p)
         return budget.expected / budget.ms
+
+
+def _smoothed(old: float | None, new: float) -> float:
+    return new if old is None else old + 0.2 * (new - old)
 
 
 def make_policy(settings: Settings, cost: StepCost | None = None) -> LengthPolicy:

@@ -184,6 +184,22 @@ def test_a_long_copy_needs_no_draft():
     assert decision.rate == pytest.approx(1e3 * best)
 
 
+def test_what_a_step_spends_beside_its_passes_is_counted():
+    """20 ms of searching and writing down make a row cheap beside them: of a long copy more is taken."""
+    chances, rates = [0.9**i for i in range(1, 12)], []
+    for other in (0.0, 20.0):
+        policy = ThroughputLength(1, 8, COST)
+        policy.took(other)
+        policy.columns([0.0] * 8)
+        decision = policy.update(8, 2, copied=chances)
+        best = max((1 + sum(chances[:n])) / (30 + 2 * n + other) for n in range(12))
+        assert decision.rate == pytest.approx(1e3 * best)
+        budget = policy.tree_budget()
+        assert budget.ms == pytest.approx(COST.draft_ms(8) + 30 + other)
+        rates.append(budget.least)
+    assert rates[1] < rates[0]
+
+
 def test_the_length_promises_the_best_rate_of_its_own_estimates():
     policy = ThroughputLength(1, 8, COST)
     for step in range(60):
