@@ -618,16 +618,14 @@ def _attend(queries, rows, keys, values, past, hidden, scores, out):
     n = past + len(hidden)
     _matrix(queries, keys, queries.shape[1], -(-n // SPAN), scores)
     for i in range(len(queries)):
-        line = scores[i, :n]
-        for j in range(len(hidden)):
-            if hidden[rows[i], j]:
-                line[past + j] = -np.inf
+        line, block, unseen = scores[i, :n], scores[i, past:n], hidden[rows[i]]
+        for j in range(len(block)):
+            block[j] = np.float32(-np.inf) if unseen[j] else block[j]
         highest = _highest(line)
         for j in range(n):
             line[j] = _exp(line[j] - highest)
-        for j in range(len(hidden)):
-            if hidden[rows[i], j]:
-                line[past + j] = 0.0
+        for j in range(len(block)):
+            block[j] = np.float32(0.0) if unseen[j] else block[j]
     _matrix(scores, values, n, len(values), out)
     totals = np.empty(len(queries), np.float32)
     _sums(scores, n, totals)
@@ -638,18 +636,21 @@ def _attend(queries, rows, keys, values, past, hidden, scores, out):
 
 @numba.njit(**_options)
 def _sums(weights, n, totals):
-    """Sums of the first n of each row, in the order of the text; four rows at a time, since each sum is a chain."""
+    """Sums of the first n of each row, in the order of the text; six rows at a time, since each sum is a chain."""
     m = len(weights)
-    for i in range(0, m, 4):
+    for i in range(0, m, 6):
         # The last rows may be summed twice, not beyond the end.
-        a, b, c, d = weights[i], weights[min(i + 1, m - 1)], weights[min(i + 2, m - 1)], weights[min(i + 3, m - 1)]
-        ta = tb = tc = td = np.float32(0.0)
+        a, b, c = i, min(i + 1, m - 1), min(i + 2, m - 1)
+        d, e, f = min(i + 3, m - 1), min(i + 4, m - 1), min(i + 5, m - 1)
+        ta = tb = tc = td = te = tf = np.float32(0.0)
         for j in range(n):
-            ta += a[j]
-            tb += b[j]
-            tc += c[j]
-            td += d[j]
-        totals[i], totals[min(i + 1, m - 1)], totals[min(i + 2, m - 1)], totals[min(i + 3, m - 1)] = ta, tb, tc, td
+            ta += weights[a, j]
+            tb += weights[b, j]
+            tc += weights[c, j]
+            td += weights[d, j]
+            te += weights[e, j]
+            tf += weights[f, j]
+        totals[a], totals[b], totals[c], totals[d], totals[e], totals[f] = ta, tb, tc, td, te, tf
 
 
 @numba.njit(**_options)
