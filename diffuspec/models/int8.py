@@ -41,12 +41,12 @@ def int8_fits() -> bool:
         return False
 
 
-def quantise(matrices: Sequence[torch.Tensor], bits: int | None = None) -> np.ndarray:
+def quantise(matrices: Sequence[torch.Tensor], bits: int | None = None, lanes: int = kernels.LANES) -> np.ndarray:
     """Matrices [out, in] of one shape as `kernels.product` reads them, uint8 [matrices, groups, bytes].
 
-    bits: 4 or 8; by default 4 where that loses nothing in any of them, else 8.
+    bits: 4 or 8; by default 4 where that loses nothing in any of them, else 8. lanes: channels of a record.
     """
-    blocks = [_blocks(matrix) for matrix in matrices]
+    blocks = [_blocks(matrix, lanes) for matrix in matrices]
     if bits != 8:
         halves = [_in_4_bits(part) for part in blocks]
         if bits == 4 or all(_are(*half, part) for half, part in zip(halves, blocks, strict=True)):
@@ -54,12 +54,12 @@ def quantise(matrices: Sequence[torch.Tensor], bits: int | None = None) -> np.nd
     return np.stack([_records(*_in_8_bits(part)) for part in blocks])
 
 
-def _blocks(matrix: torch.Tensor) -> torch.Tensor:
-    """float32 [groups, LANES, blocks, BLOCK], zeros where channels or inputs end before."""
+def _blocks(matrix: torch.Tensor, lanes: int) -> torch.Tensor:
+    """float32 [groups, lanes, blocks, BLOCK], zeros where channels or inputs end before."""
     matrix = matrix.detach().float().cpu()
     out, width = matrix.shape
-    matrix = torch.nn.functional.pad(matrix, (0, -width % kernels.BLOCK, 0, -out % kernels.LANES))
-    return matrix.unflatten(1, (-1, kernels.BLOCK)).unflatten(0, (-1, kernels.LANES))
+    matrix = torch.nn.functional.pad(matrix, (0, -width % kernels.BLOCK, 0, -out % lanes))
+    return matrix.unflatten(1, (-1, kernels.BLOCK)).unflatten(0, (-1, lanes))
 
 
 def _in_4_bits(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -83,8 +83,8 @@ def _in_8_bits(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _records(codes: torch.Tensor, *numbers: torch.Tensor) -> np.ndarray:
-    """uint8 [groups, bytes] of codes [groups, LANES, blocks, BLOCK] and of float16 numbers of each block."""
-    fours = codes.unflatten(-1, (-1, 4)).permute(0, 2, 3, 1, 4)  # [groups, blocks, fours, LANES, 4]
+    """uint8 [groups, bytes] of codes [groups, lanes, blocks, BLOCK] and of float16 numbers of each block."""
+    fours = codes.unflatten(-1, (-1, 4)).permute(0, 2, 3, 1, 4)  # [groups, blocks, fours, lanes, 4]
     if len(numbers) == 2:
         fours = fours[:, :, 0::2] | fours[:, :, 1::2] << 4
     parts = [fours.flatten(2)]

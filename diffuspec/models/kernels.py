@@ -14,9 +14,10 @@ Here
 A pass is one call: interpreting its 1,600 operations one by one costs more than the products do.
 The weights are read once for all rows, so that a few rows cost little more than one.
 
-Weights lie as the processor wants them (`RECORD`): a record holds a block of 8 output channels. First its codes, 32
-bytes at a time, which are 4 neighbouring inputs of each of the 8 channels, so that 4 activations of a row, repeated 8
-times, meet 8 channels at once; of 4-bit codes the low halves of the bytes are 4 inputs, the high halves the next 4.
+Weights lie as the processor wants them: a record holds a block of LANES output channels, as many as a register has
+numbers of 32 bits (16 with AVX-512 VNNI, else 8). First its codes: 4 neighbouring inputs of each of the channels, so
+that 4 activations of a row, repeated, meet all channels at once, then the next 4; of 4-bit codes the low halves of the
+bytes are 4 inputs, the high halves the next 4.
 Then a float16 scale for each channel, and of 4-bit codes a float16 minimum:
 
     w = scale * code + minimum       (4 bits, GGUF's Q4_1)
@@ -35,28 +36,41 @@ from numba import prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-BLOCK, LANES = 32, 8  # inputs and output channels of a record
-CODES = {4: LANES * BLOCK // 2, 8: LANES * BLOCK}  # bytes of its codes
-RECORD = {4: CODES[4] + 4 * LANES, 8: CODES[8] + 2 * LANES}  # and of all of it
-RECORD_4 = RECORD[4]  # compiled code reads no dictionary
+
+def _way() -> str:
+    """By which instructions products are made: those of AVX-512 VNNI, of AVX2, or any processor's."""
+    features = llvmlite.binding.get_host_cpu_features()
+    if numba.config.CPU_NAME is not None or not all(features.get(name) for name in ("avx2", "f16c")):
+        return "plain"
+    return "vnni" if all(features.get(name) for name in ("avx512vnni", "avx512vl", "avx512bw")) else "avx2"
+
+
+WAY = _way()
+if WAY != "plain":
+    llvmlite.binding.initialize_native_asmparser()
+WIDTHS = {"vnni": 16, "avx2": 8, "plain": 8}  # int32 of a register
+BLOCK, LANES = 32, WIDTHS[WAY]  # inputs and output channels of a record
+
+
+def record_bytes(bits: int, lanes: int = LANES) -> tuple[int, int]:
+    """Bytes of a record's codes, and of all of it."""
+    codes = lanes * BLOCK * bits // 8
+    return codes, codes + (4 if bits == 4 else 2) * lanes
+
+
+RECORD_4 = record_bytes(4)[1]
 LEVEL = 127  # steps of an activation on each side of 0
 LINE, AHEAD = 64, 1024  # bytes that memory is read by; how far ahead weights are asked for
-GROUP, FEW = 8, 4  # rows that a record meets at once, at most; of 8 bits
+GROUP = 12 if WAY == "vnni" else 8  # rows that a record meets at once, at most, as registers allow
+FEW = 12 if WAY == "vnni" else 4  # the same of 8 bits, which without VNNI need two registers a row
 CHUNK = 12  # query rows that pass one key head together
 SPAN = 16  # columns of a float product computed at a time
+SUMS = 16  # chains in which squares are added up
 STRETCH = 128  # logits that are passed over together where none is among the best
 
 _options = dict(nogil=True, error_model="numpy", cache=True)
 
 
-def _host_has_x86() -> bool:
-    features = llvmlite.binding.get_host_cpu_features()
-    return numba.config.CPU_NAME is None and all(features.get(name) for name in ("avx2", "f16c"))
-
-
-X86 = _host_has_x86()
-if X86:
-    llvmlite.binding.initialize_native_asmparser()
 _byte, _short, _int, _long = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _float, _half = ir.FloatType(), ir.HalfType()
 
@@ -73,6 +87,18 @@ def _call(builder, name, result, *arguments):
     return builder.call(function, arguments)
 
 
+def _load(builder, pointer, kind, align=1):
+    return builder.load(builder.bitcast(pointer, kind.as_pointer()), align=align)
+
+
+def _beyond(builder, pointer, *factors):
+    """pointer + the product of the factors, numbers or values."""
+    place = ir.Constant(_long, 1)
+    for factor in factors:
+        place = builder.mul(place, ir.Constant(_long, factor) if isinstance(factor, int) else factor)
+    return builder.gep(pointer, [place])
+
+
 def _pairs(builder, products):
     """Sums of neighbours: half as many lanes."""
     count = products.type.count // 2
@@ -84,35 +110,7 @@ def _pairs(builder, products):
     return builder.add(even, odd)
 
 
-def _code_products(builder, codes, inputs, offset, native):
-    """int16 [16]: sums of pairs of products of codes 0 .. 15, uint8 [32], with 4 int8 at inputs + offset, 8 times."""
-    four = builder.bitcast(builder.gep(inputs, [ir.Constant(_long, offset)]), _int.as_pointer())
-    four = builder.bitcast(_repeated(builder, builder.load(four, align=1)), _vector(_byte, BLOCK))
-    if native:
-        return _call(builder, "llvm.x86.avx2.pmadd.ub.sw", _vector(_short, 16), codes, four)
-    wide = _vector(_short, 32)
-    return _pairs(builder, builder.mul(builder.zext(codes, wide), builder.sext(four, wide)))
-
-
-def _added_code_products(builder, known, codes, inputs, offset):
-    """The same, added to `known`, in the order written: the compiler would load the activations of all rows first, and
-    have no registers left."""
-    products, shorts = f"vpbroadcastd {offset}($2), $0\n\tvpmaddubsw $0, $1, $0", _vector(_short, 16)
-    kind = ir.FunctionType(shorts, [codes.type, inputs.type])
-    made = builder.asm(kind, products, "=&x,x,r,~{memory}", (codes, inputs), True)
-    if known is None:
-        return made
-    return builder.asm(ir.FunctionType(shorts, [shorts] * 2), "vpaddw $2, $1, $0", "=x,x,x", (known, made), True)
-
-
-def _weighted_pairs(builder, sums, weight, native):
-    """int32 [8]: weight times the sums of pairs of int16 [16]."""
-    if native:
-        return _call(builder, "llvm.x86.avx2.pmadd.wd", _vector(_int, 8), sums, _vector(_short, 16, weight))
-    return builder.mul(_pairs(builder, builder.sext(sums, _vector(_int, 16))), _vector(_int, 8, weight))
-
-
-def _repeated(builder, value, count=LANES):
+def _repeated(builder, value, count):
     none = ir.Constant(_vector(value.type, count), ir.Undefined)
     return builder.shuffle_vector(
         builder.insert_element(none, value, ir.Constant(_int, 0)), none, ir.Constant(_vector(_int, count), None)
@@ -125,89 +123,143 @@ def _ask_for(builder, pointer):
     _call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, *flags)
 
 
-def dots(bits: int, rows: int, native: bool = X86):
-    """An intrinsic: products of record row `group` with `rows` activation rows, into (or onto) y[r.., at..].
+def _halves(builder, codes):
+    """The low and the high 4 bits of bytes."""
+    low, shorts = _vector(_byte, codes.type.count, 15), _vector(_short, codes.type.count // 2)
+    shifted = builder.lshr(builder.bitcast(codes, shorts), _vector(_short, shorts.count, 4))
+    return builder.and_(codes, low), builder.and_(builder.bitcast(shifted, codes.type), low)
 
-    packed uint8 [groups, blocks RECORD[bits]]; a int8 and steps float32 as `_place` puts them, the first of the rows
-    from `start` on, in a group of `stride` rows; y float32 [n, out].
-    native: by the instructions of x86 processors; the same bits without.
+
+def _sums_by_vnni(builder, record, inputs, bits, rows, lanes):
+    """Sums of a record's codes times the activations of each row, int32 [lanes]: a sum of four products at once."""
+    ints, line = _vector(_int, lanes), 4 * lanes
+    sums = [ir.Constant(ints, None)] * rows
+    for v in range(record_bytes(bits, lanes)[0] // line):
+        codes = _load(builder, _beyond(builder, record, v * line), _vector(_byte, line))
+        for number, part in enumerate(_halves(builder, codes) if bits == 4 else [codes]):
+            for i in range(rows):
+                # Written out: the compiler would load the activations of all rows first, and have no registers left.
+                product = f"vpdpbusd {i * BLOCK + 4 * (v * 8 // bits + number)}($2){{1to{lanes}}}, $1, $0"
+                kind = ir.FunctionType(ints, [part.type, inputs.type, ints])
+                sums[i] = builder.asm(kind, product, "=v,v,r,0", (part, inputs, sums[i]), True)
+    return sums
+
+
+def _sums_by_pairs(builder, record, inputs, bits, rows, lanes, native):
+    """The same by products of 4 bits, of which sums of pairs fit into int16; native: by the instructions of AVX2."""
+    line, shorts = 4 * lanes, _vector(_short, 2 * lanes)
+    sums = {}
+    for v in range(record_bytes(bits, lanes)[0] // line):
+        codes = _load(builder, _beyond(builder, record, v * line), _vector(_byte, line))
+        for number, half in enumerate(_halves(builder, codes)):
+            first, part = (8 * v + 4 * number, 0) if bits == 4 else (4 * v, number)
+            for i in range(rows):
+                known, place = sums.get((part, i)), i * BLOCK + first
+                if native and bits == 4:
+                    sums[part, i] = _added_code_products(builder, known, half, inputs, place)
+                else:
+                    product = _code_products(builder, half, inputs, place, native)
+                    sums[part, i] = product if known is None else builder.add(known, product)
+
+    def whole(pairs, weight):
+        if native:
+            return _call(builder, "llvm.x86.avx2.pmadd.wd", _vector(_int, lanes), pairs, _vector(_short, 16, weight))
+        wide = _vector(_int, shorts.count)
+        return builder.mul(_pairs(builder, builder.sext(pairs, wide)), _vector(_int, lanes, weight))
+
+    low = [whole(sums[0, i], 1) for i in range(rows)]
+    return low if bits == 4 else [builder.add(low[i], whole(sums[1, i], 16)) for i in range(rows)]
+
+
+def _code_products(builder, codes, inputs, offset, native):
+    """int16 [2 lanes]: sums of pairs of products of codes 0 .. 15, uint8 [4 lanes], with 4 int8 at inputs + offset."""
+    lanes = codes.type.count // 4
+    four = builder.load(builder.bitcast(_beyond(builder, inputs, offset), _int.as_pointer()), align=1)
+    four = builder.bitcast(_repeated(builder, four, lanes), codes.type)
+    if native:
+        return _call(builder, "llvm.x86.avx2.pmadd.ub.sw", _vector(_short, 2 * lanes), codes, four)
+    wide = _vector(_short, 4 * lanes)
+    return _pairs(builder, builder.mul(builder.zext(codes, wide), builder.sext(four, wide)))
+
+
+def _added_code_products(builder, known, codes, inputs, offset):
+    """The same in AVX2, added to `known`, in the order written, for the same reason as in `_sums_by_vnni`."""
+    products, shorts = f"vpbroadcastd {offset}($2), $0\n\tvpmaddubsw $0, $1, $0", _vector(_short, 16)
+    kind = ir.FunctionType(shorts, [codes.type, inputs.type])
+    made = builder.asm(kind, products, "=&x,x,r,~{memory}", (codes, inputs), True)
+    if known is None:
+        return made
+    return builder.asm(ir.FunctionType(shorts, [shorts] * 2), "vpaddw $2, $1, $0", "=x,x,x", (known, made), True)
+
+
+def dots(bits: int, most: int, way: str = WAY, lanes: int = LANES):
+    """An intrinsic: products of record row `group` with `rows` <= most activation rows, into (or onto) y[r.., at..].
+
+    packed uint8 [groups, blocks x record]; a int8 and steps float32 as `_place` puts them, the first of the rows
+    from `start` on, in a group of `stride` rows; y float32 [n, out]. The bits are the same by every way of `WIDTHS`.
     """
 
     @intrinsic
-    def products(typing, packed, group, a, steps, start, stride, blocks, y, r, at, onto):
+    def products(typing, packed, group, a, steps, start, rows, stride, blocks, y, r, at, onto):
         def codegen(context, builder, signature, args):
             packed, a, steps, y = (
-                context.make_array(signature.args[i])(context, builder, args[i]) for i in (0, 2, 3, 7)
+                context.make_array(signature.args[i])(context, builder, args[i]) for i in (0, 2, 3, 8)
             )
-            group, start, stride, blocks, first_row, channel, onto = (args[i] for i in (1, 4, 5, 6, 8, 9, 10))
-
-            def at(pointer, *factors):
-                place = ir.Constant(_long, 1)
-                for factor in factors:
-                    place = builder.mul(place, ir.Constant(_long, factor) if isinstance(factor, int) else factor)
-                return builder.gep(pointer, [place])
-
-            def load(pointer, kind):
-                return builder.load(builder.bitcast(pointer, kind.as_pointer()), align=1)
-
-            bytes_, floats = _vector(_byte, BLOCK), _vector(_float, LANES)
-            low = _vector(_byte, BLOCK, 15)
-            records = at(builder.bitcast(packed.data, _byte.as_pointer()), group, blocks, RECORD[bits])
-            inputs = at(builder.bitcast(a.data, _byte.as_pointer()), start)
+            group, start, rows, stride, blocks, first_row, channel, onto = (args[i] for i in (1, 4, 5, 6, 7, 9, 10, 11))
+            records = _beyond(builder, packed.data, group, blocks, record_bytes(bits, lanes)[1])
+            inputs = _beyond(builder, builder.bitcast(a.data, _byte.as_pointer()), start)
             scales = builder.gep(steps.data, [builder.udiv(start, ir.Constant(_long, BLOCK // 2))])
-            totals = [cgutils.alloca_once_value(builder, ir.Constant(floats, None)) for _ in range(rows)]
-            for total in totals:
-                builder.store(ir.Constant(floats, None), total)
-            with cgutils.for_range(builder, blocks, intp=_long) as loop:
-                record = at(records, loop.index, RECORD[bits])
-                for line in range(0, RECORD[bits], LINE):
-                    _ask_for(builder, at(record, AHEAD + line))
-                here = at(inputs, loop.index, stride, BLOCK)
-                sums = {(part, i): None for part in range(bits // 4) for i in range(rows)}
-                for v in range(CODES[bits] // BLOCK):
-                    codes = load(at(record, v * BLOCK), bytes_)
-                    shifted = builder.lshr(builder.bitcast(codes, _vector(_short, 16)), _vector(_short, 16, 4))
-                    halves = builder.and_(codes, low), builder.and_(builder.bitcast(shifted, bytes_), low)
-                    for number, half in enumerate(halves):
-                        first = 8 * v + 4 * number if bits == 4 else 4 * v
-                        part = number if bits == 8 else 0
-                        for i in range(rows):
-                            known, place = sums[part, i], i * BLOCK + first
-                            if native and bits == 4:
-                                sums[part, i] = _added_code_products(builder, known, half, here, place)
-                            else:
-                                product = _code_products(builder, half, here, place, native)
-                                sums[part, i] = product if known is None else builder.add(known, product)
-                scale = builder.fpext(load(at(record, CODES[bits]), _vector(_half, LANES)), floats)
-                if bits == 4:
-                    least = builder.fpext(load(at(record, CODES[4] + 2 * LANES), _vector(_half, LANES)), floats)
-                else:
-                    least = builder.fmul(scale, _vector(_float, LANES, -128.0))
-                pair = at(scales, loop.index, stride, 2)
-                for i, total in enumerate(totals):
-                    whole = _weighted_pairs(builder, sums[0, i], 1, native)
-                    if bits == 8:
-                        whole = builder.add(whole, _weighted_pairs(builder, sums[1, i], 16, native))
-                    step, sum_ = (_repeated(builder, builder.load(at(pair, 2 * i + j))) for j in range(2))
-                    factors = builder.sitofp(whole, floats), builder.fmul(scale, step)
-                    value = _call(builder, "llvm.fma.v8f32", floats, *factors, builder.load(total))
-                    builder.store(_call(builder, "llvm.fma.v8f32", floats, least, sum_, value), total)
             columns = cgutils.unpack_tuple(builder, y.shape)[1]
-            for i, total in enumerate(totals):
-                row = builder.mul(builder.add(first_row, ir.Constant(_long, i)), columns)
-                place = builder.bitcast(builder.gep(y.data, [builder.add(row, channel)]), floats.as_pointer())
-                before = builder.select(onto, builder.load(place, align=4), ir.Constant(floats, None))
-                builder.store(builder.fadd(before, builder.load(total)), place, align=4)
+            for n in range(1, most + 1):
+                with builder.if_then(builder.icmp_signed("==", rows, ir.Constant(rows.type, n))):
+                    totals = _totals(builder, records, inputs, scales, bits, n, stride, blocks, way, lanes)
+                    for i, total in enumerate(totals):
+                        row = builder.mul(builder.add(first_row, ir.Constant(_long, i)), columns)
+                        place = builder.gep(y.data, [builder.add(row, channel)])
+                        before = _load(builder, place, total.type, 4)
+                        before = builder.select(onto, before, ir.Constant(total.type, None))
+                        place = builder.bitcast(place, total.type.as_pointer())
+                        builder.store(builder.fadd(before, total), place, align=4)
             return context.get_dummy_value()
 
         index = types.intp
-        return types.void(packed, index, a, steps, index, index, index, y, index, index, types.boolean), codegen
+        known = packed, index, a, steps, index, index, index, index, y, index, index, types.boolean
+        return types.void(*known), codegen
 
     return products
 
 
-_half1, _half2, _half3, _half4, _half5, _half6, _half7, _half8 = (dots(4, rows) for rows in range(1, 9))
-_full1, _full2, _full3, _full4 = (dots(8, rows) for rows in range(1, 5))
+def _totals(builder, records, inputs, scales, bits, rows, stride, blocks, way, lanes):
+    """A record row times each of the rows, float32 [lanes], block after block."""
+    floats, halves = _vector(_float, lanes), _vector(_half, lanes)
+    code_bytes, size = record_bytes(bits, lanes)
+    totals = [cgutils.alloca_once_value(builder, ir.Constant(floats, None)) for _ in range(rows)]
+    for total in totals:
+        builder.store(ir.Constant(floats, None), total)
+    with cgutils.for_range(builder, blocks, intp=_long) as loop:
+        record = _beyond(builder, records, loop.index, size)
+        for line in range(0, size, LINE):
+            _ask_for(builder, _beyond(builder, record, AHEAD + line))
+        here = _beyond(builder, inputs, loop.index, stride, BLOCK)
+        if way == "vnni":
+            sums = _sums_by_vnni(builder, record, here, bits, rows, lanes)
+        else:
+            sums = _sums_by_pairs(builder, record, here, bits, rows, lanes, way == "avx2")
+        scale = builder.fpext(_load(builder, _beyond(builder, record, code_bytes), halves), floats)
+        if bits == 4:
+            least = builder.fpext(_load(builder, _beyond(builder, record, code_bytes + 2 * lanes), halves), floats)
+        else:
+            least = builder.fmul(scale, _vector(_float, lanes, -128.0))
+        pair = _beyond(builder, scales, loop.index, stride, 2)
+        for i, total in enumerate(totals):
+            step, sum_ = (_repeated(builder, builder.load(_beyond(builder, pair, 2 * i + j)), lanes) for j in range(2))
+            factors = builder.sitofp(sums[i], floats), builder.fmul(scale, step)
+            value = _call(builder, f"llvm.fma.v{lanes}f32", floats, *factors, builder.load(total))
+            builder.store(_call(builder, f"llvm.fma.v{lanes}f32", floats, least, sum_, value), total)
+    return [builder.load(total) for total in totals]
+
+
+_half_products, _full_products = dots(4, GROUP), dots(8, FEW)
 
 
 @numba.njit(**_options)
@@ -215,42 +267,6 @@ def _grouped(n):
     """How many rows meet a record at once: at most GROUP, in groups as equal as they can be."""
     groups = -(-n // GROUP)
     return -(-n // groups)
-
-
-@numba.njit(**_options)
-def _by_eights(packed, group, a, steps, start, rows, blocks, y, r, at, onto):
-    """`rows` <= 8 rows, which lie together, by a record row of 4 bits."""
-    if rows == 8:
-        _half8(packed, group, a, steps, start, rows, blocks, y, r, at, onto)
-    elif rows == 7:
-        _half7(packed, group, a, steps, start, rows, blocks, y, r, at, onto)
-    elif rows == 6:
-        _half6(packed, group, a, steps, start, rows, blocks, y, r, at, onto)
-    elif rows == 5:
-        _half5(packed, group, a, steps, start, rows, blocks, y, r, at, onto)
-    elif rows == 4:
-        _half4(packed, group, a, steps, start, rows, blocks, y, r, at, onto)
-    elif rows == 3:
-        _half3(packed, group, a, steps, start, rows, blocks, y, r, at, onto)
-    elif rows == 2:
-        _half2(packed, group, a, steps, start, rows, blocks, y, r, at, onto)
-    else:
-        _half1(packed, group, a, steps, start, rows, blocks, y, r, at, onto)
-
-
-@numba.njit(**_options)
-def _by_fours(packed, group, a, steps, start, rows, blocks, y, r, at, onto):
-    """`rows` rows, which lie together, by a record row of 8 bits, four at a time: each needs two registers."""
-    for i in range(0, rows, FEW):
-        left, here = rows - i, start + i * BLOCK
-        if left >= FEW:
-            _full4(packed, group, a, steps, here, rows, blocks, y, r + i, at, onto)
-        elif left == 3:
-            _full3(packed, group, a, steps, here, rows, blocks, y, r + i, at, onto)
-        elif left == 2:
-            _full2(packed, group, a, steps, here, rows, blocks, y, r + i, at, onto)
-        else:
-            _full1(packed, group, a, steps, here, rows, blocks, y, r + i, at, onto)
 
 
 @numba.njit(**_options)
@@ -269,10 +285,13 @@ def product(packed, a, steps, n, first, last, add, y):
         out, place = (y, at) if is_whole else (tail, 0)
         for r in range(0, n, most):
             rows = min(most, n - r)
+            start, onto = r * width, add and is_whole
             if is_half:
-                _by_eights(packed, group, a, steps, r * width, rows, blocks, out, r, place, add and is_whole)
-            else:
-                _by_fours(packed, group, a, steps, r * width, rows, blocks, out, r, place, add and is_whole)
+                _half_products(packed, group, a, steps, start, rows, rows, blocks, out, r, place, onto)
+                continue
+            for i in range(0, rows, FEW):
+                few, here = min(FEW, rows - i), start + i * BLOCK
+                _full_products(packed, group, a, steps, here, few, rows, blocks, out, r + i, place, onto)
         if not is_whole:
             for r in range(n):
                 for o in range(last - at):
@@ -289,12 +308,35 @@ def _max(typing, a, b):
     return types.float32(types.float32, types.float32), codegen
 
 
-@numba.njit(**_options)
-def _largest(x):
-    largest = np.float32(0.0)
-    for i in range(len(x)):
-        largest = _max(largest, abs(x[i]))
-    return largest
+@intrinsic
+def _round_block(typing, x, a, at, factor, steps):
+    """Round x float32 [BLOCK] to LEVEL steps each side of 0, into block `at` of a int8; of steps float32 [.., 2]
+    row `at` takes what a step is worth, times `factor`, and that times the sum of the block."""
+
+    def codegen(context, builder, signature, args):
+        x, a, steps = (context.make_array(signature.args[i])(context, builder, args[i]) for i in (0, 1, 4))
+        at, factor = args[2], args[3]
+        floats, ints = _vector(_float, BLOCK), _vector(_int, BLOCK)
+        part = _load(builder, x.data, floats)
+        # Without their signs, floats are ordered as integers are.
+        bits = builder.and_(builder.bitcast(part, ints), _vector(_int, BLOCK, 0x7FFFFFFF))
+        largest = builder.bitcast(_call(builder, f"llvm.vector.reduce.smax.v{BLOCK}i32", _int, bits), _float)
+        level, zero = ir.Constant(_float, float(LEVEL)), ir.Constant(_float, 0.0)
+        is_some = builder.fcmp_ordered(">", largest, zero)
+        scale = _repeated(builder, builder.select(is_some, builder.fdiv(level, largest), zero), BLOCK)
+        nearest = builder.fadd(builder.fmul(part, scale), _vector(_float, BLOCK, 0.5))
+        whole = builder.fptosi(_call(builder, f"llvm.floor.v{BLOCK}f32", floats, nearest), ints)
+        place = _beyond(builder, builder.bitcast(a.data, _byte.as_pointer()), at, BLOCK)
+        small = _vector(_byte, BLOCK)
+        builder.store(builder.trunc(whole, small), builder.bitcast(place, small.as_pointer()), align=1)
+        total = builder.sitofp(_call(builder, f"llvm.vector.reduce.add.v{BLOCK}i32", _int, whole), _float)
+        step = builder.fmul(builder.fdiv(largest, level), factor)
+        pair = _beyond(builder, steps.data, at, 2)
+        builder.store(step, pair)
+        builder.store(builder.fmul(step, total), builder.gep(pair, [ir.Constant(_long, 1)]))
+        return context.get_dummy_value()
+
+    return types.void(x, a, types.intp, types.float32, steps), codegen
 
 
 @numba.njit(**_options)
@@ -308,41 +350,49 @@ def _place(x, factor, r, n, a, steps):
     most = _grouped(n)
     rows = min(most, n - r // most * most)
     start = r // most * most * width // BLOCK + r % most
-    for block in range(width // BLOCK):
-        part = x[block * BLOCK : (block + 1) * BLOCK]
-        at = start + block * rows
-        target = a[at * BLOCK : at * BLOCK + len(part)]
-        largest = _largest(part)
-        scale = np.float32(LEVEL) / largest if largest > 0.0 else np.float32(0.0)
-        total = np.int32(0)
-        for i in range(len(part)):
-            whole = np.int32(np.floor(part[i] * scale + np.float32(0.5)))
-            target[i] = np.int8(whole)
-            total += whole
-        step = largest / np.float32(LEVEL) * factor
-        steps[at, 0], steps[at, 1] = step, step * np.float32(total)
+    whole = len(x) // BLOCK
+    for block in range(whole):
+        _round_block(x[block * BLOCK : (block + 1) * BLOCK], a, start + block * rows, factor, steps)
+    if whole * BLOCK < len(x):
+        rest = np.zeros(BLOCK, np.float32)
+        rest[: len(x) - whole * BLOCK] = x[whole * BLOCK :]
+        _round_block(rest, a, start + whole * rows, factor, steps)
 
 
 @numba.njit(**_options)
 def _room(n, width):
     """Where `_place` puts n rows of this width: int8, float32."""
     blocks = -(-width // BLOCK)
-    return np.zeros(n * blocks * BLOCK, np.int8), np.empty((n * blocks, 2), np.float32)
+    return np.empty(n * blocks * BLOCK, np.int8), np.empty((n * blocks, 2), np.float32)
+
+
+@intrinsic
+def _add_squares(typing, x, totals):
+    """Add the squares of x float32 [SUMS] to totals float64 [SUMS]."""
+
+    def codegen(context, builder, signature, args):
+        x, totals = (context.make_array(signature.args[i])(context, builder, args[i]) for i in range(2))
+        doubles = _vector(ir.DoubleType(), SUMS)
+        part = builder.fpext(_load(builder, x.data, _vector(_float, SUMS)), doubles)
+        place = builder.bitcast(totals.data, doubles.as_pointer())
+        builder.store(builder.fadd(builder.load(place, align=8), builder.fmul(part, part)), place, align=8)
+        return context.get_dummy_value()
+
+    return types.void(x, totals), codegen
 
 
 @numba.njit(**_options)
 def _squares(x):
-    """Sum of squares in float64, in four sums, since each is a chain of additions."""
-    a = b = c = d = 0.0
-    whole = len(x) // 4 * 4
-    for i in range(0, whole, 4):
-        a += float(x[i]) * float(x[i])
-        b += float(x[i + 1]) * float(x[i + 1])
-        c += float(x[i + 2]) * float(x[i + 2])
-        d += float(x[i + 3]) * float(x[i + 3])
+    """Sum of squares in float64, in SUMS sums, since each is a chain of additions."""
+    totals, whole = np.zeros(SUMS), len(x) // SUMS * SUMS
+    for i in range(0, whole, SUMS):
+        _add_squares(x[i : i + SUMS], totals)
+    total = 0.0
     for i in range(whole, len(x)):
-        a += float(x[i]) * float(x[i])
-    return (a + b) + (c + d)
+        total += float(x[i]) * float(x[i])
+    for i in range(SUMS):
+        total += totals[i]
+    return total
 
 
 @numba.njit(**_options)
@@ -476,13 +526,14 @@ def _rotate(vector, cos, sin, out, factor):
         out[i + half] = (b * cos[i] + a * sin[i]) * factor
 
 
-def _fused(rows: int):
-    """An intrinsic: out[r.., SPAN j..] = sum over i < count of a[r.., i] b[j, i, :] for `rows` rows.
+def _fused(rows: int, panels: int):
+    """An intrinsic: out[r.., SPAN j..] = sum over i < count of a[r.., i] b[j, i, :] for `rows` rows and `panels` j.
 
     One fused multiply-add after the other, so that an element does not know of its neighbours.
     a float32 [m, >= count], b float32 [panels, >= count, SPAN], out float32 [m, >= panels SPAN].
     """
-    half = _vector(_float, SPAN // 2)
+    lanes = WIDTHS[WAY]
+    floats = _vector(_float, lanes)
 
     @intrinsic
     def fused(typing, a, r, b, j, count, out):
@@ -491,26 +542,28 @@ def _fused(rows: int):
             r, j, count = args[1], args[3], args[4]
             row = [builder.add(r, ir.Constant(_long, i)) for i in range(rows)]
             width, columns = (cgutils.unpack_tuple(builder, array.shape)[1] for array in (a, out))
-            depth, span = cgutils.unpack_tuple(builder, b.shape)[1], ir.Constant(_long, SPAN)
-            inputs = [builder.gep(a.data, [builder.mul(i, width)]) for i in row]
-            panel = builder.gep(b.data, [builder.mul(builder.mul(j, depth), span)])
-            sums = [[cgutils.alloca_once_value(builder, ir.Constant(half, None)) for _ in range(2)] for _ in row]
+            depth = cgutils.unpack_tuple(builder, b.shape)[1]
+            inputs = [_beyond(builder, a.data, i, width) for i in row]
+            panel = [
+                _beyond(builder, b.data, builder.add(j, ir.Constant(_long, p)), depth, SPAN) for p in range(panels)
+            ]
+            pieces = [(p, first) for p in range(panels) for first in range(0, SPAN, lanes)]
+            sums = [[cgutils.alloca_once_value(builder, ir.Constant(floats, None)) for _ in pieces] for _ in row]
             with cgutils.for_range(builder, count, intp=_long) as loop:
-                here = builder.gep(panel, [builder.mul(loop.index, span)])
-                pieces = []
-                for i in range(2):
-                    piece = builder.gep(here, [ir.Constant(_long, i * SPAN // 2)])
-                    pieces.append(builder.load(builder.bitcast(piece, half.as_pointer()), align=4))
+                here = [_beyond(builder, start, loop.index, SPAN) for start in panel]
+                loaded = [_load(builder, _beyond(builder, here[p], first), floats, 4) for p, first in pieces]
                 for source, totals in zip(inputs, sums, strict=True):
-                    value = _repeated(builder, builder.load(builder.gep(source, [loop.index])), SPAN // 2)
-                    for piece, total in zip(pieces, totals, strict=True):
-                        fma = _call(builder, f"llvm.fma.v{SPAN // 2}f32", half, value, piece, builder.load(total))
+                    value = _repeated(builder, builder.load(builder.gep(source, [loop.index])), lanes)
+                    for piece, total in zip(loaded, totals, strict=True):
+                        fma = _call(builder, f"llvm.fma.v{lanes}f32", floats, value, piece, builder.load(total))
                         builder.store(fma, total)
             for i, totals in zip(row, sums, strict=True):
-                place = builder.gep(out.data, [builder.add(builder.mul(i, columns), builder.mul(j, span))])
-                for number, total in enumerate(totals):
-                    to = builder.gep(place, [ir.Constant(_long, number * SPAN // 2)])
-                    builder.store(builder.load(total), builder.bitcast(to, half.as_pointer()), align=4)
+                place = builder.gep(
+                    out.data, [builder.add(builder.mul(i, columns), builder.mul(j, ir.Constant(_long, SPAN)))]
+                )
+                for (p, first), total in zip(pieces, totals, strict=True):
+                    to = builder.bitcast(_beyond(builder, place, p * SPAN + first), floats.as_pointer())
+                    builder.store(builder.load(total), to, align=4)
             return context.get_dummy_value()
 
         return types.void(a, types.intp, b, types.intp, types.intp, out), codegen
@@ -518,14 +571,28 @@ def _fused(rows: int):
     return fused
 
 
-_fused1, _fused2, _fused3, _fused6 = (_fused(rows) for rows in (1, 2, 3, 6))
+_fused1, _fused2, _fused3, _fused6 = (_fused(rows, 1) for rows in (1, 2, 3, 6))
+_twice1, _twice2, _twice3, _twice6 = (_fused(rows, 2) for rows in (1, 2, 3, 6))
 
 
 @numba.njit(**_options)
 def _matrix(a, b, count, panels, out):
     """out[:, SPAN j..] = a[:, :count] b[j, :count] for j < panels, each sum in the order of the text."""
-    m = len(a)
-    for j in range(panels):
+    m, j = len(a), 0
+    while WAY == "vnni" and j + 2 <= panels:
+        r = 0
+        while r + 6 <= m:
+            _twice6(a, r, b, j, count, out)
+            r += 6
+        if r + 3 <= m:
+            _twice3(a, r, b, j, count, out)
+            r += 3
+        if r + 2 <= m:
+            _twice2(a, r, b, j, count, out)
+        elif r + 1 <= m:
+            _twice1(a, r, b, j, count, out)
+        j += 2
+    while j < panels:
         r = 0
         while r + 6 <= m:
             _fused6(a, r, b, j, count, out)
@@ -537,6 +604,7 @@ def _matrix(a, b, count, panels, out):
             _fused2(a, r, b, j, count, out)
         elif r + 1 <= m:
             _fused1(a, r, b, j, count, out)
+        j += 1
 
 
 @numba.njit(**_options)
@@ -550,16 +618,14 @@ def _attend(queries, rows, keys, values, past, hidden, scores, out):
     n = past + len(hidden)
     _matrix(queries, keys, queries.shape[1], -(-n // SPAN), scores)
     for i in range(len(queries)):
-        line = scores[i, :n]
-        for j in range(len(hidden)):
-            if hidden[rows[i], j]:
-                line[past + j] = -np.inf
+        line, block, unseen = scores[i, :n], scores[i, past:n], hidden[rows[i]]
+        for j in range(len(block)):
+            block[j] = np.float32(-np.inf) if unseen[j] else block[j]
         highest = _highest(line)
         for j in range(n):
             line[j] = _exp(line[j] - highest)
-        for j in range(len(hidden)):
-            if hidden[rows[i], j]:
-                line[past + j] = 0.0
+        for j in range(len(block)):
+            block[j] = np.float32(0.0) if unseen[j] else block[j]
     _matrix(scores, values, n, len(values), out)
     totals = np.empty(len(queries), np.float32)
     _sums(scores, n, totals)
@@ -570,18 +636,21 @@ def _attend(queries, rows, keys, values, past, hidden, scores, out):
 
 @numba.njit(**_options)
 def _sums(weights, n, totals):
-    """Sums of the first n of each row, in the order of the text; four rows at a time, since each sum is a chain."""
+    """Sums of the first n of each row, in the order of the text; six rows at a time, since each sum is a chain."""
     m = len(weights)
-    for i in range(0, m, 4):
+    for i in range(0, m, 6):
         # The last rows may be summed twice, not beyond the end.
-        a, b, c, d = weights[i], weights[min(i + 1, m - 1)], weights[min(i + 2, m - 1)], weights[min(i + 3, m - 1)]
-        ta = tb = tc = td = np.float32(0.0)
+        a, b, c = i, min(i + 1, m - 1), min(i + 2, m - 1)
+        d, e, f = min(i + 3, m - 1), min(i + 4, m - 1), min(i + 5, m - 1)
+        ta = tb = tc = td = te = tf = np.float32(0.0)
         for j in range(n):
-            ta += a[j]
-            tb += b[j]
-            tc += c[j]
-            td += d[j]
-        totals[i], totals[min(i + 1, m - 1)], totals[min(i + 2, m - 1)], totals[min(i + 3, m - 1)] = ta, tb, tc, td
+            ta += weights[a, j]
+            tb += weights[b, j]
+            tc += weights[c, j]
+            td += weights[d, j]
+            te += weights[e, j]
+            tf += weights[f, j]
+        totals[a], totals[b], totals[c], totals[d], totals[e], totals[f] = ta, tb, tc, td, te, tf
 
 
 @numba.njit(**_options)

@@ -41,14 +41,14 @@ def head_of(weight, gain):
 def unpacked(records, out, width):
     """The numbers that `quantise` wrote down for one matrix, float64 [out, width]."""
     blocks = -(-width // kernels.BLOCK)
-    records = records.reshape(len(records), blocks, -1)
-    bits = {size: bits for bits, size in kernels.RECORD.items()}[records.shape[2]]
-    codes, numbers = records[:, :, : kernels.CODES[bits]], records[:, :, kernels.CODES[bits] :].copy()
-    numbers = numbers.view(np.float16).astype(np.float64).reshape(len(records), blocks, -1, 8)
+    records, lanes = records.reshape(len(records), blocks, -1), kernels.LANES
+    bits = next(bits for bits in (4, 8) if kernels.record_bytes(bits)[1] == records.shape[2])
+    codes, numbers = np.split(records, [kernels.record_bytes(bits)[0]], 2)
+    numbers = numbers.copy().view(np.float16).astype(np.float64).reshape(len(records), blocks, -1, lanes)
     if bits == 4:
-        codes = codes.reshape(len(records), blocks, 4, 8, 4)
-        codes = np.stack([codes & 15, codes >> 4], 3).reshape(len(records), blocks, 8, 8, 4)
-    codes = codes.reshape(len(records), blocks, 8, 8, 4).transpose(0, 3, 1, 2, 4).reshape(-1, blocks, 32)
+        codes = codes.reshape(len(records), blocks, 4, lanes, 4)
+        codes = np.stack([codes & 15, codes >> 4], 3)
+    codes = codes.reshape(len(records), blocks, 8, lanes, 4).transpose(0, 3, 1, 2, 4).reshape(-1, blocks, 32)
     scale = numbers[:, :, 0].transpose(0, 2, 1).reshape(-1, blocks, 1)
     least = numbers[:, :, 1].transpose(0, 2, 1).reshape(-1, blocks, 1) if bits == 4 else -128 * scale
     return (codes * scale + least).reshape(-1, blocks * 32)[:out, :width], bits
@@ -104,18 +104,21 @@ def test_a_product_is_exact_in_the_rounded_numbers_and_near_the_plain_one(bits, 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_other_processors_come_to_the_same_bits(bits):
     random = torch.Generator().manual_seed(2)
-    packed = quantise([torch.randn(16, 64, generator=random)], bits=bits)[0]
+    weight = torch.randn(32, 64, generator=random)
     a = torch.randint(-127, 128, (3 * 64,), generator=random, dtype=torch.int8).numpy()
     steps = torch.rand(6, 2, generator=random).numpy()
     made = []
-    for native in {kernels.X86, False}:
-        dots, out = kernels.dots(bits, 3, native), np.zeros((3, 8), np.float32)
+    ways = ["plain"] + ["avx2"] * (kernels.WAY != "plain") + ["vnni"] * (kernels.WAY == "vnni")
+    for way, lanes in [(way, kernels.WIDTHS[way]) for way in ways] + [("plain", 16)]:
+        packed = quantise([weight], bits=bits, lanes=lanes)[0]
+        dots, out = kernels.dots(bits, 4, way, lanes), np.zeros((3, 32), np.float32)
 
         @numba.njit
-        def second_group(packed, a, steps, out, dots=dots):
-            dots(packed, 1, a, steps, 0, 3, 2, out, 0, 0, False)
+        def all_groups(packed, a, steps, out, dots=dots, lanes=lanes):
+            for group in range(len(packed)):
+                dots(packed, group, a, steps, 0, 3, 3, 2, out, 0, group * lanes, False)
 
-        second_group(packed, a, steps, out)
+        all_groups(packed, a, steps, out)
         made.append(out)
     assert all(np.array_equal(made[0], other) for other in made) and made[0].any()
 
