@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -24,8 +25,17 @@ from diffuspec.models.visibility import visibility
 ROOM = 256  # the caches grow by this many tokens at least
 PROMPT_ROWS = 64  # rows of a pass over the prompt
 
-# Two passes at a time would only share the cores, and not every threading layer of numba allows it.
-_one_pass = threading.Lock()
+_one_pass = threading.Lock()  # two at a time would only share the cores, and wait for each other's helpers
+
+
+@functools.cache
+def _helpers() -> ThreadPoolExecutor:
+    """Threads that take a share of a pass each, beside the one that asks for it.
+
+    OpenMP would have done, but for its habit of sending all threads to sleep at every wait, 150 times a pass, once a
+    second one of the program's threads has used it: in the app a pass then takes three times as long.
+    """
+    return ThreadPoolExecutor(max(1, numba.config.NUMBA_NUM_THREADS - 1), "int8-pass")
 
 
 @functools.cache
@@ -212,13 +222,18 @@ class Int8Stack:
         Layer i reads `past` tokens of the cache's layer source[i] and appends n, for which there is room.
         hidden: bool [n, n] as `visibility` gives it; place: int64 [n], the rows' positions.
         """
+        threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+        buffers = kernels.room_for(len(x), self._weights, self._shape, past, threads, want_logits)
+        pass_ = (
+            threads, np.zeros(1, np.int64), x, self._weights, self._shape, source, cache.keys, cache.values, past,
+            hidden, place, self._cos, self._sin, buffers,
+        )  # fmt: skip
         with _one_pass:
-            threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
-            numba.set_num_threads(threads)
-            return kernels.run(
-                x, self._weights, self._shape, source, cache.keys, cache.values, past, hidden, place, self._cos,
-                self._sin, want_logits, threads,
-            )  # fmt: skip
+            shares = [_helpers().submit(kernels.run, t, *pass_) for t in range(1, threads)]
+            kernels.run(0, *pass_)
+            for share in shares:
+                share.result()
+        return buffers[-1]
 
 
 def _whole_groups(gate_up: torch.Tensor) -> torch.Tensor:

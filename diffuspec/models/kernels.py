@@ -27,12 +27,13 @@ Then a float16 scale for each channel, and of 4-bit codes a float16 minimum:
 from __future__ import annotations
 
 import math
+import os
 
 import llvmlite.binding
 import numba
 import numpy as np
 from llvmlite import ir
-from numba import prange, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -65,6 +66,7 @@ GROUP = 12 if WAY == "vnni" else 8  # rows that a record meets at once, at most,
 FEW = 12 if WAY == "vnni" else 4  # the same of 8 bits, which without VNNI need two registers a row
 CHUNK = 12  # query rows that pass one key head together
 SPAN = 16  # columns of a float product computed at a time
+PATIENCE = 20_000  # looks for the other threads before this one gives way
 SUMS = 16  # chains in which squares are added up
 STRETCH = 128  # logits that are passed over together where none is among the best
 
@@ -717,34 +719,76 @@ def _work(stage, t, threads, layer, x, weights, shape, keys, values, past, hidde
             _gate(gates[r, first:last], gates[r, channels + first : channels + last], gated[r, first:last])
 
 
-@numba.njit(parallel=True, **_options)
-def run(x, weights, shape, source, keys, values, past, hidden, place, cos, sin, want_logits, threads):
-    """The layers of a Llama over n rows, in place in x float32 [n, h]; logits float32 [n, V], or [0, V] unwanted.
+@intrinsic
+def _count(typing, counter):
+    """Add 1 to counter int64 [1], which other threads see at once."""
 
-    weights: the layers' qkv, output, gate_up, down, uint8 [layers, groups, bytes] as `product` reads them, gate and
-    up each a whole number of groups; the gains of their two norms float32 [layers, h]; the head's gain [h] and weights.
-    shape: (heads, kv heads, d, V, eps).
+    def codegen(context, builder, signature, args):
+        counter = context.make_array(signature.args[0])(context, builder, args[0])
+        builder.atomic_rmw("add", counter.data, ir.Constant(_long, 1), "seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(counter), codegen
+
+
+@intrinsic
+def _counted(typing, counter):
+    """What counter int64 [1] is now, and all that was written before."""
+
+    def codegen(context, builder, signature, args):
+        counter = context.make_array(signature.args[0])(context, builder, args[0])
+        return builder.load_atomic(counter.data, "acquire", 8)
+
+    return types.int64(counter), codegen
+
+
+@intrinsic
+def _give_way(typing):
+    """Let another thread have this processor."""
+
+    def codegen(context, builder, signature, args):
+        if os.name == "posix":
+            _call(builder, "sched_yield", _int)
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@numba.njit(**_options)
+def _meet(counter, goal):
+    """Wait until `goal` threads have come."""
+    _count(counter)
+    looks = 0
+    while _counted(counter) < goal:
+        looks += 1
+        if looks > PATIENCE:
+            _give_way()
+
+
+@numba.njit(**_options)
+def run(t, threads, counter, x, weights, shape, source, keys, values, past, hidden, place, cos, sin, buffers):
+    """Thread t's share of the layers of a Llama over n rows, in place in x float32 [n, h]; each of the threads 0 ..
+    threads - 1 calls this once, at the same time, and with the same arguments but for t.
+
+    counter: int64 [1], 0; weights: the layers' qkv, output, gate_up, down, uint8 [layers, groups, bytes] as `product`
+    reads them, gate and up each a whole number of groups; the gains of their two norms float32 [layers, h]; the head's
+    gain [h] and weights. shape: (heads, kv heads, d, V, eps).
     source int32 [layers]: the cache layer that layer l reads and appends to; keys float32 [cache layers, kv heads,
     room / SPAN, d, SPAN], values float32 [.., kv heads, d / SPAN rounded up, room, SPAN], `past` tokens in them; row i
     is appended at past + i.
     hidden bool [n, n]: True where row i must not look at row j of the block; place int64 [n]: the rows' positions;
-    cos, sin float32 [context, d / 2]. The cache needs room for past + n tokens and SPAN more.
+    cos, sin float32 [context, d / 2]. The cache needs room for past + n tokens and SPAN more. buffers: see `room_for`;
+    the last takes the logits, unless it has no rows.
     """
-    # A parallel loop takes no tuples: they are taken apart here and put together in it.
-    qkv, output, gate_up, down, norms, post, norm, head = weights
     heads, kv_heads, d, vocab, eps = shape
-    n = len(x)
-    inner = gate_up.shape[1] // 2 * LANES
-    logits = np.empty((n if want_logits else 0, vocab), np.float32)
-    projected, mixed = np.empty((n, (heads + 2 * kv_heads) * d), np.float32), np.empty((n, heads * d), np.float32)
-    gates, gated = np.empty((n, 2 * inner), np.float32), np.empty((n, inner), np.float32)
-    scores = np.empty((threads, CHUNK, past + n + SPAN), np.float32)
-    for layer in range(len(source) + 1 if want_logits else len(source)):
+    projected, logits = buffers[0], buffers[5]
+    n, met = len(x), 0
+    for layer in range(len(source) + 1 if len(logits) else len(source)):
         is_head = layer == len(source)
         at = source[0] if is_head else source[layer]
         for stage in range(HEAD if is_head else PROJECT, HEAD + 1 if is_head else HEAD):
             if stage == ATTEND:
-                for r in range(n):
+                for r in range(t, n, threads):
                     for g in range(kv_heads):
                         first, last = (heads + g) * d, (heads + kv_heads + g) * d
                         slot, k, v = past + r, projected[r, first : first + d], projected[r, last : last + d]
@@ -752,11 +796,35 @@ def run(x, weights, shape, source, keys, values, past, hidden, place, cos, sin, 
                         _rotate(k, cos[place[r]], sin[place[r]], key, np.float32(1.0))
                         for j in range(0, d, SPAN):
                             _copy(v[j : j + SPAN], values[at, g, j // SPAN, slot])
-            for t in prange(threads):
-                _work(
-                    np.int64(stage), np.int64(t), threads, np.int64(layer), x,
-                    (qkv, output, gate_up, down, norms, post, norm, head), (heads, kv_heads, d, vocab, eps),
-                    keys[at], values[at], past, hidden, place, cos, sin,
-                    (projected, mixed, gates, gated, scores, logits),
-                )  # fmt: skip
-    return logits
+                met += threads
+                _meet(counter, met)
+            _work(
+                stage,
+                t,
+                threads,
+                layer,
+                x,
+                weights,
+                shape,
+                keys[at],
+                values[at],
+                past,
+                hidden,
+                place,
+                cos,
+                sin,
+                buffers,
+            )
+            met += threads
+            _meet(counter, met)
+
+
+def room_for(n: int, weights, shape, past: int, threads: int, want_logits: bool) -> tuple[np.ndarray, ...]:
+    """What the threads of a pass over n rows write down for each other, float32, and last the logits [n or 0, V]."""
+    heads, kv_heads, d, vocab, _ = shape
+    inner = weights[2].shape[1] // 2 * LANES
+    shapes = (
+        (n, (heads + 2 * kv_heads) * d), (n, heads * d), (n, 2 * inner), (n, inner), (threads, CHUNK, past + n + SPAN),
+        (n if want_logits else 0, vocab),
+    )  # fmt: skip
+    return tuple(np.empty(shape, np.float32) for shape in shapes)
