@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import functools
 import json
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from transformers.generation.streamers import BaseStreamer
 
+from diffuspec import llama_server
 from diffuspec.errors import MethodError
 from diffuspec.models import weights
 from diffuspec.models.pair import Pair
@@ -21,6 +24,7 @@ from diffuspec.models.presets import EMBEDDED
 from diffuspec.models.target import stock_model
 from diffuspec.settings import Settings
 
+_servers: list[subprocess.Popen] = []  # one that nobody holds is closed
 Pass = tuple[tuple[int, ...], float]  # the tokens a target pass gave, and its milliseconds
 
 
@@ -74,17 +78,17 @@ def generate(
 def llama_cpp(pair: Pair, settings: Settings, ids: Sequence[int], should_stop: Callable[[], bool]) -> Iterator[Pass]:
     """Plain decoding of the embedded target's GGUF by llama.cpp, with as many threads as torch has.
 
-    Its in-process server listens on 127.0.0.1 only; the prompt goes in as token ids, nothing is kept
+    Its server, a process of its own, listens on 127.0.0.1 only; the prompt goes in as token ids, nothing is kept
     between prompts. Raises `MethodError` where it cannot run.
     """
     if pair.info.name != EMBEDDED or pair.target.device.type != "cpu":
         raise MethodError(f"llama-cpp decodes the embedded pair on a CPU, not {pair.info.name} on {pair.info.device}.")
-    server = _llama_server(pair.info.context, torch.get_num_threads())
+    address = _llama_server(pair.info.context, torch.get_num_threads())
     budget = min(settings.max_new_tokens, pair.info.context - len(ids))
     body = dict(prompt=list(ids), n_predict=budget, temperature=0, cache_prompt=False, return_tokens=True, stream=True)
     last = time.perf_counter()
     request = urllib.request.Request(
-        f"{server.listening_address}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        f"{address}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     try:
         events = urllib.request.urlopen(request)
@@ -107,16 +111,18 @@ def llama_cpp(pair: Pair, settings: Settings, ids: Sequence[int], should_stop: C
 
 
 @functools.lru_cache(1)
-def _llama_server(context: int, threads: int):
+def _llama_server(context: int, threads: int) -> str:
+    """The address of a server that lives as long as this process."""
     try:
-        import xllamacpp
+        import xllamacpp  # noqa: F401
     except ImportError as error:
         raise MethodError(
             "The method llama-cpp needs the package xllamacpp: `pip install xllamacpp`, or leave the method out."
         ) from error
-    wanted = xllamacpp.CommonParams()
-    wanted.model.path = str(weights.embedded_gguf())
-    wanted.n_ctx, wanted.n_parallel, wanted.fit_params = context, 1, False
-    wanted.cpuparams.n_threads = wanted.cpuparams_batch.n_threads = threads
-    wanted.cache_prompt, wanted.ui, wanted.verbosity = False, False, 0
-    return xllamacpp.Server(wanted)
+    program = [sys.executable, llama_server.__file__, str(weights.embedded_gguf()), str(context), str(threads)]
+    server = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    _servers.append(server)
+    address = next((line.split()[-1] for line in server.stdout if line.startswith(llama_server.LISTENING)), None)
+    if address is None:
+        raise MethodError(f"llama.cpp's server ended by itself, with code {server.wait()}; its own words are above.")
+    return address

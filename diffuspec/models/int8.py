@@ -20,12 +20,14 @@ import numpy as np
 import torch
 
 from diffuspec.models import kernels
+from diffuspec.models.reuse import Arrays
 from diffuspec.models.visibility import visibility
 
 ROOM = 256  # the caches grow by this many tokens at least
 PROMPT_ROWS = 64  # rows of a pass over the prompt
 
 _one_pass = threading.Lock()  # two at a time would only share the cores, and wait for each other's helpers
+_arrays = Arrays()
 
 
 @functools.cache
@@ -223,12 +225,12 @@ class Int8Stack:
         hidden: bool [n, n] as `visibility` gives it; place: int64 [n], the rows' positions.
         """
         threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
-        buffers = kernels.room_for(len(x), self._weights, self._shape, past, threads, want_logits)
-        pass_ = (
-            threads, np.zeros(1, np.int64), x, self._weights, self._shape, source, cache.keys, cache.values, past,
-            hidden, place, self._cos, self._sin, buffers,
-        )  # fmt: skip
         with _one_pass:
+            buffers = kernels.room_for(len(x), self._weights, self._shape, past, threads, want_logits, _arrays.take)
+            pass_ = (
+                threads, np.zeros(1, np.int64), x, self._weights, self._shape, source, cache.keys, cache.values, past,
+                hidden, place, self._cos, self._sin, buffers,
+            )  # fmt: skip
             shares = [_helpers().submit(kernels.run, t, *pass_) for t in range(1, threads)]
             kernels.run(0, *pass_)
             for share in shares:
@@ -253,7 +255,9 @@ class Int8Decoder:
         config = model.config
         self._kv_heads = config.num_key_value_heads
         self._head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self._embedding = model.get_input_embeddings().weight
+        # In numpy's hands: torch looks several rows up in two threads, of which one goes on waiting for more work for
+        # milliseconds, on the core that a helper of the pass needs.
+        self._embedding = _array(model.get_input_embeddings().weight)
         base = model.base_model
         self._stack = Int8Stack(
             map(_layer_weights, base.layers), base.norm.weight, model.get_output_embeddings().weight,
@@ -283,7 +287,7 @@ class Int8Decoder:
 
     def _read(self, cache, ids, parents, want_logits=True) -> np.ndarray:
         hidden, depth = visibility(len(ids), parents)
-        x = self._embedding[list(ids)].float().numpy()
+        x = self._embedding[list(ids)]
         logits = self._stack(x, cache, self._source, cache.length, hidden, cache.length + depth, want_logits)
         cache.length += len(ids)
         return logits

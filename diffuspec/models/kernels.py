@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 
 import llvmlite.binding
 import numba
@@ -819,12 +820,14 @@ def run(t, threads, counter, x, weights, shape, source, keys, values, past, hidd
             _meet(counter, met)
 
 
-def room_for(n: int, weights, shape, past: int, threads: int, want_logits: bool) -> tuple[np.ndarray, ...]:
-    """What the threads of a pass over n rows write down for each other, float32, and last the logits [n or 0, V]."""
+def room_for(
+    n: int, weights, shape, past: int, threads: int, want_logits: bool, take: Callable[..., np.ndarray]
+) -> tuple[np.ndarray, ...]:
+    """What the threads of a pass over n rows write down for each other, and last the logits [n or 0, V]; take(*shape)
+    makes a float32 array."""
     heads, kv_heads, d, vocab, _ = shape
     inner = weights[2].shape[1] // 2 * LANES
-    shapes = (
-        (n, (heads + 2 * kv_heads) * d), (n, heads * d), (n, 2 * inner), (n, inner), (threads, CHUNK, past + n + SPAN),
-        (n if want_logits else 0, vocab),
+    return (
+        take(n, (heads + 2 * kv_heads) * d), take(n, heads * d), take(n, 2 * inner), take(n, inner),
+        take(threads, CHUNK, past + n + SPAN), take(n if want_logits else 0, vocab),
     )  # fmt: skip
-    return tuple(np.empty(shape, np.float32) for shape in shapes)

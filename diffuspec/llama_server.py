@@ -1,0 +1,30 @@
+"""llama.cpp's server in a process of its own, which ends when its standard input does.
+
+In one process with torch, the OpenMP threads of both count together; there are then more than cores, and OpenMP sends
+them to sleep at every wait: llama.cpp would be measured slower than it is.
+
+python llama_server.py GGUF CONTEXT THREADS     its address is the last word of the line that begins with LISTENING
+"""
+
+from __future__ import annotations
+
+import sys
+
+LISTENING = "listening:"
+
+
+def main(path: str, context: int, threads: int) -> None:
+    import xllamacpp
+
+    wanted = xllamacpp.CommonParams()
+    wanted.model.path = path
+    wanted.n_ctx, wanted.n_parallel, wanted.fit_params = context, 1, False
+    wanted.cpuparams.n_threads = wanted.cpuparams_batch.n_threads = threads
+    wanted.cache_prompt, wanted.ui, wanted.verbosity = False, False, 0
+    server = xllamacpp.Server(wanted)
+    print(f"\n{LISTENING} {server.listening_address}", flush=True)
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
