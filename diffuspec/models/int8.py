@@ -28,6 +28,9 @@ PROMPT_ROWS = 64  # rows of a pass over the prompt
 
 _one_pass = threading.Lock()  # two at a time would only share the cores, and wait for each other's helpers
 _arrays = Arrays()
+# The main thread lets this one ask: an interrupt that reached it between two shares of a pass would leave the first
+# waiting for the second for ever.
+_leader = ThreadPoolExecutor(1, "int8-leader")
 
 
 @functools.cache
@@ -225,6 +228,12 @@ class Int8Stack:
         hidden: bool [n, n] as `visibility` gives it; place: int64 [n], the rows' positions.
         """
         threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+        arguments = x, cache, source, past, hidden, place, want_logits, threads
+        if threading.current_thread() is threading.main_thread():
+            return _leader.submit(self._pass, *arguments).result()
+        return self._pass(*arguments)
+
+    def _pass(self, x, cache, source, past, hidden, place, want_logits, threads) -> np.ndarray:
         with _one_pass:
             buffers = kernels.room_for(len(x), self._weights, self._shape, past, threads, want_logits, _arrays.take)
             pass_ = (
