@@ -8,6 +8,7 @@ python llama_server.py GGUF CONTEXT THREADS     its address is the last word of 
 
 from __future__ import annotations
 
+import os
 import sys
 
 LISTENING = "listening:"
@@ -23,6 +24,7 @@ def main(path: str, context: int, threads: int) -> None:
     wanted.cache_prompt, wanted.ui, wanted.verbosity = False, False, 0
     server = xllamacpp.Server(wanted)
     print(f"\n{LISTENING} {server.listening_address}", flush=True)
+    os.dup2(2, 1)  # nobody reads on: what llama.cpp still has to say must not fill the pipe
     sys.stdin.read()
 
 

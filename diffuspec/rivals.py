@@ -24,7 +24,6 @@ from diffuspec.models.presets import EMBEDDED
 from diffuspec.models.target import stock_model
 from diffuspec.settings import Settings
 
-_servers: list[subprocess.Popen] = []  # one that nobody holds is closed
 Pass = tuple[tuple[int, ...], float]  # the tokens a target pass gave, and its milliseconds
 
 
@@ -83,7 +82,7 @@ def llama_cpp(pair: Pair, settings: Settings, ids: Sequence[int], should_stop: C
     """
     if pair.info.name != EMBEDDED or pair.target.device.type != "cpu":
         raise MethodError(f"llama-cpp decodes the embedded pair on a CPU, not {pair.info.name} on {pair.info.device}.")
-    address = _llama_server(pair.info.context, torch.get_num_threads())
+    _, address = _llama_server(pair.info.context, torch.get_num_threads())
     budget = min(settings.max_new_tokens, pair.info.context - len(ids))
     body = dict(prompt=list(ids), n_predict=budget, temperature=0, cache_prompt=False, return_tokens=True, stream=True)
     last = time.perf_counter()
@@ -111,8 +110,8 @@ def llama_cpp(pair: Pair, settings: Settings, ids: Sequence[int], should_stop: C
 
 
 @functools.lru_cache(1)
-def _llama_server(context: int, threads: int) -> str:
-    """The address of a server that lives as long as this process."""
+def _llama_server(context: int, threads: int) -> tuple[subprocess.Popen, str]:
+    """A server, which ends when it is held no longer, and its address."""
     try:
         import xllamacpp  # noqa: F401
     except ImportError as error:
@@ -121,8 +120,7 @@ def _llama_server(context: int, threads: int) -> str:
         ) from error
     program = [sys.executable, llama_server.__file__, str(weights.embedded_gguf()), str(context), str(threads)]
     server = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    _servers.append(server)
     address = next((line.split()[-1] for line in server.stdout if line.startswith(llama_server.LISTENING)), None)
     if address is None:
         raise MethodError(f"llama.cpp's server ended by itself, with code {server.wait()}; its own words are above.")
-    return address
+    return server, address

@@ -197,7 +197,8 @@ class BlockDrafter(DiffusionDrafter):
                 theta=config["rope_theta"], positions=target.context + self.max_block, bits=LAYER_BITS,
             )  # fmt: skip
             self._source = np.array(config["target_layers"], np.int32)
-            self._table, self._mask_row = embedding.detach().numpy(), self._mask.numpy()
+            # In numpy's hands, for the reason given in `Int8Decoder`.
+            self._embedding, self._mask = embedding.detach().numpy(), self._mask.numpy()
             return
         self._head = FloatLinear(output, weights["norm.weight"], arithmetic)
         self._layers = [_Layer(weights, at, arithmetic) for at in layers]
@@ -209,10 +210,9 @@ class BlockDrafter(DiffusionDrafter):
 
     def logits(self, prefix, block, cache):
         k, start = len(block), len(prefix) - 1
-        embedding, mask = (self._table, self._mask_row) if self._compiled else (self._embedding, self._mask)
-        rows = embedding[[prefix[-1], *(max(t, 0) for t in block[:-1])]]
+        rows = self._embedding[[prefix[-1], *(max(t, 0) for t in block[:-1])]]
         masked = [i + 1 for i, t in enumerate(block[:-1]) if t == MASKED]
-        rows[masked] = mask
+        rows[masked] = self._mask
         if self._compiled:
             return self._run_compiled(rows, start, cache)
         cos, sin = self._cos[start : start + k], self._sin[start : start + k]

@@ -20,14 +20,12 @@ import numpy as np
 import torch
 
 from diffuspec.models import kernels
-from diffuspec.models.reuse import Arrays
 from diffuspec.models.visibility import visibility
 
 ROOM = 256  # the caches grow by this many tokens at least
 PROMPT_ROWS = 64  # rows of a pass over the prompt
 
 _one_pass = threading.Lock()  # two at a time would only share the cores, and wait for each other's helpers
-_arrays = Arrays()
 # The main thread lets this one ask: an interrupt that reached it between two shares of a pass would leave the first
 # waiting for the second for ever.
 _leader = ThreadPoolExecutor(1, "int8-leader")
@@ -235,7 +233,7 @@ class Int8Stack:
 
     def _pass(self, x, cache, source, past, hidden, place, want_logits, threads) -> np.ndarray:
         with _one_pass:
-            buffers = kernels.room_for(len(x), self._weights, self._shape, past, threads, want_logits, _arrays.take)
+            buffers = kernels.room_for(len(x), self._weights, self._shape, past, threads, want_logits)
             pass_ = (
                 threads, np.zeros(1, np.int64), x, self._weights, self._shape, source, cache.keys, cache.values, past,
                 hidden, place, self._cos, self._sin, buffers,

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
 
 import llvmlite.binding
 import numba
@@ -66,7 +65,8 @@ LINE, AHEAD = 64, 1024  # bytes that memory is read by; how far ahead weights ar
 GROUP = 12 if WAY == "vnni" else 8  # rows that a record meets at once, at most, as registers allow
 FEW = 12 if WAY == "vnni" else 4  # the same of 8 bits, which without VNNI need two registers a row
 CHUNK = 12  # query rows that pass one key head together
-SPAN = 16  # columns of a float product computed at a time
+SPAN = 16  # columns of a panel of a float product
+TILE, TOGETHER = 6, 2 if WAY == "vnni" else 1  # its rows and panels computed at a time
 PATIENCE = 20_000  # looks for the other threads before this one gives way
 SUMS = 16  # chains in which squares are added up
 STRETCH = 128  # logits that are passed over together where none is among the best
@@ -144,7 +144,7 @@ def _sums_by_vnni(builder, record, inputs, bits, rows, lanes):
                 # Written out: the compiler would load the activations of all rows first, and have no registers left.
                 product = f"vpdpbusd {i * BLOCK + 4 * (v * 8 // bits + number)}($2){{1to{lanes}}}, $1, $0"
                 kind = ir.FunctionType(ints, [part.type, inputs.type, ints])
-                sums[i] = builder.asm(kind, product, "=v,v,r,0", (part, inputs, sums[i]), True)
+                sums[i] = builder.asm(kind, product, "=v,v,r,0,~{memory}", (part, inputs, sums[i]), True)
     return sums
 
 
@@ -529,85 +529,71 @@ def _rotate(vector, cos, sin, out, factor):
         out[i + half] = (b * cos[i] + a * sin[i]) * factor
 
 
-def _fused(rows: int, panels: int):
-    """An intrinsic: out[r.., SPAN j..] = sum over i < count of a[r.., i] b[j, i, :] for `rows` rows and `panels` j.
+def _fused(panels: int):
+    """An intrinsic: out[r.., SPAN j..] = sum over i < count of a[r.., i] b[j, i, :] for `rows` <= TILE rows and
+    `panels` j.
 
     One fused multiply-add after the other, so that an element does not know of its neighbours.
     a float32 [m, >= count], b float32 [panels, >= count, SPAN], out float32 [m, >= panels SPAN].
     """
-    lanes = WIDTHS[WAY]
-    floats = _vector(_float, lanes)
+    floats = _vector(_float, LANES)
+    pieces = [(panel, first) for panel in range(panels) for first in range(0, SPAN, LANES)]
 
     @intrinsic
-    def fused(typing, a, r, b, j, count, out):
+    def fused(typing, a, r, rows, b, j, count, out):
         def codegen(context, builder, signature, args):
-            a, b, out = (context.make_array(signature.args[i])(context, builder, args[i]) for i in (0, 2, 5))
-            r, j, count = args[1], args[3], args[4]
-            row = [builder.add(r, ir.Constant(_long, i)) for i in range(rows)]
+            a, b, out = (context.make_array(signature.args[i])(context, builder, args[i]) for i in (0, 3, 6))
+            r, rows, j, count = (args[i] for i in (1, 2, 4, 5))
             width, columns = (cgutils.unpack_tuple(builder, array.shape)[1] for array in (a, out))
             depth = cgutils.unpack_tuple(builder, b.shape)[1]
-            inputs = [_beyond(builder, a.data, i, width) for i in row]
-            panel = [
-                _beyond(builder, b.data, builder.add(j, ir.Constant(_long, p)), depth, SPAN) for p in range(panels)
+            inputs = _beyond(builder, a.data, r, width)
+            place = builder.gep(_beyond(builder, out.data, r, columns), [builder.mul(j, ir.Constant(_long, SPAN))])
+            starts = [
+                _beyond(builder, b.data, builder.add(j, ir.Constant(_long, panel)), depth, SPAN)
+                for panel in range(panels)
             ]
-            pieces = [(p, first) for p in range(panels) for first in range(0, SPAN, lanes)]
-            sums = [[cgutils.alloca_once_value(builder, ir.Constant(floats, None)) for _ in pieces] for _ in row]
-            with cgutils.for_range(builder, count, intp=_long) as loop:
-                here = [_beyond(builder, start, loop.index, SPAN) for start in panel]
-                loaded = [_load(builder, _beyond(builder, here[p], first), floats, 4) for p, first in pieces]
-                for source, totals in zip(inputs, sums, strict=True):
-                    value = _repeated(builder, builder.load(builder.gep(source, [loop.index])), lanes)
-                    for piece, total in zip(loaded, totals, strict=True):
-                        fma = _call(builder, f"llvm.fma.v{lanes}f32", floats, value, piece, builder.load(total))
-                        builder.store(fma, total)
-            for i, totals in zip(row, sums, strict=True):
-                place = builder.gep(
-                    out.data, [builder.add(builder.mul(i, columns), builder.mul(j, ir.Constant(_long, SPAN)))]
-                )
-                for (p, first), total in zip(pieces, totals, strict=True):
-                    to = builder.bitcast(_beyond(builder, place, p * SPAN + first), floats.as_pointer())
-                    builder.store(builder.load(total), to, align=4)
+            for n in range(1, TILE + 1):
+                with builder.if_then(builder.icmp_signed("==", rows, ir.Constant(rows.type, n))):
+                    sources = [_beyond(builder, inputs, i, width) for i in range(n)]
+                    sums = [[cgutils.alloca_once(builder, floats) for _ in pieces] for _ in sources]
+                    for total in (total for totals in sums for total in totals):
+                        builder.store(ir.Constant(floats, None), total)
+                    with cgutils.for_range(builder, count, intp=_long) as loop:
+                        here = [_beyond(builder, start, loop.index, SPAN) for start in starts]
+                        loaded = [_load(builder, _beyond(builder, here[p], first), floats, 4) for p, first in pieces]
+                        for source, totals in zip(sources, sums, strict=True):
+                            value = _repeated(builder, builder.load(builder.gep(source, [loop.index])), LANES)
+                            for piece, total in zip(loaded, totals, strict=True):
+                                known = builder.load(total)
+                                fma = _call(builder, f"llvm.fma.v{LANES}f32", floats, value, piece, known)
+                                builder.store(fma, total)
+                    for i, totals in enumerate(sums):
+                        row = _beyond(builder, place, i, columns)
+                        for (panel, first), total in zip(pieces, totals, strict=True):
+                            to = builder.bitcast(_beyond(builder, row, panel * SPAN + first), floats.as_pointer())
+                            builder.store(builder.load(total), to, align=4)
             return context.get_dummy_value()
 
-        return types.void(a, types.intp, b, types.intp, types.intp, out), codegen
+        index = types.intp
+        return types.void(a, index, index, b, index, index, out), codegen
 
     return fused
 
 
-_fused1, _fused2, _fused3, _fused6 = (_fused(rows, 1) for rows in (1, 2, 3, 6))
-_twice1, _twice2, _twice3, _twice6 = (_fused(rows, 2) for rows in (1, 2, 3, 6))
+_one_panel, _panels = _fused(1), _fused(TOGETHER)
 
 
 @numba.njit(**_options)
 def _matrix(a, b, count, panels, out):
     """out[:, SPAN j..] = a[:, :count] b[j, :count] for j < panels, each sum in the order of the text."""
-    m, j = len(a), 0
-    while WAY == "vnni" and j + 2 <= panels:
-        r = 0
-        while r + 6 <= m:
-            _twice6(a, r, b, j, count, out)
-            r += 6
-        if r + 3 <= m:
-            _twice3(a, r, b, j, count, out)
-            r += 3
-        if r + 2 <= m:
-            _twice2(a, r, b, j, count, out)
-        elif r + 1 <= m:
-            _twice1(a, r, b, j, count, out)
-        j += 2
-    while j < panels:
-        r = 0
-        while r + 6 <= m:
-            _fused6(a, r, b, j, count, out)
-            r += 6
-        if r + 3 <= m:
-            _fused3(a, r, b, j, count, out)
-            r += 3
-        if r + 2 <= m:
-            _fused2(a, r, b, j, count, out)
-        elif r + 1 <= m:
-            _fused1(a, r, b, j, count, out)
-        j += 1
+    for first in range(0, panels, TOGETHER):
+        for r in range(0, len(a), TILE):
+            rows = min(TILE, len(a) - r)
+            if first + TOGETHER <= panels:
+                _panels(a, r, rows, b, first, count, out)
+            else:
+                for j in range(first, panels):
+                    _one_panel(a, r, rows, b, j, count, out)
 
 
 @numba.njit(**_options)
@@ -820,14 +806,12 @@ def run(t, threads, counter, x, weights, shape, source, keys, values, past, hidd
             _meet(counter, met)
 
 
-def room_for(
-    n: int, weights, shape, past: int, threads: int, want_logits: bool, take: Callable[..., np.ndarray]
-) -> tuple[np.ndarray, ...]:
-    """What the threads of a pass over n rows write down for each other, and last the logits [n or 0, V]; take(*shape)
-    makes a float32 array."""
+def room_for(n: int, weights, shape, past: int, threads: int, want_logits: bool) -> tuple[np.ndarray, ...]:
+    """What the threads of a pass over n rows write down for each other, float32, and last the logits [n or 0, V]."""
     heads, kv_heads, d, vocab, _ = shape
     inner = weights[2].shape[1] // 2 * LANES
-    return (
-        take(n, (heads + 2 * kv_heads) * d), take(n, heads * d), take(n, 2 * inner), take(n, inner),
-        take(threads, CHUNK, past + n + SPAN), take(n if want_logits else 0, vocab),
+    shapes = (
+        (n, (heads + 2 * kv_heads) * d), (n, heads * d), (n, 2 * inner), (n, inner), (threads, CHUNK, past + n + SPAN),
+        (n if want_logits else 0, vocab),
     )  # fmt: skip
+    return tuple(np.empty(shape, np.float32) for shape in shapes)

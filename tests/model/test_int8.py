@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numba
 import numpy as np
 import pytest
@@ -11,6 +15,8 @@ from diffuspec.errors import PairError
 from diffuspec.models import kernels
 from diffuspec.models.int8 import Int8Cache, Int8Stack, int8_fits, quantise
 from diffuspec.models.target import Target
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_this_machine_compiles_the_8_bit_kernels():
@@ -174,6 +180,48 @@ def test_the_number_of_threads_changes_no_bit(tiny):
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(made[0], made[1]) and torch.equal(made[0], made[2])
+
+
+INTERRUPTED = """
+import os, signal
+import numba, torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from diffuspec.models.target import Target
+
+torch.set_num_threads(2)
+torch.manual_seed(0)
+shape = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=12, num_attention_heads=4, num_key_value_heads=2)
+target = Target(LlamaForCausalLM(LlamaConfig(vocab_size=264, **shape)), arithmetic="int8")
+ids = list(range(5, 45))
+
+def logits():
+    cache = target.new_cache()
+    target.prefill(cache, ids)
+    return target.forward(cache, ids)
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+before, caught = logits(), 0
+signal.signal(signal.SIGALRM, interrupt)
+while caught < 200:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0002 + 0.00001 * caught)
+        while True:
+            logits()
+    except KeyboardInterrupt:
+        caught += 1
+assert torch.equal(logits(), before)
+try:
+    print(numba.threading_layer())
+except ValueError:
+    print("no threading layer")
+"""
+
+
+def test_interrupts_leave_no_pass_waiting_and_openmp_takes_no_part_in_one():
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert done.stdout.strip() == "no threading layer", done.stderr
 
 
 def test_int8_is_near_the_model(tiny, tiny_model):
