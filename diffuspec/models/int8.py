@@ -165,6 +165,26 @@ class Int8Cache:
         self.keys[:, :, panel, :, column], self.values[:, :, :, slots] = tokens
 
 
+class Int8Slots:
+    """Caches of several texts, of `capacity` tokens each, in one array: what `Int8Decoder.forward_several` reads."""
+
+    def __init__(self, slots: int, capacity: int, layers: int, heads: int, head_dim: int):
+        span = kernels.SPAN
+        panels, self.head_dim = -(-capacity // span) + 1, head_dim
+        self.lengths = np.zeros(slots, np.int64)
+        self.keys = np.zeros((slots, layers, heads, panels, head_dim, span), np.float32)
+        self.values = np.zeros((slots, layers, heads, -(-head_dim // span), panels * span, span), np.float32)
+
+    def kept(self, slot: int, layers: Sequence[int], length: int) -> np.ndarray:
+        """float16 [length, layers, 2, kv heads * d]: keys and values of a slot's first tokens."""
+        keys = self.keys[slot, list(layers)].swapaxes(3, 4)  # [layers, heads, panels, S, d]
+        keys = keys.reshape(*keys.shape[:2], -1, self.head_dim)[:, :, :length]
+        values = self.values[slot, list(layers)].swapaxes(2, 3)[:, :, :length]
+        values = values.reshape(*values.shape[:3], -1)[..., : self.head_dim]
+        both = np.stack([keys, values], 1)  # [layers, 2, heads, length, d]
+        return both.transpose(3, 0, 1, 2, 4).reshape(length, len(layers), 2, -1).astype(np.float16)
+
+
 @dataclass(frozen=True)
 class LayerView:
     """One layer: keys and values float32 [1, kv heads, length, d], copied."""
@@ -225,18 +245,28 @@ class Int8Stack:
         Layer i reads `past` tokens of the cache's layer source[i] and appends n, for which there is room.
         hidden: bool [n, n] as `visibility` gives it; place: int64 [n], the rows' positions.
         """
+        n = len(x)
+        texts, asked = np.array([[0, 0, n, past]]), np.arange(n if want_logits else 0)
+        return self.several(x, cache.keys[None], cache.values[None], source, texts, hidden, asked, place)
+
+    def several(
+        self, x: np.ndarray, keys: np.ndarray, values: np.ndarray, source: np.ndarray, texts: np.ndarray,
+        hidden: np.ndarray, asked: np.ndarray, place: np.ndarray,
+    ) -> np.ndarray:  # fmt: skip
+        """Logits float32 [m, V] of the m rows `asked` of a pass over rows of several texts; see `kernels.run`."""
         threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
-        arguments = x, cache, source, past, hidden, place, want_logits, threads
+        arguments = x, keys, values, source, texts, hidden, asked, place, threads
         if threading.current_thread() is threading.main_thread():
             return _leader.submit(self._pass, *arguments).result()
         return self._pass(*arguments)
 
-    def _pass(self, x, cache, source, past, hidden, place, want_logits, threads) -> np.ndarray:
+    def _pass(self, x, keys, values, source, texts, hidden, asked, place, threads) -> np.ndarray:
+        longest = int((texts[:, kernels.PAST] + texts[:, kernels.ROWS]).max())
         with _one_pass:
-            buffers = kernels.room_for(len(x), self._weights, self._shape, past, threads, want_logits)
+            buffers = kernels.room_for(len(x), len(asked), longest, self._weights, self._shape, threads)
             pass_ = (
-                threads, np.zeros(1, np.int64), x, self._weights, self._shape, source, cache.keys, cache.values, past,
-                hidden, place, self._cos, self._sin, buffers,
+                threads, np.zeros(1, np.int64), x, self._weights, self._shape, source, keys, values, texts, hidden,
+                asked, place, self._cos, self._sin, buffers,
             )  # fmt: skip
             shares = [_helpers().submit(kernels.run, t, *pass_) for t in range(1, threads)]
             kernels.run(0, *pass_)
@@ -291,6 +321,27 @@ class Int8Decoder:
         """Append n `ids` to the cache, a chain or the tree that `parents` describe; logits float32 [n, V]."""
         cache.reserve(cache.length + len(ids))
         return torch.from_numpy(self._read(cache, ids, parents))
+
+    def new_slots(self, slots: int, capacity: int) -> Int8Slots:
+        return Int8Slots(slots, capacity, len(self._source), self._kv_heads, self._head_dim)
+
+    def forward_several(self, slots: Int8Slots, parts: Sequence[tuple[int, Sequence[int]]], ask: bool) -> np.ndarray:
+        """Append to each slot of parts (slot, ids) its ids, in one pass; no slot twice.
+
+        Logits float32 [parts, V] after the last of each part's ids, or [0, V] unless one asks.
+        """
+        rows = np.array([len(ids) for _, ids in parts])
+        first = np.cumsum(rows) - rows
+        numbers = np.array([slot for slot, _ in parts])
+        texts = np.stack([numbers, first, rows, slots.lengths[numbers]], 1)
+        n = int(rows.sum())
+        hidden = np.triu(np.ones((n, n), bool), 1)
+        place = np.arange(n) - np.repeat(first, rows) + np.repeat(slots.lengths[numbers], rows)
+        x = self._embedding[[token for _, ids in parts for token in ids]]
+        asked = first + rows - 1 if ask else np.zeros(0, np.int64)
+        logits = self._stack.several(x, slots.keys, slots.values, self._source, texts, hidden, asked, place)
+        slots.lengths[numbers] += rows
+        return logits
 
     def _read(self, cache, ids, parents, want_logits=True) -> np.ndarray:
         hidden, depth = visibility(len(ids), parents)

@@ -597,27 +597,28 @@ def _matrix(a, b, count, panels, out):
 
 
 @numba.njit(**_options)
-def _attend(queries, rows, keys, values, past, hidden, scores, out):
-    """Query rows [m, d] of one key head, the i-th of the block's row rows[i], over its past and the block.
+def _attend(queries, rows, keys, values, past, first, n, hidden, scores, out):
+    """Query rows [m, d] of one key head, the i-th of the pass's row rows[i], over the past of their text and its block,
+    rows first .. first + n - 1 of the pass.
 
     keys float32 [room / SPAN, d, SPAN], values [d / SPAN rounded up, room, SPAN]: in panels, which are read from
     front to back; out float32 [m, d rounded up to whole spans]. A column of the block that a row must not see gets the
     weight 0, which no sum notices.
     """
-    n = past + len(hidden)
-    _matrix(queries, keys, queries.shape[1], -(-n // SPAN), scores)
+    total = past + n
+    _matrix(queries, keys, queries.shape[1], -(-total // SPAN), scores)
     for i in range(len(queries)):
-        line, block, unseen = scores[i, :n], scores[i, past:n], hidden[rows[i]]
-        for j in range(len(block)):
+        line, block, unseen = scores[i, :total], scores[i, past:total], hidden[rows[i]][first : first + n]
+        for j in range(n):
             block[j] = np.float32(-np.inf) if unseen[j] else block[j]
         highest = _highest(line)
-        for j in range(n):
+        for j in range(total):
             line[j] = _exp(line[j] - highest)
-        for j in range(len(block)):
+        for j in range(n):
             block[j] = np.float32(0.0) if unseen[j] else block[j]
-    _matrix(scores, values, n, len(values), out)
+    _matrix(scores, values, total, len(values), out)
     totals = np.empty(len(queries), np.float32)
-    _sums(scores, n, totals)
+    _sums(scores, total, totals)
     for i in range(len(queries)):
         for j in range(out.shape[1]):
             out[i, j] /= totals[i]
@@ -654,11 +655,35 @@ def _share(total, part, parts, grain):
     return min(total, (total // grain * part // parts) * grain) if part < parts else total
 
 
+@numba.njit(**_options)
+def _attend_text(first, last, projected, keys, values, text, shape, hidden, place, cos, sin, scores, mixed):
+    """Queries first .. last - 1 of a text's rows, key head by key head, into mixed [n, heads d]."""
+    heads, kv_heads, d, _, _ = shape
+    group, shrink, n, start = heads // kv_heads, np.float32(1.0 / math.sqrt(d)), text[ROWS], text[FIRST]
+    query, out = np.empty((CHUNK, d), np.float32), np.empty((CHUNK, len(values[0]) * SPAN), np.float32)
+    rows = np.empty(CHUNK, np.int64)
+    while first < last:
+        g, skip = first // (n * group), first % (n * group)
+        size = min(CHUNK, last - first, n * group - skip)
+        for i in range(size):
+            head = (g * group + (skip + i) % group) * d
+            r = rows[i] = start + (skip + i) // group
+            _rotate(projected[r, head : head + d], cos[place[r]], sin[place[r]], query[i], shrink)
+        _attend(query[:size], rows, keys[g], values[g], text[PAST], start, n, hidden, scores[:size], out[:size])
+        for i in range(size):
+            head = (g * group + (skip + i) % group) * d
+            _copy(out[i, :d], mixed[rows[i], head : head + d])
+        first += size
+
+
 PROJECT, ATTEND, OUTPUT, GATE, DOWN, HEAD = range(6)
+SLOT, FIRST, ROWS, PAST = range(4)  # what is said of a text: see `run`
 
 
 @numba.njit(**_options)
-def _work(stage, t, threads, layer, x, weights, shape, keys, values, past, hidden, place, cos, sin, buffers):
+def _work(
+    stage, t, threads, layer, x, weights, shape, keys, values, at, texts, hidden, asked, place, cos, sin, buffers
+):
     """Thread t's share of one stage of a layer; every thread rounds the stage's input for itself."""
     qkv, output, gate_up, down, norms, post, norm, head = weights
     heads, kv_heads, d, vocab, eps = shape
@@ -677,25 +702,37 @@ def _work(stage, t, threads, layer, x, weights, shape, keys, values, past, hidde
         a, steps = _rounded(gated)
         weight, out, channels = down[layer], x, width
     elif stage == HEAD:
-        a, steps = _normed(x, norm, eps)
-        weight, out, channels = head, logits, vocab
+        rows = np.empty((len(asked), width), np.float32)
+        for i in range(len(asked)):
+            _copy(x[asked[i]], rows[i])
+        a, steps = _normed(rows, norm, eps)
+        weight, out, channels, n = head, logits, vocab, len(asked)
     else:
-        group, shrink = heads // kv_heads, np.float32(1.0 / math.sqrt(d))
-        query, out = np.empty((CHUNK, d), np.float32), np.empty((CHUNK, len(values[0]) * SPAN), np.float32)
-        rows = np.empty(CHUNK, np.int64)
-        first, last = _share(n * heads, t, threads, 1), _share(n * heads, t + 1, threads, 1)
-        while first < last:  # key head by key head
-            g, skip = first // (n * group), first % (n * group)
-            size = min(CHUNK, last - first, n * group - skip)
-            for i in range(size):
-                at = (g * group + (skip + i) % group) * d
-                r = rows[i] = (skip + i) // group
-                _rotate(projected[r, at : at + d], cos[place[r]], sin[place[r]], query[i], shrink)
-            _attend(query[:size], rows, keys[g], values[g], past, hidden, scores[t, :size], out[:size])
-            for i in range(size):
-                at = (g * group + (skip + i) % group) * d
-                _copy(out[i, :d], mixed[rows[i], at : at + d])
-            first += size
+        weighed, whole = 0, 0
+        for text in range(len(texts)):
+            whole += texts[text, ROWS] * heads * (texts[text, PAST] + texts[text, ROWS])
+        for text in range(len(texts)):
+            # Threads share queries by what they cost, which is as much as they look at.
+            cost, queries = texts[text, PAST] + texts[text, ROWS], texts[text, ROWS] * heads
+            first = min(queries, max(0, (whole * t // threads - weighed) // cost))
+            last = min(queries, max(0, (whole * (t + 1) // threads - weighed) // cost))
+            slot = texts[text, SLOT]
+            _attend_text(
+                first,
+                last,
+                projected,
+                keys[slot, at],
+                values[slot, at],
+                texts[text],
+                shape,
+                hidden,
+                place,
+                cos,
+                sin,
+                scores[t],
+                mixed,
+            )
+            weighed += queries * cost
         return
     first, last = _share(channels, t, threads, LANES), _share(channels, t + 1, threads, LANES)
     for half in range(2 if stage == GATE else 1):
@@ -753,36 +790,39 @@ def _meet(counter, goal):
 
 
 @numba.njit(**_options)
-def run(t, threads, counter, x, weights, shape, source, keys, values, past, hidden, place, cos, sin, buffers):
+def run(t, threads, counter, x, weights, shape, source, keys, values, texts, hidden, asked, place, cos, sin, buffers):
     """Thread t's share of the layers of a Llama over n rows, in place in x float32 [n, h]; each of the threads 0 ..
     threads - 1 calls this once, at the same time, and with the same arguments but for t.
 
     counter: int64 [1], 0; weights: the layers' qkv, output, gate_up, down, uint8 [layers, groups, bytes] as `product`
     reads them, gate and up each a whole number of groups; the gains of their two norms float32 [layers, h]; the head's
     gain [h] and weights. shape: (heads, kv heads, d, V, eps).
-    source int32 [layers]: the cache layer that layer l reads and appends to; keys float32 [cache layers, kv heads,
-    room / SPAN, d, SPAN], values float32 [.., kv heads, d / SPAN rounded up, room, SPAN], `past` tokens in them; row i
-    is appended at past + i.
-    hidden bool [n, n]: True where row i must not look at row j of the block; place int64 [n]: the rows' positions;
-    cos, sin float32 [context, d / 2]. The cache needs room for past + n tokens and SPAN more. buffers: see `room_for`;
-    the last takes the logits, unless it has no rows.
+    source int32 [layers]: the cache layer that layer l reads and appends to; keys float32 [slots, cache layers, kv
+    heads, room / SPAN, d, SPAN], values float32 [.., kv heads, d / SPAN rounded up, room, SPAN].
+    texts int64 [texts, 4]: each text's slot of the cache, its first row of the pass, how many there are, and the tokens
+    that the slot holds, behind which its rows are appended; room for SPAN more is needed.
+    hidden bool [n, n]: True where row i must not look at row j, both of one text; asked int64 [m]: the rows whose
+    logits are wanted, or none; place int64 [n]: the rows' positions; cos, sin float32 [context, d / 2]. buffers: see
+    `room_for`; the last takes the logits.
     """
-    heads, kv_heads, d, vocab, eps = shape
-    projected, logits = buffers[0], buffers[5]
-    n, met = len(x), 0
-    for layer in range(len(source) + 1 if len(logits) else len(source)):
+    heads, kv_heads, d, _, _ = shape
+    projected, met = buffers[0], 0
+    for layer in range(len(source) + 1 if len(asked) else len(source)):
         is_head = layer == len(source)
         at = source[0] if is_head else source[layer]
         for stage in range(HEAD if is_head else PROJECT, HEAD + 1 if is_head else HEAD):
             if stage == ATTEND:
-                for r in range(t, n, threads):
-                    for g in range(kv_heads):
-                        first, last = (heads + g) * d, (heads + kv_heads + g) * d
-                        slot, k, v = past + r, projected[r, first : first + d], projected[r, last : last + d]
-                        key = keys[at, g, slot // SPAN, :, slot % SPAN]
-                        _rotate(k, cos[place[r]], sin[place[r]], key, np.float32(1.0))
-                        for j in range(0, d, SPAN):
-                            _copy(v[j : j + SPAN], values[at, g, j // SPAN, slot])
+                for text in range(len(texts)):
+                    slot, first_row, past = texts[text, SLOT], texts[text, FIRST], texts[text, PAST]
+                    for i in range(t, texts[text, ROWS], threads):
+                        r, column = first_row + i, past + i
+                        for g in range(kv_heads):
+                            first, last = (heads + g) * d, (heads + kv_heads + g) * d
+                            k, v = projected[r, first : first + d], projected[r, last : last + d]
+                            key = keys[slot, at, g, column // SPAN, :, column % SPAN]
+                            _rotate(k, cos[place[r]], sin[place[r]], key, np.float32(1.0))
+                            for j in range(0, d, SPAN):
+                                _copy(v[j : j + SPAN], values[slot, at, g, j // SPAN, column])
                 met += threads
                 _meet(counter, met)
             _work(
@@ -793,10 +833,12 @@ def run(t, threads, counter, x, weights, shape, source, keys, values, past, hidd
                 x,
                 weights,
                 shape,
-                keys[at],
-                values[at],
-                past,
+                keys,
+                values,
+                at,
+                texts,
                 hidden,
+                asked,
                 place,
                 cos,
                 sin,
@@ -806,12 +848,13 @@ def run(t, threads, counter, x, weights, shape, source, keys, values, past, hidd
             _meet(counter, met)
 
 
-def room_for(n: int, weights, shape, past: int, threads: int, want_logits: bool) -> tuple[np.ndarray, ...]:
-    """What the threads of a pass over n rows write down for each other, float32, and last the logits [n or 0, V]."""
+def room_for(n: int, asked: int, longest: int, weights, shape, threads: int) -> tuple[np.ndarray, ...]:
+    """What the threads of a pass over n rows write down for each other, float32, and last the logits [asked, V];
+    longest: tokens of the longest text, these rows among them."""
     heads, kv_heads, d, vocab, _ = shape
     inner = weights[2].shape[1] // 2 * LANES
     shapes = (
-        (n, (heads + 2 * kv_heads) * d), (n, heads * d), (n, 2 * inner), (n, inner), (threads, CHUNK, past + n + SPAN),
-        (n if want_logits else 0, vocab),
+        (n, (heads + 2 * kv_heads) * d), (n, heads * d), (n, 2 * inner), (n, inner),
+        (threads, CHUNK, longest + SPAN), (asked, vocab),
     )  # fmt: skip
     return tuple(np.empty(shape, np.float32) for shape in shapes)

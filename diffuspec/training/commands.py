@@ -68,6 +68,7 @@ def add_stages(parser: argparse.ArgumentParser, progress: Callable[[], Callable]
                        help="keep the target's keys and values of these layers, so that `cache` need not")  # fmt: skip
     synth.add_argument("--shares", metavar="FAMILY=N,...", type=_shares,
                        help="how often each family is asked (default: translation=24, ...)")  # fmt: skip
+    _arithmetic(synth)
     _common(synth)
 
     turns = stage("import", "take over single turns that were answered elsewhere, with the target's top 8", _import)
@@ -89,6 +90,7 @@ def add_stages(parser: argparse.ArgumentParser, progress: Callable[[], Callable]
     cache = stage("cache", "compute the target's keys and values for shards that lack them", _cache)
     cache.add_argument("data", metavar="FOLDER", type=Path)
     cache.add_argument("--layers", metavar="I,J,...", type=_numbers, required=True)
+    _arithmetic(cache)
     _common(cache)
 
     drafter = stage("drafter", "train layers of the target into a block-diffusion drafter", _drafter)
@@ -131,6 +133,11 @@ def add_stages(parser: argparse.ArgumentParser, progress: Callable[[], Callable]
                       "(and what ends an answer): a draft pass is the sooner done")  # fmt: skip
     pack.add_argument("--data", metavar="FOLDER", type=Path, nargs="+", help="shards of answers to count them in")
     _common(pack, seed=False)
+
+
+def _arithmetic(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dtype", choices=("int8", "float32"), help="the target's arithmetic (default: int8, as the "
+                        "embedded target decodes, where machine and layout allow it)")  # fmt: skip
 
 
 def _common(parser: argparse.ArgumentParser, seed: bool = True) -> None:
@@ -189,11 +196,21 @@ def _load(arguments: argparse.Namespace, progress: Callable):
     return model, tokenizer, stop_ids(model, tokenizer)
 
 
-def _pack_for_speed(model) -> None:
+def _slots(model, count: int, capacity: int, dtype: str | None):
+    """Slots in this arithmetic; by default in int8 where machine and model allow it."""
+    from diffuspec.models.int8 import int8_fits
+    from diffuspec.models.llama import llama_fits
     from diffuspec.models.packed import pack_linears, packed_fits
+    from diffuspec.training.slots import CompiledSlots, StockSlots
 
+    fits = llama_fits(model) and int8_fits()
+    if dtype == "int8" and not fits:
+        raise DiffuSpecError("8-bit arithmetic needs a Llama on a CPU: use --dtype float32.")
+    if fits and dtype != "float32":
+        return CompiledSlots(model, count, capacity)
     if packed_fits(model.dtype, model.device):
         pack_linears(model)
+    return StockSlots(model, count, capacity)
 
 
 def _folders(paths: list[Path]):
@@ -228,11 +245,8 @@ def _synthesise(arguments: argparse.Namespace, progress: Callable) -> None:
     passages = text.load(arguments.text) if arguments.text else []
     questions = read_questions(arguments.questions).chosen(arguments.stride).questions if arguments.questions else ()
     model, tokenizer, stops = _load(arguments, progress)
-    _pack_for_speed(model)
-    synthesis = Synthesis(
-        model, tokenizer, stops, slots=arguments.slots, capacity=arguments.capacity, keep_layers=arguments.layers,
-        seed=arguments.seed,
-    )  # fmt: skip
+    slots = _slots(model, arguments.slots, arguments.capacity, arguments.dtype)
+    synthesis = Synthesis(slots, tokenizer, stops, keep_layers=arguments.layers, seed=arguments.seed)
     folder = DataFolder(arguments.out)
     if questions:
         answer_all(synthesis, prompts.asked(questions, QUESTION_LIMIT), folder, progress)
@@ -281,8 +295,8 @@ def _cache(arguments: argparse.Namespace, progress: Callable) -> None:
 
     (folder,) = _folders([arguments.data])
     model, _, _ = _load(arguments, progress)
-    _pack_for_speed(model)
-    read = caches.fill(model, folder, arguments.layers, progress)
+    longest = max(len(c.ids) for c in folder.conversations())
+    read = caches.fill(_slots(model, 1, longest, arguments.dtype), folder, arguments.layers, progress)
     progress.close()
     print(f"{read} tokens read, {sum(folder.cache_path(s).exists() for s in folder.shards())} caches in {folder.path}")
 

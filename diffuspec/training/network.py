@@ -29,7 +29,7 @@ from diffuspec.errors import WeightsError
 from diffuspec.models.drafter import unpack
 from diffuspec.training.blocks import Blocks
 from diffuspec.training.data import write_atomically
-from diffuspec.training.synthesis import grouped_attention  # noqa: F401  registers the attention
+from diffuspec.training.slots import grouped_attention  # noqa: F401  registers the attention
 
 KINDS = ("target-conditioned", "standalone")
 

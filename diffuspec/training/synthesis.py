@@ -16,13 +16,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from transformers import AttentionInterface
-from transformers.cache_utils import Cache, CacheLayerMixin
 
 from diffuspec.errors import DiffuSpecError
+from diffuspec.models.kernels import likeliest_few
 from diffuspec.training.data import Conversation
 from diffuspec.training.prompts import Answer, Invent, Prompt, Say
+from diffuspec.training.slots import Slots
 
 TOP = 8
 NUCLEUS = 0.95
@@ -105,73 +104,17 @@ class _Sequence:
         )  # fmt: skip
 
 
-class _SlotLayer(CacheLayerMixin):
-    """One layer's keys and values [slots, key heads, capacity, head size], written in place."""
-
-    def __init__(self, cursor: dict, shape: tuple[int, ...], dtype: torch.dtype):
-        super().__init__()
-        self.keys, self.values = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
-        self.cursor, self.is_initialized = cursor, True
-
-    def update(self, key_states, value_states, *args, **kwargs):
-        """Store [rows, key heads, n, head size] where the cursor stands; everything up to it comes back."""
-        slots, at, end = self.cursor["slots"], self.cursor["at"], self.cursor["end"]
-        for store, new in ((self.keys, key_states), (self.values, value_states)):
-            if isinstance(slots, int):
-                store[slots, :, at : at + new.shape[2]] = new[0]
-            else:
-                store[slots, :, at] = new[:, :, 0]
-        if isinstance(slots, int):
-            return self.keys[slots : slots + 1, :, :end], self.values[slots : slots + 1, :, :end]
-        return self.keys[:, :, :end], self.values[:, :, :end]
-
-    def lazy_initialization(self, key_states, value_states): ...
-
-    def get_mask_sizes(self, query_length):
-        return self.cursor["end"], 0
-
-    def get_seq_length(self):
-        return self.cursor["end"]
-
-    def get_max_length(self):
-        return self.keys.shape[2]
-
-
-def grouped_attention(module, query, key, value, attention_mask, scaling=None, **kwargs):
-    """Attention in which the query heads that share a key head are just more rows: no key is copied.
-
-    query [B, heads, n, d]; key, value [B, key heads, T, d]; attention_mask additive [B, 1, n, T].
-    """
-    batch, heads, n, size = query.shape
-    shared = key.shape[1]
-    rows = query.reshape(batch, shared, -1, size)
-    mask = attention_mask[:, :, None].expand(-1, -1, heads // shared, -1, -1).flatten(2, 3)
-    seen = F.scaled_dot_product_attention(rows, key, value, attn_mask=mask, scale=scaling)
-    return seen.reshape(batch, heads, n, size).transpose(1, 2), None
-
-
-AttentionInterface.register("grouped", grouped_attention)
-
-
 class Synthesis:
-    """Carries out prompts on a target, `slots` at a time.
+    """Carries out prompts on a target, as many at a time as there are slots.
 
-    model: a causal LM of `transformers`; stop_ids end a turn; keep_layers: layers of the target whose keys and
-    values are kept with each conversation; seed: of what is sampled.
+    stop_ids end a turn; keep_layers: layers of the target whose keys and values are kept with each conversation;
+    seed: of what is sampled.
     """
 
-    def __init__(
-        self, model, tokenizer, stop_ids: Iterable[int], *, slots: int, capacity: int, keep_layers=(), seed: int = 0
-    ):
-        model.set_attn_implementation("grouped")
-        self.model, self.frame, self.stop_ids = model.eval(), ChatFrame(tokenizer), frozenset(stop_ids)
-        self.slots, self.capacity, self.keep_layers = slots, capacity, tuple(keep_layers)
-        shape = model.config.get_text_config()
-        size = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
-        self._cursor: dict = {}
-        store = (slots, shape.num_key_value_heads, capacity, size)
-        self._cache = Cache([_SlotLayer(self._cursor, store, model.dtype) for _ in range(shape.num_hidden_layers)])
-        self._active: list[_Sequence | None] = [None] * slots
+    def __init__(self, slots: Slots, tokenizer, stop_ids: Iterable[int], *, keep_layers=(), seed: int = 0):
+        self._store, self.frame, self.stop_ids = slots, ChatFrame(tokenizer), frozenset(stop_ids)
+        self.capacity, self.keep_layers = slots.capacity, tuple(keep_layers)
+        self._active: list[_Sequence | None] = [None] * slots.slots
         self._seed = seed
         self.speed = Speed()
 
@@ -182,7 +125,7 @@ class Synthesis:
         queue: deque[_Sequence] = deque()
         exhausted = False
         while True:
-            while not exhausted and len(queue) < self.slots:
+            while not exhausted and len(queue) < len(self._active):
                 batch = []
                 for prompt in waiting:
                     batch.append(_Sequence.plan(prompt, self.frame))
@@ -198,7 +141,6 @@ class Synthesis:
                 return
             yield from self._step()
 
-    @torch.inference_mode()
     def _advance(self, slot: int) -> None:
         """Read what the plan says comes next; the newest token stays out of the cache: the next pass feeds it."""
         sequence = self._active[slot]
@@ -208,48 +150,33 @@ class Synthesis:
             sequence.ids += ids
             fed = sequence.ids[start:-1]
             if fed:
-                end = start + len(fed)
-                self._cursor.update(slots=slot, at=start, end=end)
-                mask = torch.full((len(fed), end), -torch.inf).triu(start + 1)[None, None]
-                self.model.base_model(
-                    torch.tensor([fed]), attention_mask=mask, position_ids=torch.arange(start, end)[None],
-                    past_key_values=self._cache, use_cache=True,
-                )  # fmt: skip
+                self._store.read(slot, start, fed)
                 self.speed.read += len(fed)
         sequence.made = 0
         if isinstance(sequence.steps[0], _Greedy):
             sequence.spans.append((len(sequence.ids), len(sequence.ids)))
 
-    @torch.inference_mode()
     def _step(self) -> Iterator[Conversation]:
-        """One token for every slot."""
-        at = torch.tensor([len(s.ids) - 1 if s else 0 for s in self._active])
-        ids = torch.tensor([[s.ids[-1] if s else 0] for s in self._active])
-        end = int(at.max()) + 1
-        self._cursor.update(slots=torch.arange(self.slots), at=at, end=end)
-        mask = torch.zeros(self.slots, 1, 1, end)
-        mask.masked_fill_(torch.arange(end) > at[:, None, None, None], -torch.inf)
-        logits = self.model(
-            ids, attention_mask=mask, position_ids=at[:, None], past_key_values=self._cache, use_cache=True
-        ).logits[:, -1].float()  # fmt: skip
-        top, top_ids = logits.topk(TOP)
-        top_p = (top - logits.logsumexp(-1, keepdim=True)).exp().numpy()
-        top_ids = top_ids.numpy()
-        for slot, sequence in enumerate(self._active):
-            if sequence is None:
-                continue
+        """One token for every slot in use."""
+        active = [(slot, sequence) for slot, sequence in enumerate(self._active) if sequence]
+        logits = self._store.following(
+            [slot for slot, _ in active], [len(s.ids) - 1 for _, s in active], [s.ids[-1] for _, s in active]
+        )
+        top_ids, top, norm = likeliest_few(logits, min(TOP, logits.shape[1]))
+        top_p = np.exp(top - norm[:, None])
+        for row, (slot, sequence) in enumerate(active):
             step = sequence.steps[0]
             sequence.made += 1
             if isinstance(step, _Greedy):
-                token = int(top_ids[slot, 0])
+                token = int(top_ids[row, 0])
                 sequence.ids.append(token)
-                sequence.top_ids.append(top_ids[slot])
-                sequence.top_p.append(top_p[slot])
+                sequence.top_ids.append(top_ids[row])
+                sequence.top_p.append(top_p[row])
                 sequence.spans[-1] = (sequence.spans[-1][0], len(sequence.ids))
                 self.speed.answered += 1
                 ended = token in self.stop_ids
             else:
-                token = self._sampled(logits[slot], sequence)
+                token = self._sampled(logits[row], sequence)
                 ended = token in self.stop_ids
                 if not ended:
                     sequence.ids.append(token)
@@ -265,23 +192,16 @@ class Synthesis:
                 sequence.steps[0] = _Read(following.ids[1:])
             self._advance(slot)
 
-    def _sampled(self, logits: torch.Tensor, sequence: _Sequence) -> int:
+    def _sampled(self, logits: np.ndarray, sequence: _Sequence) -> int:
         """A token by nucleus sampling (Holtzman et al., 2020); the draw depends on the prompt and place alone."""
-        p, order = logits.softmax(-1).topk(min(1024, len(logits)))
+        p, order = torch.from_numpy(logits).softmax(-1).topk(min(1024, len(logits)))
         p = p * (p.cumsum(-1) - p < NUCLEUS)
         seed = (self._seed * 1_000_003 + sequence.prompt.number) * 4096 + len(sequence.ids)
         draw = np.random.default_rng(seed).random() * float(p.sum())
         return int(order[min(int((p.cumsum(-1) < draw).sum()), len(order) - 1)])
 
     def _kept(self, slot: int, length: int) -> np.ndarray | None:
-        """float16 [length, layers, 2, key heads * head size] of the kept layers."""
-        if not self.keep_layers:
-            return None
-        layers = [
-            torch.stack([self._cache.layers[i].keys[slot, :, :length], self._cache.layers[i].values[slot, :, :length]])
-            for i in self.keep_layers
-        ]
-        return torch.stack(layers).permute(3, 0, 1, 2, 4).flatten(3).half().numpy()
+        return self._store.kept(slot, self.keep_layers, length) if self.keep_layers else None
 
 
 @dataclass

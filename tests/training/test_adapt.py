@@ -15,6 +15,7 @@ from diffuspec.training import adapt, blocks, caches
 from diffuspec.training.data import Conversation, DataFolder
 from diffuspec.training.network import DrafterNetwork, export, spread_layers
 from diffuspec.training.prompts import Answer, Prompt, Say
+from diffuspec.training.slots import StockSlots
 from diffuspec.training.synthesis import Synthesis
 
 STOPS = frozenset((1, 3))
@@ -26,9 +27,7 @@ def conversations(tiny):
     prompts = [
         Prompt(i, ("mt", "qa")[i % 2], (Say("abcdef"[: 1 + i % 6] * (i % 3 + 1)), Answer(24))) for i in range(60)
     ]
-    return list(
-        Synthesis(tiny.model(), tiny.tokenizer(), STOPS, slots=8, capacity=128, keep_layers=LAYERS).run(prompts)
-    )
+    return list(Synthesis(StockSlots(tiny.model(), 8, 128), tiny.tokenizer(), STOPS, keep_layers=LAYERS).run(prompts))
 
 
 def network(tiny, kind="target-conditioned"):
@@ -105,7 +104,7 @@ def test_the_trained_form_is_the_one_that_drafts(tiny, tmp_path, monkeypatch, la
                 parameter.normal_()
             parameter.copy_(parameter.bfloat16())
     prompts = [Prompt(0, "mt", (Say("abc"), Answer(24)))]
-    synthesis = Synthesis(model, tiny.tokenizer(), STOPS, slots=1, capacity=128, keep_layers=LAYERS)
+    synthesis = Synthesis(StockSlots(model, 1, 128), tiny.tokenizer(), STOPS, keep_layers=LAYERS)
     (conversation,) = synthesis.run(prompts)
     net = DrafterNetwork(model, LAYERS, torch.arange(264), kind)
     with torch.no_grad():
@@ -244,8 +243,8 @@ def test_caches_computed_afterwards_are_those_that_synthesis_leaves(tiny, conver
     with DataFolder(tmp_path).writer() as writer:
         for conversation in conversations[:5]:
             writer.add(dataclasses.replace(conversation, cache=None))
-    read = caches.fill(tiny.model(), DataFolder(tmp_path), LAYERS, lambda *_: None)
+    read = caches.fill(StockSlots(tiny.model(), 1, 200), DataFolder(tmp_path), LAYERS, lambda *_: None)
     assert read == sum(len(c.ids) for c in conversations[:5])
     for made, kept in zip(DataFolder(tmp_path).conversations(), conversations, strict=False):
         np.testing.assert_allclose(made.cache[:-1], kept.cache, atol=5e-3)
-    assert caches.fill(tiny.model(), DataFolder(tmp_path), LAYERS, lambda *_: None) == 0
+    assert caches.fill(StockSlots(tiny.model(), 1, 200), DataFolder(tmp_path), LAYERS, lambda *_: None) == 0

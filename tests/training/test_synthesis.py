@@ -5,8 +5,10 @@ import pytest
 import torch
 from layouts import qwen
 
+from diffuspec.models.target import Target
 from diffuspec.training.data import DataFolder
 from diffuspec.training.prompts import Answer, Invent, Prompt, Say
+from diffuspec.training.slots import CompiledSlots, StockSlots
 from diffuspec.training.synthesis import Synthesis, synthesise
 
 STOPS = (1, 3)
@@ -26,8 +28,8 @@ PROMPTS = [
 ]
 
 
-def answered(model, tokenizer, slots):
-    synthesis = Synthesis(model, tokenizer, STOPS, slots=slots, capacity=256, keep_layers=(0, 2), seed=4)
+def answered(model, tokenizer, slots, kind=StockSlots):
+    synthesis = Synthesis(kind(model, slots, 256), tokenizer, STOPS, keep_layers=(0, 2), seed=4)
     return {c.number: c for c in synthesis.run(PROMPTS)}
 
 
@@ -52,6 +54,27 @@ def test_answers_are_the_targets_greedy_ones(tiny, plain_greedy, kind):
         for kept, layer in enumerate((0, 2)):
             keys = out.past_key_values.layers[layer].keys[0].transpose(0, 1).flatten(1).numpy()
             np.testing.assert_allclose(conversation.cache[:, kept, 0], keys, atol=5e-3)
+
+
+def test_in_int8_answers_are_those_of_plain_int8_decoding_and_the_batch_changes_no_bit(tiny):
+    model, tokenizer = tiny.model(), tiny.tokenizer()
+    done, alone = (answered(model, tokenizer, slots, CompiledSlots) for slots in (3, 1))
+    target = Target(tiny.model(), arithmetic="int8")
+    assert sorted(done) == [0, 1, 2, 3, 4]
+    for number, conversation in done.items():
+        ids, cache, logits = conversation.ids.tolist(), target.new_cache(), []
+        for token in ids[:-1]:
+            logits.append(target.forward(cache, [token])[0])
+        places = np.concatenate([np.arange(a, b) for a, b in conversation.spans]) - 1
+        said = torch.stack([logits[place] for place in places])
+        assert said.argmax(-1).tolist() == conversation.ids[places + 1].tolist()
+        named = said.softmax(-1).gather(1, torch.from_numpy(conversation.top_ids.astype(np.int64))).numpy()
+        np.testing.assert_allclose(named, conversation.top_p, atol=1e-3)
+        for kept, layer in enumerate((0, 2)):
+            for part, stored in enumerate((cache.layers[layer].keys, cache.layers[layer].values)):
+                plain = stored[0].transpose(0, 1).flatten(1).half().numpy()
+                assert np.array_equal(conversation.cache[:, kept, part], plain)
+        assert alone[number].ids.tolist() == ids and np.array_equal(alone[number].cache, conversation.cache)
 
 
 def test_what_is_sampled_does_not_depend_on_the_batch(tiny):
@@ -87,7 +110,7 @@ def test_synthesis_goes_on_after_an_interruption(tiny, tmp_path, monkeypatch):
         if len(calls) == 9:
             raise KeyboardInterrupt
 
-    new = lambda: Synthesis(model, tokenizer, STOPS, slots=2, capacity=64, keep_layers=(1,))  # noqa: E731
+    new = lambda: Synthesis(StockSlots(model, 2, 64), tokenizer, STOPS, keep_layers=(1,))  # noqa: E731
     with pytest.raises(KeyboardInterrupt):
         synthesise(new(), Endless(), DataFolder(tmp_path / "d"), 120, interrupt)
     before = {shard: shard.read_bytes() for shard in DataFolder(tmp_path / "d").shards()}
