@@ -168,7 +168,9 @@ class Trainer:
             eos=self.eos, key_heads=self.network.key_heads, filled=self.recipe.filled,
         )  # fmt: skip
         columns, correction = self._sampled_columns(batch, rng)
-        loss, weight = self._loss(self.network(batch, columns) + correction, columns, batch)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bool(self.recipe.bf16)):
+            logits = self.network(batch, columns)
+        loss, weight = self._loss(logits.float() + correction, columns, batch)
         gradients = torch.autograd.grad(loss, list(self.network.parameters()))
         return float(loss.detach()), float(weight), len(batch.targets), gradients
 

@@ -158,6 +158,8 @@ def _recipe(group: argparse._ArgumentGroup) -> None:
         "average": "of the weights, per step",
         "negatives": "tokens sampled for the normaliser of the logits, which is the costliest product of a step",
         "balance": "1: draw families alike; 0: conversations alike",
+        "bf16": "1: products of a step in bfloat16, which is twice as fast where the processor knows it (AVX512-BF16); "
+        "0: float32",
         "seed": "of everything that is drawn",
     }  # fmt: skip
     from diffuspec.training.recipe import Recipe

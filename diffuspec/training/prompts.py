@@ -15,6 +15,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from diffuspec.questions import Question
 from diffuspec.training.text import LANGUAGES, Passage, sentences
@@ -142,7 +143,14 @@ class Prompts:
         return first, Answer(144)
 
     def _article(self, rng: random.Random, words: int) -> str:
-        return " ".join(rng.choice(self._long).text.split()[:words])
+        """This many words from a passage and those that follow it in its source; fewer where the source ends."""
+        at = rng.randrange(len(self._long))
+        first, found = self._long[at], []
+        for passage in islice(self._long, at, None):
+            if len(found) >= words or passage.source != first.source:
+                break
+            found += passage.text.split()
+        return " ".join(found[:words])
 
 
 def _tokenised(rng: random.Random, sentence: str) -> str:

@@ -14,7 +14,7 @@ class Recipe:
     twentieth; soft: weight of distillation; decay: rows after which the loss has fallen to 1 / e; reach: share of a
     row's weight that is the probability of the rows before it instead; average: of the weights, per step; negatives:
     tokens of the draft vocabulary, besides those that a part of a step is about, over which its logits are normalised;
-    balance: draw families alike instead of conversations alike."""
+    balance: draw families alike instead of conversations alike; bf16: products in bfloat16, weights stay float32."""
 
     steps: int = 2000
     conversations: int = 12
@@ -30,6 +30,7 @@ class Recipe:
     average: float = 0.995
     negatives: int = 4096
     balance: int = 1
+    bf16: int = 0
     seed: int = 0
 
     def learning_rate(self, step: int) -> float:

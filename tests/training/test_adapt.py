@@ -150,14 +150,26 @@ def test_a_killed_run_ends_with_the_same_weights(tiny, conversations, tmp_path, 
     assert not torch.equal(whole.average["mask_embedding"], network(tiny, kind).mask_embedding)
 
 
-def test_training_raises_held_out_acceptance(tiny, conversations, tmp_path):
-    recipe = dataclasses.replace(RECIPE, steps=60, average=0.9)
+@pytest.mark.parametrize("bf16", [0, 1])
+def test_training_raises_held_out_acceptance(tiny, conversations, tmp_path, bf16):
+    recipe = dataclasses.replace(RECIPE, steps=60, average=0.9, bf16=bf16)
     trainer = adapt.Trainer(network(tiny), conversations, STOPS, 3, recipe, tmp_path)
     before = trainer.evaluate(k=8)
     trainer.run(60, 60, lambda *_: None)
     after = trainer.evaluate(k=8)
     assert after["accepted"] > before["accepted"] + 0.1
     assert len(after["right"]) == 8 and set(after["by_family"]) == {"mt", "qa"}
+
+
+def test_products_in_bfloat16_give_the_gradients_of_float32_but_for_rounding(tiny, conversations, tmp_path):
+    gradients = []
+    for bf16 in (0, 1):
+        recipe = dataclasses.replace(RECIPE, bf16=bf16)
+        trainer = adapt.Trainer(network(tiny), conversations, STOPS, 3, recipe, tmp_path / str(bf16))
+        gradients.append(torch.cat([g.flatten() for g in trainer._gradient(conversations[:4], (1, 2))[3]]))
+    assert gradients[1].dtype == torch.float32 and not torch.equal(*gradients)
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.995
+    assert float(gradients[1].norm()) == pytest.approx(float(gradients[0].norm()), rel=0.02)
 
 
 def test_another_recipe_does_not_go_on_from_a_checkpoint(tiny, conversations, tmp_path):

@@ -1,6 +1,7 @@
 """Real text out of a distribution's files, prompts built from it, and the check against questions."""
 
 import gzip
+import random
 import struct
 from collections import Counter
 
@@ -94,6 +95,16 @@ def test_all_families_come_in_their_shares_and_every_turn_is_answered():
     assert any(len(p.parts) > 2 for p in made)
     german = [p for p in made if p.family == "translation" and "Der alte Hafen" in str(p.parts[0])]
     assert german and all("English" in str(p.parts[0]) for p in german)
+
+
+def test_an_article_goes_on_in_its_source_until_it_is_as_long_as_asked():
+    made = [text.Passage("en", source, f"{source}{i} " * 100) for source in "ab" for i in range(4)]
+    prompts = Prompts(made, seed=1)
+    for seed in range(40):
+        words = prompts._article(random.Random(seed), 250).split()
+        source, at = words[0][0], int(words[0][1:])
+        follows = [f"{source}{i}" for i in range(at, 4)]
+        assert words == [name for name in follows for _ in range(100)][:250]
 
 
 def test_without_text_the_families_that_need_none_remain():
