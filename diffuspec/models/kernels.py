@@ -802,8 +802,8 @@ def run(t, threads, counter, x, weights, shape, source, keys, values, texts, hid
     texts int64 [texts, 4]: each text's slot of the cache, its first row of the pass, how many there are, and the tokens
     that the slot holds, behind which its rows are appended; room for SPAN more is needed.
     hidden bool [n, n]: True where row i must not look at row j, both of one text; asked int64 [m]: the rows whose
-    logits are wanted, or none; place int64 [n]: the rows' positions; cos, sin float32 [context, d / 2]. buffers: see
-    `room_for`; the last takes the logits.
+    logits are wanted, or none (x is then not finished); place int64 [n]: the rows' positions; cos, sin float32
+    [context, d / 2]. buffers: see `room_for`; the last takes the logits.
     """
     heads, kv_heads, d, _, _ = shape
     projected, met = buffers[0], 0
@@ -825,6 +825,8 @@ def run(t, threads, counter, x, weights, shape, source, keys, values, texts, hid
                                 _copy(v[j : j + SPAN], values[slot, at, g, j // SPAN, column])
                 met += threads
                 _meet(counter, met)
+                if layer == len(source) - 1 and not len(asked):
+                    return  # of the last layer, only keys and values outlive the pass
             _work(
                 stage,
                 t,
