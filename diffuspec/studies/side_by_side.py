@@ -45,7 +45,10 @@ def _rows(results, variants):
 def _remark(rows):
     means = {row["method"]: row for row in rows if row["category"] == "mean"}
     best = max(means.values(), key=lambda row: row["speedup"])
-    said = f"The fastest here is {best['method']}, {best['speedup']:.2f} times plain AR."
+    if best["method"] == "ar":
+        said = "None of these methods beats plain AR here."
+    else:
+        said = f"The fastest here is {METHODS[best['method']].label}, {best['speedup']:.2f} times plain AR."
     if "diffuspec" in means:
         ours = means["diffuspec"]
         said += f" DiffuSpec reaches {ours['speedup']:.2f}, in the paper {ours['paper_speedup']:.2f}. "

@@ -63,6 +63,16 @@ def test_a_study_ends_with_rows_words_and_a_file(run, tmp_path, name):
     assert result.remark in report(result) and text_table(result) in report(result)
 
 
+def test_the_fastest_method_is_named_only_where_one_beats_plain_decoding():
+    row = {"category": "mean", "identical": 1.0, "tokens_per_step": 1.7, "paper_accepted_per_step": 6.99}
+    ours = [{"method": "ar", "speedup": 1.0} | row, {"method": "diffuspec", "speedup": 0.9, "paper_speedup": 3.0} | row]
+    assert (
+        STUDIES["methods"].remark(ours).startswith("None of these methods beats plain AR here. DiffuSpec reaches 0.90")
+    )
+    ours[1]["speedup"] = 1.25
+    assert STUDIES["methods"].remark(ours).startswith("The fastest here is DiffuSpec, 1.25 times plain AR.")
+
+
 @pytest.mark.parametrize("name", [name for name, study in STUDIES.items() if study.variants])
 def test_every_variant_is_held_against_plain_decoding(run, name):
     result = run(name)
