@@ -22,8 +22,10 @@ PROMPTS = [
 LONGEST = 32
 GRID = {
     "budget": [1, 2, 7, 23, 31, LONGEST],
-    "search": ["cps", "argmax"],
-    "length": ["adl", "fixed"],
+    "search": ["cps", "argmax", "tree", "exact"],
+    "length": ["adl", "fixed", "throughput", "confidence"],
+    "nodes": [2, 10, 24],
+    "copy": [0, 1, 3],
     "k": [1, 2, 3, 5, 8, 16, 32],
     "bounds": [(1, 3), (2, 8), (3, 8), (8, 16), (20, 30)],
     "beam": [1, 3, 8],
