@@ -61,7 +61,7 @@ def record_bytes(bits: int, lanes: int = LANES) -> tuple[int, int]:
 
 RECORD_4 = record_bytes(4)[1]
 LEVEL = 127  # steps of an activation on each side of 0
-LINE, AHEAD = 64, 1024  # bytes that memory is read by; how far ahead weights are asked for
+LINE = 64  # bytes that memory is read by
 GROUP = 12 if WAY == "vnni" else 8  # rows that a record meets at once, at most, as registers allow
 FEW = 12 if WAY == "vnni" else 4  # the same of 8 bits, which without VNNI need two registers a row
 CHUNK = 12  # query rows that pass one key head together
@@ -203,21 +203,19 @@ def dots(bits: int, most: int, way: str = WAY, lanes: int = LANES):
     """
 
     @intrinsic
-    def products(typing, packed, group, a, steps, start, rows, stride, blocks, ahead, y, r, at, onto):
+    def products(typing, packed, group, a, steps, start, rows, stride, blocks, y, r, at, onto):
         def codegen(context, builder, signature, args):
             packed, a, steps, y = (
-                context.make_array(signature.args[i])(context, builder, args[i]) for i in (0, 2, 3, 9)
+                context.make_array(signature.args[i])(context, builder, args[i]) for i in (0, 2, 3, 8)
             )
-            group, start, rows, stride, blocks, ahead, first_row, channel, onto = (
-                args[i] for i in (1, 4, 5, 6, 7, 8, 10, 11, 12)
-            )
+            group, start, rows, stride, blocks, first_row, channel, onto = (args[i] for i in (1, 4, 5, 6, 7, 9, 10, 11))
             records = _beyond(builder, packed.data, group, blocks, record_bytes(bits, lanes)[1])
             inputs = _beyond(builder, builder.bitcast(a.data, _byte.as_pointer()), start)
             scales = builder.gep(steps.data, [builder.udiv(start, ir.Constant(_long, BLOCK // 2))])
             columns = cgutils.unpack_tuple(builder, y.shape)[1]
             for n in range(1, most + 1):
                 with builder.if_then(builder.icmp_signed("==", rows, ir.Constant(rows.type, n))):
-                    totals = _totals(builder, records, inputs, scales, bits, n, stride, blocks, ahead, way, lanes)
+                    totals = _totals(builder, records, inputs, scales, bits, n, stride, blocks, way, lanes)
                     for i, total in enumerate(totals):
                         row = builder.mul(builder.add(first_row, ir.Constant(_long, i)), columns)
                         place = builder.gep(y.data, [builder.add(row, channel)])
@@ -228,13 +226,13 @@ def dots(bits: int, most: int, way: str = WAY, lanes: int = LANES):
             return context.get_dummy_value()
 
         index = types.intp
-        known = packed, index, a, steps, index, index, index, index, index, y, index, index, types.boolean
+        known = packed, index, a, steps, index, index, index, index, y, index, index, types.boolean
         return types.void(*known), codegen
 
     return products
 
 
-def _totals(builder, records, inputs, scales, bits, rows, stride, blocks, ahead, way, lanes):
+def _totals(builder, records, inputs, scales, bits, rows, stride, blocks, way, lanes):
     """A record row times each of the rows, float32 [lanes], block after block."""
     floats, halves = _vector(_float, lanes), _vector(_half, lanes)
     code_bytes, size = record_bytes(bits, lanes)
@@ -243,7 +241,8 @@ def _totals(builder, records, inputs, scales, bits, rows, stride, blocks, ahead,
         builder.store(ir.Constant(floats, None), total)
     with cgutils.for_range(builder, blocks, intp=_long) as loop:
         record = _beyond(builder, records, loop.index, size)
-        needed = builder.gep(record, [ahead])
+        # The next record row: it arrives while this one is met, by several groups of rows if there are that many.
+        needed = _beyond(builder, record, blocks, size)
         for line in range(0, size, LINE):
             _ask_for(builder, _beyond(builder, needed, line))
         here = _beyond(builder, inputs, loop.index, stride, BLOCK)
@@ -286,8 +285,6 @@ def product(packed, a, steps, n, first, last, add, y):
     blocks, most = width // BLOCK, _grouped(n)
     is_half = packed.shape[1] == blocks * RECORD_4
     tail = np.empty((n, LANES), np.float32)
-    # Where rows come in several groups, the next record row arrives while the later groups meet this one.
-    ahead = AHEAD if n <= most else packed.shape[1]
     for at in range(first, last, LANES):
         group, is_whole = at // LANES, at + LANES <= last
         out, place = (y, at) if is_whole else (tail, 0)
@@ -295,11 +292,11 @@ def product(packed, a, steps, n, first, last, add, y):
             rows = min(most, n - r)
             start, onto = r * width, add and is_whole
             if is_half:
-                _half_products(packed, group, a, steps, start, rows, rows, blocks, ahead, out, r, place, onto)
+                _half_products(packed, group, a, steps, start, rows, rows, blocks, out, r, place, onto)
                 continue
             for i in range(0, rows, FEW):
                 few, here = min(FEW, rows - i), start + i * BLOCK
-                _full_products(packed, group, a, steps, here, few, rows, blocks, ahead, out, r + i, place, onto)
+                _full_products(packed, group, a, steps, here, few, rows, blocks, out, r + i, place, onto)
         if not is_whole:
             for r in range(n):
                 for o in range(last - at):

@@ -122,7 +122,7 @@ def test_other_processors_come_to_the_same_bits(bits):
         @numba.njit
         def all_groups(packed, a, steps, out, dots=dots, lanes=lanes):
             for group in range(len(packed)):
-                dots(packed, group, a, steps, 0, 3, 3, 2, 0, out, 0, group * lanes, False)
+                dots(packed, group, a, steps, 0, 3, 3, 2, out, 0, group * lanes, False)
 
         all_groups(packed, a, steps, out)
         made.append(out)
