@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from queue import SimpleQueue
 
 import numba
 import numpy as np
@@ -26,9 +27,39 @@ ROOM = 256  # the caches grow by this many tokens at least
 PROMPT_ROWS = 64  # rows of a pass over the prompt
 
 _one_pass = threading.Lock()  # two at a time would only share the cores, and wait for each other's helpers
-# The main thread lets this one ask: an interrupt that reached it between two shares of a pass would leave the first
-# waiting for the second for ever.
-_leader = ThreadPoolExecutor(1, "int8-leader")
+
+
+class _Leader:
+    """A thread that carries out what the main thread asks for, one thing after the other.
+
+    An interrupt reaches the main thread alone. Between two shares of a pass it would leave the first waiting for the
+    second for ever; inside an executor or any other lock of `threading` it can end as a RuntimeError. A SimpleQueue
+    bears it at any moment.
+    """
+
+    def __init__(self):
+        self._asked: SimpleQueue = SimpleQueue()
+        threading.Thread(target=self._lead, name="int8-leader", daemon=True).start()
+
+    def _lead(self) -> None:
+        while True:
+            work, arguments, answer = self._asked.get()
+            try:
+                answer.put((work(*arguments), None))
+            except BaseException as error:  # noqa: BLE001  it is raised where the work was asked for
+                answer.put((None, error))
+            del work, arguments, answer
+
+    def __call__(self, work: Callable, *arguments):
+        answer: SimpleQueue = SimpleQueue()
+        self._asked.put((work, arguments, answer))
+        result, error = answer.get()
+        if error is not None:
+            raise error
+        return result
+
+
+_leader = functools.cache(_Leader)
 
 
 @functools.cache
@@ -235,6 +266,7 @@ class Int8Stack:
         inverse = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
         angle = torch.arange(positions, dtype=torch.float32)[:, None] * inverse
         self._cos, self._sin = angle.cos().numpy(), angle.sin().numpy()
+        _leader()  # a thread's start is another thing that does not bear an interrupt
 
     def __call__(
         self, x: np.ndarray, cache: Int8Cache, source: np.ndarray, past: int, hidden: np.ndarray, place: np.ndarray,
@@ -257,7 +289,7 @@ class Int8Stack:
         threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
         arguments = x, keys, values, source, texts, hidden, asked, place, threads
         if threading.current_thread() is threading.main_thread():
-            return _leader.submit(self._pass, *arguments).result()
+            return _leader()(self._pass, *arguments)
         return self._pass(*arguments)
 
     def _pass(self, x, keys, values, source, texts, hidden, asked, place, threads) -> np.ndarray:

@@ -204,9 +204,9 @@ def interrupt(*_):
 
 before, caught = logits(), 0
 signal.signal(signal.SIGALRM, interrupt)
-while caught < 200:
+while caught < 500:
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.0002 + 0.00001 * caught)
+        signal.setitimer(signal.ITIMER_REAL, 0.0002 + 0.000004 * caught)
         while True:
             logits()
     except KeyboardInterrupt:
