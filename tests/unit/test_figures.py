@@ -32,7 +32,7 @@ def test_the_timeline_has_each_steps_lengths_and_what_decided(trace):
     assert list(parts["k"].y) == [step.draft_length for step in trace.steps]
     assert list(parts["L_gen"].y) == [step.length.generated for step in trace.steps]
     assert list(parts["L_acc"].y) == [step.length.accepted for step in trace.steps]
-    marked = sum(len(part.x) for name, part in parts.items() if name.startswith("decided by"))
+    marked = sum(len(part.x) for name, part in parts.items() if name.startswith("set by"))
     assert marked == len(trace.steps)
     for step, words in zip(trace.steps, parts["k"].customdata, strict=True):
         assert words == decision(step, trace.settings) and f"next k = {step.length.next_k}" in words

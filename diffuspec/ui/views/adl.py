@@ -91,7 +91,7 @@ def adl_figure(trace: Trace) -> go.Figure:
             if decided:
                 figure.add_scatter(
                     x=[step.index + 1 for step in decided], y=[STRIP * _top(trace)] * len(decided), mode="markers",
-                    name=f"decided by {term}", hoverinfo="skip",
+                    name=f"set by {term}", hoverinfo="skip",
                     marker={"symbol": symbol, "size": 6, "color": COLOURS["ink-soft"],
                             "line": {"width": 1.5, "color": COLOURS["ink-soft"]}},
                 )  # fmt: skip
@@ -117,10 +117,10 @@ def _layout(trace: Trace) -> go.Layout:
         ]  # fmt: skip
     return go.Layout(
         template=go.layout.Template(), shapes=rails, barmode="overlay", bargap=0.2, height=236,
-        margin={"l": 34, "r": 10, "t": 26, "b": 34}, hovermode="x unified", dragmode=False,
+        margin={"l": 34, "r": 10, "t": 44, "b": 34}, hovermode="x unified", dragmode=False,
         paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
         font={"color": COLOURS["ink-soft"], "size": 12},
-        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.14, "yanchor": "top"},
+        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.0, "yanchor": "bottom"},
         xaxis={"title": {"text": "step", "standoff": 4}, "range": [0.4, max(count, 8) + 0.6], "fixedrange": True,
                "showgrid": False, "tickformat": "d", "nticks": 16, "linecolor": COLOURS["line"]},
         yaxis={"range": [1.7 * STRIP * _top(trace), 1.12 * _top(trace)], "fixedrange": True,
