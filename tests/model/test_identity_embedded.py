@@ -78,7 +78,7 @@ def test_generates_own_stop_tokens_are_ours(embedded_pair, embedded_model):
     assert embedded_pair.stop_ids == frozenset([own] if isinstance(own, int) else own)
 
 
-ACCEPTED_PER_STEP = 0.28  # 0.40 measured; read one row off, the drafter reaches 0.06
+ACCEPTED_PER_STEP = 0.5  # 0.67 measured; read one row off, a drafter reaches 0.06
 
 
 def test_the_drafter_is_accepted_as_often_as_it_should(embedded_pair):
