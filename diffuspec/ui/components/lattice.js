@@ -16,7 +16,7 @@ window.DiffuSpecLattice = (() => {
   const ROWS = 8;
   const SIGN = { accepted: "✓", correction: "↺", bonus: "+" };
   const MARK = { accepted: "✓", rejected: "✗", unseen: "" };
-  const RANK = 26, GAP = 11, HEAD = 18, CELL = 33, LINE = 37, NARROW = 80, WIDE = 126; // px, as in lattice.css
+  const RANK = 26, GAP = 11, HEAD = 18, CELL = 33, LINE = 37, NARROW = 74, WIDE = 126; // px, as in lattice.css
 
   const label = (data, id) => data.labels[id] ?? `⟨${id}⟩`;
   /** Positions drawn: the lattice's columns, and those behind them where a path of the tree was copied further. */
