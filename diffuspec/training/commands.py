@@ -22,7 +22,7 @@ The stages, in their order (each goes on where it was stopped, and --help explai
   pack        store its matrices in 8 bits                    ->  assets/drafter
   ngram       fit the causal proxy on the answers             ->  assets/ngram.npz
 
-On two cores an hour of synthesis and an hour of training give a drafter that is worth trying:
+On two cores half an hour of synthesis and an hour of training give a drafter that is worth trying:
 
   apt-get download manpages-de debian-handbook dict-foldoc fortunes && for p in *.deb; do
       dpkg-deb -x $p unpacked/${p%%_*}; done
