@@ -93,6 +93,13 @@ def test_a_study_gives_way_to_the_playground(visit, slow_site):
     expect(page.locator("#measure-run")).to_be_enabled()
 
 
+def test_all_columns_of_table_1_are_to_be_seen_at_820_px(visit, site):
+    page = at_measure(visit, site, viewport={"width": 820, "height": 1180})
+    expect(page.locator("#results [data-summary] thead")).to_contain_text("identical to AR")
+    table, room = page.locator(".ds-results-table").first.evaluate("t => [t.scrollWidth, t.parentElement.clientWidth]")
+    assert table <= room
+
+
 @pytest.mark.parametrize("theme, width", [("light", 1440), ("dark", 820)])
 def test_axe_and_no_sideways_scroll(visit, site, theme, width, tmp_path):
     page = at_measure(visit, site, f"?__theme={theme}#measure", viewport={"width": width, "height": 900})
