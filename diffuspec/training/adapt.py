@@ -28,13 +28,15 @@ from safetensors.torch import load_file
 
 from diffuspec.errors import DiffuSpecError
 from diffuspec.training import blocks
-from diffuspec.training.data import Conversation, write_atomically
+from diffuspec.training.data import Conversation, save_arrays, write_atomically
 from diffuspec.training.network import DrafterNetwork
 from diffuspec.training.recipe import Recipe
 
 HELD_OUT = 25
 PART = 12  # conversations in one pass
 CHECKPOINT = "checkpoint.pt"
+VISITED = "visited.npz"
+WALK = 8  # rows of the drafts that decide where the next one begins
 
 
 def draft_vocabulary(conversations: Sequence[Conversation], size: int, always: Sequence[int]) -> torch.Tensor:
@@ -100,6 +102,8 @@ class Trainer:
         self.average = {name: tensor.clone().float() for name, tensor in network.state_dict().items()}
         self.step, self.rows = 0, 0
         folder.mkdir(parents=True, exist_ok=True)
+        self._visited: dict[int, np.ndarray] = {}
+        self._train = train
         self._resume()
 
     def run(
@@ -110,6 +114,8 @@ class Trainer:
         workers: parts of a step at work at once; it changes nothing but the time."""
         started, rows_before, smooth = time.monotonic(), self.rows, None
         with ThreadPoolExecutor(workers) as pool:
+            if self.recipe.visited:
+                self._look_where(pool.map, progress)
             while self.step < self.recipe.steps:
                 loss = self._train_step(pool.map)
                 smooth = loss if smooth is None else 0.95 * smooth + 0.05 * loss
@@ -165,7 +171,7 @@ class Trainer:
         # The same number of rows whatever the length.
         batch = blocks.cut(
             drawn, rng, blocks=max(1, self.recipe.anchors * 16 // length), length=length, stop_ids=self.stop_ids,
-            eos=self.eos, key_heads=self.network.key_heads, filled=self.recipe.filled,
+            eos=self.eos, key_heads=self.network.key_heads, filled=self.recipe.filled, choose=self._choose,
         )  # fmt: skip
         columns, correction = self._sampled_columns(batch, rng)
         with torch.autocast("cpu", torch.bfloat16, enabled=bool(self.recipe.bf16)):
@@ -173,6 +179,31 @@ class Trainer:
         loss, weight = self._loss(logits.float() + correction, columns, batch)
         gradients = torch.autograd.grad(loss, list(self.network.parameters()))
         return float(loss.detach()), float(weight), len(batch.targets), gradients
+
+    def _choose(self, conversation: Conversation, rng: np.random.Generator) -> int:
+        if not self.recipe.visited or rng.random() >= self.recipe.visited:
+            return blocks.anywhere(conversation, rng)
+        return int(rng.choice(self._visited[id(conversation)]))
+
+    def _look_where(self, at_once: Callable, progress: Callable[[float | None, str], None]) -> None:
+        """Find what `_choose` needs, with the weights a run starts from; kept, since a resumed run has others."""
+        path = self.folder / VISITED
+        if not path.exists():
+            if self.step:
+                raise DiffuSpecError(f"{path} is missing: start in a new folder.")
+            found = at_once(lambda one: visited(self.network, one, self.stop_ids, self.eos), self._train)
+            places = []
+            for done, own in enumerate(found, 1):
+                places.append(own)
+                progress(None, f"where drafts begin: {done} of {len(self._train)} conversations")
+            sizes = np.array([len(own) for own in places])
+            write_atomically(path, lambda out: save_arrays(out, {"places": np.concatenate(places), "sizes": sizes}))
+        with np.load(path) as stored:
+            places, sizes = stored["places"], stored["sizes"]
+        if len(sizes) != len(self._train):
+            raise DiffuSpecError(f"{path} belongs to other data: start in a new folder.")
+        parts = np.split(places, np.cumsum(sizes)[:-1])
+        self._visited = {id(one): part for one, part in zip(self._train, parts, strict=True)}
 
     def _sampled_columns(self, batch: blocks.Blocks, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Columns of the draft vocabulary [M] that stand for all of it, and what to add to their logits [M].
@@ -265,16 +296,47 @@ def acceptance(
     accepted, right, asked = defaultdict(list), np.zeros(k), np.zeros(k)
     for batch, named in at_once(look, range(len(parts))):
         hit = (named == batch.targets).numpy()
-        depth, block = batch.depth.numpy(), batch.block.numpy()
+        depth = batch.depth.numpy()
         right += np.bincount(depth, hit, minlength=k)
         asked += np.bincount(depth, minlength=k)
-        for number, family in enumerate(batch.families):
-            accepted[family].append(int(np.cumprod(hit[block == number]).sum()))
+        for family, foreseen in zip(batch.families, _foreseen(hit, batch), strict=True):
+            accepted[family].append(foreseen)
     by_family = {name: float(np.mean(runs)) for name, runs in sorted(accepted.items())}
     return {
         "accepted": float(np.mean(list(by_family.values()))), "by_family": by_family,
         "right": (right / np.maximum(asked, 1)).round(4).tolist(),
     }  # fmt: skip
+
+
+def _foreseen(hit: np.ndarray, batch: blocks.Blocks) -> list[int]:
+    """Of each block, the rows before the first that is not hit; hit: bool [N]."""
+    block = batch.block.numpy()
+    return [int(np.cumprod(hit[block == number]).sum()) for number in range(len(batch.families))]
+
+
+@torch.inference_mode()
+def visited(network: DrafterNetwork, conversation: Conversation, stop_ids: frozenset[int], eos: int) -> np.ndarray:
+    """Answer tokens, by their places among all those of the conversation, at which greedy decoding with the likeliest
+    tokens of drafts of `WALK` rows begins a draft: the first of each answer, then the second after each token that the
+    draft foresaw last, since the target adds one of its own. int32, ascending."""
+    lengths = (conversation.spans[:, 1] - conversation.spans[:, 0]).tolist()
+    places = iter(range(sum(lengths)))
+    foreseen, most = [], 32
+    for first in range(0, sum(lengths), most):
+        batch = blocks.cut(
+            [conversation], np.random.default_rng(0), blocks=min(most, sum(lengths) - first), length=WALK,
+            stop_ids=stop_ids, eos=eos, key_heads=network.key_heads, filled=0.0, choose=lambda *_: next(places),
+        )  # fmt: skip
+        named = network.draft_vocab[network(batch).argmax(-1)]
+        foreseen += _foreseen((named == batch.targets).numpy(), batch)
+    found, start = [], 0
+    for length in lengths:
+        at = start
+        while at < start + length:
+            found.append(at)
+            at += foreseen[at] + 1
+        start += length
+    return np.array(found, np.int32)
 
 
 def _reached(log_p: torch.Tensor, batch: blocks.Blocks) -> torch.Tensor:

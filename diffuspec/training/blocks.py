@@ -13,7 +13,7 @@ Several blocks of a conversation share one copy of its prefix; each sees it up t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,14 +49,20 @@ class Blocks:
     families: list[str]
 
 
+def anywhere(conversation: Conversation, rng: np.random.Generator) -> int:
+    """An answer token, by its place among all those of the conversation: each as likely as any other."""
+    return int(rng.integers((conversation.spans[:, 1] - conversation.spans[:, 0]).sum()))
+
+
 def cut(
     conversations: Sequence[Conversation], rng: np.random.Generator, *, blocks: int, length: int, stop_ids: frozenset,
-    eos: int, key_heads: int, filled: float,
+    eos: int, key_heads: int, filled: float, choose: Callable[[Conversation, np.random.Generator], int] = anywhere,
 ) -> Blocks:  # fmt: skip
     """`blocks` random blocks of `length` rows out of each conversation.
 
     stop_ids: ids that end an answer (an answer without one was cut off: nothing is known past its end);
-    eos: what rows past the end have to say; filled: the share of partly filled blocks.
+    eos: what rows past the end have to say; filled: the share of partly filled blocks; choose: the answer token that a
+    block's first row has to name.
     """
     rows, k = blocks * length, length
     shape = (len(conversations), rows)
@@ -73,7 +79,7 @@ def cut(
         offsets = np.cumsum(lengths) - lengths
         for b in range(blocks):
             # An anchor may stand before each answer token.
-            chosen = int(rng.integers(lengths.sum()))
+            chosen = choose(conversation, rng)
             span = int(np.searchsorted(offsets, chosen, side="right")) - 1
             start, end = (int(x) for x in conversation.spans[span])
             anchor = start + chosen - int(offsets[span]) - 1

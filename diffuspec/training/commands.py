@@ -101,6 +101,8 @@ def add_stages(parser: argparse.ArgumentParser, progress: Callable[[], Callable]
                          help="reads the target's cache, or the text itself (default %(default)s)")  # fmt: skip
     drafter.add_argument("--layers", metavar="I,J,...", type=_numbers,
                          help="the target's layers to start from (default: 6 of them, spread)")  # fmt: skip
+    drafter.add_argument("--inner", metavar="N", type=int, help="channels of the layers' feed-forwards that are kept "
+                         "(default: all); fewer make room for more layers at the same cost")  # fmt: skip
     drafter.add_argument("--from", metavar="FOLDER", type=Path, dest="start", help="start from this drafter's weights")
     drafter.add_argument("--vocabulary", metavar="N", type=int, default=22_000,
                          help="tokens that the drafter can name, the most frequent ones, besides those that --from "
@@ -154,6 +156,8 @@ def _recipe(group: argparse._ArgumentGroup) -> None:
         "lr": "peak learning rate", "warmup": "steps up to it", "weight_decay": "of the matrices",
         "clip": "largest gradient norm", "soft": "weight of the target's probabilities against its greedy token",
         "decay": "rows after which a row's weight has fallen to 1/e", "filled": "share of partly filled blocks",
+        "visited": "share of blocks that begin where decoding with the first drafter would have begun one, after its "
+        "errors, instead of anywhere",
         "reach": "share of a row's weight that is the probability of all rows before it, instead of its place alone",
         "average": "of the weights, per step",
         "negatives": "tokens sampled for the normaliser of the logits, which is the costliest product of a step",
@@ -317,7 +321,7 @@ def _drafter(arguments: argparse.Namespace, progress: Callable) -> None:
     eos = adapt.end_of_turn(conversations, stops)
     always = [eos, *(adapt.vocabulary_of(arguments.start).tolist() if arguments.start else ())]
     vocabulary = adapt.draft_vocabulary(conversations, arguments.vocabulary, always)
-    network = DrafterNetwork(model, layers, vocabulary, arguments.kind)
+    network = DrafterNetwork(model, layers, vocabulary, arguments.kind, arguments.inner)
     if arguments.start:
         network.start_from(arguments.start)
     recipe = Recipe(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Recipe)})
@@ -336,7 +340,7 @@ def _drafter(arguments: argparse.Namespace, progress: Callable) -> None:
 
 def _evaluate(arguments: argparse.Namespace, progress: Callable) -> None:
     from diffuspec.training import adapt
-    from diffuspec.training.network import DrafterNetwork, layers_of
+    from diffuspec.training.network import DrafterNetwork, shape_of
 
     folders = _folders(arguments.data)
     model, _, stops = _load(arguments, progress)
@@ -346,10 +350,10 @@ def _evaluate(arguments: argparse.Namespace, progress: Callable) -> None:
     if arguments.held_out:
         _, conversations = adapt.split(conversations)
     for drafter in arguments.drafters:
-        layers = layers_of(drafter)
+        layers, inner = shape_of(drafter)
         if any(folder.layers != layers for folder in folders):
             raise DiffuSpecError(f"{drafter} reads layers {list(layers)}, the data's caches hold others.")
-        network = DrafterNetwork(model, layers, adapt.vocabulary_of(drafter))
+        network = DrafterNetwork(model, layers, adapt.vocabulary_of(drafter), inner=inner)
         network.start_from(drafter)
         figures = adapt.acceptance(network, conversations, stops, eos, k=arguments.k, blocks_each=arguments.anchors)
         print(f"{drafter}: {adapt.summary(figures)}")

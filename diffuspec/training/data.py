@@ -149,7 +149,7 @@ class ShardWriter:
             "top_ids": np.concatenate([c.top_ids for c in waiting]),
             "top_p": np.concatenate([c.top_p for c in waiting]),
         }
-        write_atomically(path, lambda out: _save_arrays(out, arrays))
+        write_atomically(path, lambda out: save_arrays(out, arrays))
         self._waiting, self._tokens = [], 0
 
 
@@ -168,7 +168,7 @@ def save_array(path: Path, array: np.ndarray) -> None:
         np.save(out, array)
 
 
-def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     with path.open("wb") as out:
         np.savez(out, **arrays)
 

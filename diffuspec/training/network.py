@@ -55,21 +55,43 @@ class _Prefix:
         return torch.cat([key, key_states], 2), torch.cat([value, value_states], 2)
 
 
-class DrafterNetwork(nn.Module):
-    """layers: which of the target's layers are copied; draft_vocab: ids that the output ranks, int64 [V']."""
+def _narrowed(mlp: nn.Module, inner: int) -> None:
+    """Keep `inner` of a gated feed-forward's channels: those that add most to the output where the input is noise, by
+    the product of the norms of the weights into and out of them."""
+    into = mlp.gate_proj.weight.norm(dim=1) * mlp.up_proj.weight.norm(dim=1)
+    kept = (into * mlp.down_proj.weight.norm(dim=0)).topk(inner).indices.sort().values
+    for linear, dim in ((mlp.gate_proj, 0), (mlp.up_proj, 0), (mlp.down_proj, 1)):
+        linear.weight = nn.Parameter(linear.weight.detach().index_select(dim, kept))
+        if linear.bias is not None and dim == 0:
+            linear.bias = nn.Parameter(linear.bias.detach()[kept])
+        linear.out_features, linear.in_features = linear.weight.shape
 
-    def __init__(self, target: nn.Module, layers: Sequence[int], draft_vocab: torch.Tensor, kind: str = KINDS[0]):
+
+class DrafterNetwork(nn.Module):
+    """layers: which of the target's layers are copied; draft_vocab: ids that the output ranks, int64 [V']; inner:
+    channels of their feed-forwards that are kept, by default all: fewer make room for more layers at the same cost."""
+
+    def __init__(
+        self, target: nn.Module, layers: Sequence[int], draft_vocab: torch.Tensor, kind: str = KINDS[0],
+        inner: int | None = None,
+    ):  # fmt: skip
         super().__init__()
         if kind not in KINDS:
             raise WeightsError(f"Unknown kind of drafter {kind!r}: use {' or '.join(KINDS)}.")
         body = target.base_model
         self.kind, self.target_layers, self.config = kind, list(layers), copy.deepcopy(target.config)
         self.config._attn_implementation = "grouped"
-        self.key_heads = self.config.get_text_config().num_key_value_heads
+        shape = self.config.get_text_config()
+        self.key_heads, full = shape.num_key_value_heads, shape.intermediate_size
+        if inner is not None and not 1 <= inner <= full:
+            raise WeightsError(f"{inner} channels cannot be kept of feed-forwards of {full}.")
+        shape.intermediate_size = inner or full
         self.layers = nn.ModuleList()
         for i, source in enumerate(layers):
             layer = copy.deepcopy(body.layers[source]).float().requires_grad_(True)
             layer.self_attn.layer_idx, layer.self_attn.config = i, self.config
+            if inner:
+                _narrowed(layer.mlp, inner)
             self.layers.append(layer)
         self.norm = copy.deepcopy(body.norm).float().requires_grad_(True)
         self._rotary = [body.rotary_emb]  # in lists: the target's own, no part of this module's state
@@ -112,10 +134,11 @@ class DrafterNetwork(nn.Module):
             raise WeightsError(f"The drafter in {folder} does not fit this one ({error}).") from error
 
 
-def layers_of(folder: Path) -> tuple[int, ...]:
-    """The target's layers that an exported, target-conditioned drafter reads."""
+def shape_of(folder: Path) -> tuple[tuple[int, ...], int]:
+    """The target's layers that an exported, target-conditioned drafter reads, and its feed-forwards' channels."""
     try:
-        return tuple(json.loads((folder / "config.json").read_text())["target_layers"])
+        config = json.loads((folder / "config.json").read_text())
+        return tuple(config["target_layers"]), config["intermediate_size"]
     except (OSError, ValueError, KeyError) as error:
         raise WeightsError(f"{folder} holds no target-conditioned drafter ({error}).") from error
 

@@ -12,9 +12,11 @@ FILLED = 0.2
 class Recipe:
     """conversations x anchors: blocks a step, at 16 rows each; steps: in all, of which `warmup`; lr falls to a
     twentieth; soft: weight of distillation; decay: rows after which the loss has fallen to 1 / e; reach: share of a
-    row's weight that is the probability of the rows before it instead; average: of the weights, per step; negatives:
-    tokens of the draft vocabulary, besides those that a part of a step is about, over which its logits are normalised;
-    balance: draw families alike instead of conversations alike; bf16: products in bfloat16, weights stay float32."""
+    row's weight that is the probability of the rows before it instead; visited: share of anchors where decoding with
+    the drafter as it was at the start would have begun a draft, which is where it failed before; average: of the
+    weights, per step; negatives: tokens of the draft vocabulary, besides those that a part of a step is about, over
+    which its logits are normalised; balance: draw families alike instead of conversations alike; bf16: products in
+    bfloat16, weights stay float32."""
 
     steps: int = 2000
     conversations: int = 12
@@ -27,6 +29,7 @@ class Recipe:
     decay: float = 5.0
     reach: float = 0.0
     filled: float = FILLED
+    visited: float = 0.0
     average: float = 0.995
     negatives: int = 4096
     balance: int = 1

@@ -9,6 +9,7 @@ from layouts import qwen
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from diffuspec.errors import DiffuSpecError, WeightsError
 from diffuspec.models.drafter import MASKED, Convention, StandaloneDrafter, load_block_drafter, pack_folder
 from diffuspec.models.target import Target
 from diffuspec.training import adapt, blocks, caches
@@ -94,7 +95,8 @@ def test_a_block_sees_its_own_prefix_and_itself_alone(tiny, conversations, kind)
 
 @pytest.mark.parametrize("layout", ["llama", "qwen2", "qwen3"])
 @pytest.mark.parametrize("kind", ["target-conditioned", "standalone"])
-def test_the_trained_form_is_the_one_that_drafts(tiny, tmp_path, monkeypatch, layout, kind):
+@pytest.mark.parametrize("inner", [None, 20])
+def test_the_trained_form_is_the_one_that_drafts(tiny, tmp_path, monkeypatch, layout, kind, inner):
     """The exported drafter gives in decoding what the network gave in training, in the same arithmetic."""
     monkeypatch.setattr("diffuspec.models.drafter.fastest_arithmetic", lambda device: "float32")
     model = tiny.model() if layout == "llama" else qwen(layout)
@@ -106,7 +108,7 @@ def test_the_trained_form_is_the_one_that_drafts(tiny, tmp_path, monkeypatch, la
     prompts = [Prompt(0, "mt", (Say("abc"), Answer(24)))]
     synthesis = Synthesis(StockSlots(model, 1, 128), tiny.tokenizer(), STOPS, keep_layers=LAYERS)
     (conversation,) = synthesis.run(prompts)
-    net = DrafterNetwork(model, LAYERS, torch.arange(264), kind)
+    net = DrafterNetwork(model, LAYERS, torch.arange(264), kind, inner)
     with torch.no_grad():
         net.mask_embedding.copy_(net.mask_embedding.bfloat16())
     batch = cut([conversation], blocks=1, filled=0.0)
@@ -127,8 +129,8 @@ def test_the_trained_form_is_the_one_that_drafts(tiny, tmp_path, monkeypatch, la
     torch.testing.assert_close(trained, drafted[: len(trained)].float(), atol=0.01, rtol=1e-3)
 
 
-def trained(tiny, conversations, folder, kind="target-conditioned", save_every=4, steps=None, stop_at=None):
-    trainer = adapt.Trainer(network(tiny, kind), conversations, STOPS, 3, RECIPE, folder)
+def trained(tiny, conversations, folder, kind="target-conditioned", save_every=4, recipe=RECIPE, stop_at=None):
+    trainer = adapt.Trainer(network(tiny, kind), conversations, STOPS, 3, recipe, folder)
 
     def progress(fraction, message):
         if stop_at is not None and fraction is not None and trainer.step == stop_at:
@@ -170,6 +172,48 @@ def test_products_in_bfloat16_give_the_gradients_of_float32_but_for_rounding(tin
     assert gradients[1].dtype == torch.float32 and not torch.equal(*gradients)
     assert torch.cosine_similarity(*gradients, dim=0) > 0.995
     assert float(gradients[1].norm()) == pytest.approx(float(gradients[0].norm()), rel=0.02)
+
+
+class Foretold:
+    """Stands for a drafter that is right in the first `right` rows of every block."""
+
+    key_heads = 2
+    draft_vocab = torch.arange(264)
+
+    def __init__(self, right):
+        self.right = right
+
+    def __call__(self, batch):
+        named = torch.where(batch.depth < self.right, batch.targets, batch.targets + 1)
+        return torch.nn.functional.one_hot(named, 264).float()
+
+
+@pytest.mark.parametrize("right", [0, 1, 3, adapt.WALK])
+def test_decoding_begins_a_draft_after_what_the_last_one_foresaw_and_a_token_of_the_target(conversations, right):
+    for conversation in conversations[:9]:
+        found = adapt.visited(Foretold(right), conversation, STOPS, 3)
+        start, expected = 0, []
+        for first, last in conversation.spans.tolist():
+            expected += range(start, start + last - first, right + 1)
+            start += last - first
+        assert found.tolist() == expected
+
+
+def test_a_run_may_draw_its_blocks_where_decoding_would_begin_drafts(tiny, conversations, tmp_path):
+    recipe = dataclasses.replace(RECIPE, visited=1.0)
+    whole = trained(tiny, conversations, tmp_path / "whole", recipe=recipe)
+    train, _ = adapt.split(conversations)
+    places = {id(one): set(adapt.visited(network(tiny), one, STOPS, 3).tolist()) for one in train}
+    rng = np.random.default_rng(0)
+    assert all({whole._choose(one, rng) for _ in range(60)} <= places[id(one)] for one in train)
+    assert any(len(places[id(one)]) < len(one.top_p) for one in train)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tiny, conversations, tmp_path / "killed", recipe=recipe, stop_at=7)
+    again = trained(tiny, conversations, tmp_path / "killed", recipe=recipe)
+    assert all(torch.equal(tensor, again.average[name]) for name, tensor in whole.average.items())
+    (tmp_path / "killed" / adapt.VISITED).unlink()
+    with pytest.raises(DiffuSpecError, match="new folder"):
+        trained(tiny, conversations, tmp_path / "killed", recipe=recipe)
 
 
 def test_another_recipe_does_not_go_on_from_a_checkpoint(tiny, conversations, tmp_path):
@@ -237,6 +281,21 @@ def test_draft_vocabulary_holds_the_most_frequent(conversations):
     counts = np.bincount(np.concatenate([c.top_ids[:, :2].ravel() for c in conversations]), minlength=264)
     assert {3, 9} <= set(vocab) and vocab == sorted(vocab) and 20 <= len(vocab) <= 22
     assert min(counts[t] for t in vocab if t not in (3, 9)) >= max(np.delete(counts, vocab))
+
+
+def test_the_channels_kept_of_a_feed_forward_are_those_with_the_largest_weights(tiny):
+    model = tiny.model()
+    mlp = model.model.layers[2].mlp
+    with torch.no_grad():
+        for channel in (3, 17):
+            mlp.down_proj.weight[:, channel] *= 100
+    net = DrafterNetwork(model, LAYERS, torch.arange(264), inner=2)
+    kept = net.layers[1].mlp
+    assert torch.equal(kept.up_proj.weight, mlp.up_proj.weight[[3, 17]])
+    assert torch.equal(kept.gate_proj.weight, mlp.gate_proj.weight[[3, 17]])
+    assert torch.equal(kept.down_proj.weight, mlp.down_proj.weight[:, [3, 17]])
+    with pytest.raises(WeightsError, match="cannot be kept"):
+        DrafterNetwork(model, LAYERS, torch.arange(264), inner=10_000)
 
 
 def test_layers_are_spread_over_the_target():
