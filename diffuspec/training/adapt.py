@@ -279,8 +279,9 @@ def acceptance(
 ) -> dict:  # fmt: skip
     """How much of the target's own answers a drafter foresees, from anchors drawn at random, the same every time.
 
-    accepted: greedy tokens named correctly before the first error, mean of the families' means over blocks;
-    by_family; right: share of blocks in which row i is right, by row, whatever stands before it.
+    accepted: greedy tokens named correctly before the first error, at most to the end of the answer, mean of the
+    families' means over blocks; by_family; right: share of blocks in which row i is right, by row, whatever stands
+    before it, of those whose answer reaches that far.
     """
     parts = [conversations[first : first + 8] for first in range(0, len(conversations), 8)]
 
@@ -296,8 +297,8 @@ def acceptance(
     accepted, right, asked = defaultdict(list), np.zeros(k), np.zeros(k)
     for batch, named in at_once(look, range(len(parts))):
         hit = (named == batch.targets).numpy()
-        depth = batch.depth.numpy()
-        right += np.bincount(depth, hit, minlength=k)
+        depth = batch.depth[batch.inside].numpy()
+        right += np.bincount(depth, hit[batch.inside], minlength=k)
         asked += np.bincount(depth, minlength=k)
         for family, foreseen in zip(batch.families, _foreseen(hit, batch), strict=True):
             accepted[family].append(foreseen)
@@ -309,8 +310,8 @@ def acceptance(
 
 
 def _foreseen(hit: np.ndarray, batch: blocks.Blocks) -> list[int]:
-    """Of each block, the rows before the first that is not hit; hit: bool [N]."""
-    block = batch.block.numpy()
+    """Of each block, the rows of its answer before the first that is not hit; hit: bool [N]."""
+    block, hit = batch.block.numpy(), hit & batch.inside.numpy()
     return [int(np.cumprod(hit[block == number]).sum()) for number in range(len(batch.families))]
 
 

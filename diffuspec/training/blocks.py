@@ -32,7 +32,8 @@ class Blocks:
     inputs int64 [C, R]: token ids, `MASK` for a mask; positions int64 [C, R]; prefix float32
     [C, layers, 2, key heads, T, head size], or None; text int64 [C, T]: the prefix's ids; mask float32 [C, 1, R, T + R]
     additive; supervised bool [C, R]: the rows asked. Of these, in order, N: targets int64 [N]; soft_ids int64 [N, TOP]
-    and soft_p float32 [N, TOP]; depth int64 [N], the row's place in its block; families, a name for each block.
+    and soft_p float32 [N, TOP]; depth int64 [N], the row's place in its block; inside bool [N], False past the end of
+    the answer; block int64 [N], its number; families, a name for each block.
     """
 
     inputs: torch.Tensor
@@ -45,6 +46,7 @@ class Blocks:
     soft_ids: torch.Tensor
     soft_p: torch.Tensor
     depth: torch.Tensor
+    inside: torch.Tensor
     block: torch.Tensor
     families: list[str]
 
@@ -67,7 +69,7 @@ def cut(
     rows, k = blocks * length, length
     shape = (len(conversations), rows)
     inputs, positions = np.full(shape, MASK, np.int64), np.zeros(shape, np.int64)
-    supervised = np.zeros(shape, bool)
+    supervised, inside = np.zeros(shape, bool), np.zeros(shape, bool)
     starts = np.zeros((len(conversations), blocks), np.int64)
     top = conversations[0].top_ids.shape[1]
     targets = np.full(shape, eos, np.int64)
@@ -89,6 +91,7 @@ def cut(
             starts[c, b] = anchor
             positions[c, b * k : (b + 1) * k] = np.arange(anchor, anchor + k)
             inputs[c, b * k] = ids[anchor]
+            inside[c, at] = True
             targets[c, at] = ids[anchor + 1 : anchor + 1 + known]
             soft_ids[c, at] = conversation.top_ids[own : own + known]
             p = conversation.top_p[own : own + known].astype(np.float32)
@@ -119,8 +122,8 @@ def cut(
     return Blocks(
         tensor(inputs), tensor(positions), _prefix(conversations, longest, key_heads), tensor(text),
         tensor(mask)[:, None], tensor(supervised), tensor(targets[supervised]), tensor(soft_ids[supervised]),
-        tensor(soft_p[supervised]), tensor(place[supervised]), tensor(number[supervised]),
-        [c.family for c in conversations for _ in range(blocks)],
+        tensor(soft_p[supervised]), tensor(place[supervised]), tensor(inside[supervised]),
+        tensor(number[supervised]), [c.family for c in conversations for _ in range(blocks)],
     )  # fmt: skip
 
 

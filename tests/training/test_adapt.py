@@ -183,9 +183,31 @@ class Foretold:
     def __init__(self, right):
         self.right = right
 
+    def eval(self):
+        pass
+
     def __call__(self, batch):
         named = torch.where(batch.depth < self.right, batch.targets, batch.targets + 1)
         return torch.nn.functional.one_hot(named, 264).float()
+
+
+def test_what_is_foreseen_past_the_end_of_an_answer_is_no_token_accepted(conversations):
+    """A verifier stops at the end of an answer, so that rows which rightly say "end" after it gain nothing."""
+    k, ends = 8, 0
+    found = adapt.acceptance(Foretold(k), conversations, STOPS, 3, k=k)
+    parts = [conversations[first : first + 8] for first in range(0, len(conversations), 8)]
+    left = {"mt": [], "qa": []}
+    for number, part in enumerate(parts):
+        options = {"blocks": 4, "length": k, "stop_ids": STOPS, "eos": 3, "key_heads": 2, "filled": 0.0}
+        batch = blocks.cut(part, np.random.default_rng([7, number]), **options)
+        for i, first in enumerate(batch.positions[:, ::k].flatten().tolist()):
+            conversation = part[i // 4]
+            end = next(int(e) for s, e in conversation.spans if s <= first + 1 < e)
+            left[conversation.family].append(min(k, end - first - 1))
+            ends += end - first - 1 < k
+    assert ends > 5
+    assert found["by_family"] == pytest.approx({name: np.mean(rows) for name, rows in left.items()})
+    assert found["right"] == [1.0] * k
 
 
 @pytest.mark.parametrize("right", [0, 1, 3, adapt.WALK])
