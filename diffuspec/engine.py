@@ -153,10 +153,13 @@ class Run:
         return step
 
     def draft(self, k: int):
-        width = max(self.settings.m_max, LATTICE_ROWS) if k else 0
+        if not k:
+            self.policy.columns(())
+            return np.zeros((0, 0), np.int32), np.zeros((0, 0), np.float32)
+        width = max(self.settings.m_max, LATTICE_ROWS)
         options = dict(width=width, passes=self.settings.passes, cache=self.cache)
         ids, logq = self.pair.drafter.draft(self.prefix, k, **options)
-        kept = self.policy.columns(logq[:, 0].tolist() if k else ())
+        kept = self.policy.columns(logq[:, 0].tolist())
         return ids[:kept], logq[:kept]
 
     def search(self, lattice: TokenLattice) -> SearchResult | TreeSearch:

@@ -18,7 +18,7 @@ from diffuspec.method.length import LengthDecision
 from diffuspec.method.sampling import distribution
 from diffuspec.method.search import SearchResult, TreeSearch
 from diffuspec.method.tree import PrefixTree
-from diffuspec.models.kernels import likeliest_few
+from diffuspec.models.kernels import likeliest_of
 from diffuspec.models.pair import Pair
 from diffuspec.settings import Settings
 from diffuspec.trace import Provenance, Step, Timing, Trace, TreeVerification, Verification
@@ -77,8 +77,10 @@ class Recorder:
         if isinstance(found, TreeSearch):
             path = found.along(verdict.nodes[-1] if verdict.nodes else -1)
             own = logits.argmax(-1) if likeliest is None else likeliest.cpu().numpy()
+            places = np.concatenate([[0], path.nodes + 1])
+            rows.look(np.concatenate([path.tree.parent + 1, places]))  # at once: a call costs half as much as a row
             tree = look_at_tree(rows, own, path.tree, verdict)
-            verification = look(rows, lattice, path, verdict, tree, [0, *(path.nodes + 1).tolist()])
+            verification = look(rows, lattice, path, verdict, tree, places)
         else:
             path = found
             verification = look(rows, lattice, path, verdict)
@@ -136,26 +138,28 @@ class Recorder:
 
 
 class Rows:
-    """The target's logits, float32 [n, V], a row at a time, each looked through once."""
+    """The target's logits, float32 [n, V], of which each row asked for is looked through once."""
 
     def __init__(self, logits: np.ndarray):
         self.logits = np.ascontiguousarray(logits, np.float32)
-        self._seen: dict[int, tuple[np.ndarray, np.ndarray, float]] = {}
+        rows, width = self.logits.shape
+        few = min(ALTERNATIVES, width)
+        self._seen = np.zeros(rows, bool)
+        self._ids, self._top = np.zeros((rows, few), np.int32), np.zeros((rows, few), np.float32)
+        self._norm = np.zeros(rows, np.float32)
 
-    def norm(self, row: int) -> float:
-        """Its logsumexp."""
-        return self._look(row)[2]
-
-    def top(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """(ids, logits) of its `ALTERNATIVES` likeliest tokens, best first."""
-        return self._look(row)[:2]
-
-    def _look(self, row: int) -> tuple[np.ndarray, np.ndarray, float]:
-        if row not in self._seen:
-            n = min(ALTERNATIVES, self.logits.shape[1])
-            ids, logits, norm = likeliest_few(self.logits[row : row + 1], n)
-            self._seen[row] = ids[0], logits[0], float(norm[0])
-        return self._seen[row]
+    def look(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of these rows, int64 [m]: ids and logits of the `ALTERNATIVES` likeliest tokens, best first, [m, ..], and
+        logsumexp [m]."""
+        new = np.zeros(len(self._seen), bool)
+        new[rows] = True
+        new &= ~self._seen
+        if new.any():
+            self._ids[new], self._top[new], self._norm[new] = likeliest_of(
+                self.logits, np.flatnonzero(new), self._ids.shape[1]
+            )
+            self._seen |= new
+        return self._ids[rows], self._top[rows], self._norm[rows]
 
 
 def look(
@@ -164,26 +168,27 @@ def look(
     path: SearchResult,
     verdict: Verdict,
     tree: TreeVerification | None = None,
-    places: Sequence[int] | None = None,
+    places: np.ndarray | None = None,
 ) -> Verification:
     """What the target thought of the path and of its neighbours; places: the row after each number of its tokens."""
-    n = len(path)
-    places = range(n + 1) if places is None else places
-    norm = np.array([rows.norm(row) for row in places])
-    top = [rows.top(row) for row in places]
-    path_logits = np.array([rows.logits[row, token] for row, token in zip(places, path.ids.tolist(), strict=False)])
+    n, columns = len(path), min(len(path), lattice.k)
+    places = np.arange(n + 1) if places is None else places
+    top_ids, top, norm = rows.look(places)
+    path_logits = rows.logits[places[:n], path.ids]
     cell_logp = np.full((n, lattice.width), np.nan, np.float32)
-    for i, (row, cells) in enumerate(zip(places[:n], lattice.ids, strict=False)):
-        cell_logp[i] = rows.logits[row, cells] - norm[i]
+    cell_logp[:columns] = rows.logits[places[:columns, None], lattice.ids[:columns]] - norm[:columns, None]
+    path_rank = (top[:n] > path_logits[:, None]).sum(1, dtype=np.int32)
+    for i in np.flatnonzero(path_rank == top.shape[1]):  # whatever is larger than one of the top is among the top
+        path_rank[i] = np.count_nonzero(rows.logits[places[i]] > path_logits[i])
     return Verification(
         accepted=verdict.accepted,
         token=verdict.token,
         kind=verdict.kind,
         draws=verdict.draws,
-        path_logp=(path_logits - norm[:n]).astype(np.float32),
-        path_rank=np.array([_rank(rows.logits[places[i]], top[i][1], path_logits[i]) for i in range(n)], np.int32),
-        top_ids=np.array([ids for ids, _ in top], np.int32),
-        top_logp=(np.array([logits for _, logits in top]) - norm[:, None]).astype(np.float32),
+        path_logp=path_logits - norm[:n],
+        path_rank=path_rank,
+        top_ids=top_ids,
+        top_logp=top - norm[:, None],
         cell_logp=cell_logp,
         tree=tree,
         uniforms=verdict.uniforms,
@@ -191,18 +196,13 @@ def look(
     )
 
 
-def _rank(values: np.ndarray, top: np.ndarray, value: float) -> int:
-    """How many of the values are larger; whatever is larger than one of the top is among the top."""
-    return int(np.count_nonzero((values if value < top[-1] else top) > value))
-
-
 def look_at_tree(rows: Rows, own: np.ndarray, tree: PrefixTree, verdict: Verdict) -> TreeVerification:
     """What the target thought of every node; own: its likeliest token in every row, row 0 after the anchor."""
-    above = (tree.parent + 1).tolist()
+    above = tree.parent + 1
     accepted = np.zeros(len(tree), bool)
     accepted[list(verdict.nodes)] = True
-    logp = [rows.logits[row, token] - rows.norm(row) for row, token in zip(above, tree.ids.tolist(), strict=True)]
-    return TreeVerification(accepted=accepted, logp=np.array(logp, np.float32), own=own.astype(np.int32))
+    _, _, norm = rows.look(above)
+    return TreeVerification(accepted=accepted, logp=rows.logits[above, tree.ids] - norm, own=own.astype(np.int32))
 
 
 @functools.cache

@@ -128,7 +128,8 @@ def judge(path: Sequence[int], known: Sequence[int], stop_ids: Collection[int]) 
 
 def judge_tree(tree: PrefixTree, known: Sequence[int], stop_ids: Collection[int]) -> tuple[Verdict, bool]:
     """As `judge`, of a tree."""
-    return _walk(tree.child, lambda node: not (tree.parent == node).any(), known, stop_ids)
+    below = tree.children()
+    return _walk(lambda node, token: below.get(node, {}).get(token), lambda node: node not in below, known, stop_ids)
 
 
 def _walk(child, is_leaf, known, stop_ids) -> tuple[Verdict, bool]:

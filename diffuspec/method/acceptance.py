@@ -67,14 +67,14 @@ def verify_tree(tree: PrefixTree, next_token: Callable[[int], int], stop_ids: Co
     next_token(0) gives the target's token after the anchor, next_token(i + 1) after node i. A token
     after a leaf is a bonus.
     """
-    draws, nodes, node = [], [], -1
+    draws, nodes, node, below = [], [], -1, tree.children()
     while True:
         draws.append(next_token(node + 1))
-        below = tree.child(node, draws[-1])
-        if below is None:
-            kind = "correction" if (tree.parent == node).any() else "bonus"
+        children = below.get(node, {})
+        if draws[-1] not in children:
+            kind = "correction" if children else "bonus"
             return Verdict(len(nodes), draws[-1], kind, tuple(draws), tuple(nodes))
-        nodes.append(node := below)
+        nodes.append(node := children[draws[-1]])
         if draws[-1] in stop_ids:
             return Verdict(len(nodes), None, None, tuple(draws), tuple(nodes))
 

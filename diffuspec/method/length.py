@@ -88,7 +88,7 @@ class TreeBudget:
 
     def __init__(self, ms: float, row_ms: Sequence[float]):
         self.nodes, self.expected, self.ms = 0, 1.0, ms
-        self.row_ms = np.array(row_ms, float)
+        self.row_ms = np.asarray(row_ms, float)
 
     @property
     def next_ms(self) -> float:

@@ -62,21 +62,22 @@ class PrefixTree:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def child(self, node: int, token: int) -> int | None:
-        """The node that carries `token` after `node` (-1: the anchor), None where there is none."""
-        hits = np.flatnonzero((self.parent == node) & (self.ids == token))
-        return int(hits[0]) if hits.size else None
+    def children(self) -> dict[int, dict[int, int]]:
+        """Of each inner node (-1: the anchor), the tokens of its children and their numbers, likeliest first."""
+        below: dict[int, dict[int, int]] = {}
+        for node, (parent, token) in enumerate(zip(self.parent.tolist(), self.ids.tolist(), strict=True)):
+            below.setdefault(parent, {}).setdefault(token, node)
+        return below
 
     def path_through(self, node: int) -> list[int]:
         """Nodes from the anchor down to `node` and on to a leaf, by the likeliest child."""
-        path = []
-        above = node
+        path, above, below = [], node, self.children()
         while above >= 0:
             path.append(above)
             above = int(self.parent[above])
         path.reverse()
-        while (below := np.flatnonzero(self.parent == node)).size:
-            node = int(below[0])
+        while node in below:
+            node = next(iter(below[node].values()))
             path.append(node)
         return path
 

@@ -485,17 +485,17 @@ def likeliest_one(logits):
 
 
 @numba.njit(**_options)
-def likeliest_few(logits, n):
-    """The n largest of each row of logits float32 [rows, V], best first, of equals the first; n at most V.
+def likeliest_of(logits, rows, n):
+    """The n largest of these rows, int64 [m], of logits float32 [.., V], best first, of equals the first; n at most V.
 
-    ids int32 [rows, n]; their logits float32 [rows, n]; logsumexp float32 [rows], to about 1e-6: for what is written
+    ids int32 [m, n]; their logits float32 [m, n]; logsumexp float32 [m], to about 1e-6: for what is written
     down or proposed, not for what is decided. On one thread: a step has too little of it to wake others for.
     """
-    rows, width = logits.shape
-    ids, values = np.zeros((rows, n), np.int32), np.full((rows, n), -np.inf, np.float32)
-    norms = np.empty(rows, np.float32)
-    for r in range(rows):
-        row, best, place, known = logits[r], values[r], ids[r], 0
+    m, width = len(rows), logits.shape[1]
+    ids, values = np.zeros((m, n), np.int32), np.full((m, n), -np.inf, np.float32)
+    norms = np.empty(m, np.float32)
+    for r in range(m):
+        row, best, place, known = logits[rows[r]], values[r], ids[r], 0
         for first in range(0, width, STRETCH):
             part = row[first : first + STRETCH]
             if known == n and _highest(part) <= best[n - 1]:
@@ -512,6 +512,12 @@ def likeliest_few(logits, n):
                 known = min(known + 1, n)
         norms[r] = best[0] + np.log(_sum_of_exponentials(row, best[0]))
     return ids, values, norms
+
+
+@numba.njit(**_options)
+def likeliest_few(logits, n):
+    """`likeliest_of` all rows."""
+    return likeliest_of(logits, np.arange(len(logits)), n)
 
 
 @numba.njit(**_options)

@@ -489,10 +489,10 @@ def _tree_walks(gallery: Gallery, name: str) -> dict[int, tuple[int, ...]]:
 
 def _along(made: PrefixTree, truth: Sequence[int]) -> dict[int, int]:
     """What the target says after the anchor (0) and after each node (i + 1) on the way of its answer `truth`."""
-    node, said = -1, {}
+    node, said, below = -1, {}, made.children()
     for token in truth:
         said[node + 1] = token
-        node = made.child(node, token)
+        node = below.get(node, {}).get(token)
         if node is None:
             break
     else:
