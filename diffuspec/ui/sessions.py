@@ -1,4 +1,4 @@
-"""What closed tabs leave behind, forgotten after a while.
+"""A visitor's own state where Gradio does not hand it over, and what closed tabs leave behind.
 
 Gradio keeps each session's `gr.State` for an hour and its page, with every value drawn on it, for good. Here a
 page with a trace on it is megabytes, so a session goes as a whole once its tab has been closed for `KEPT_S`
@@ -9,10 +9,16 @@ from __future__ import annotations
 
 import threading
 from datetime import datetime, timedelta
+from typing import Any
 
 import gradio as gr
 
 KEPT_S = 600.0
+
+
+async def state_of(request: gr.Request, demo: gr.Blocks, state: gr.State) -> Any:
+    """The visitor's value of `state`, for a component's server function: of the visitor that gets the request alone."""
+    return demo.state_holder[(await request.json())["session_hash"]][state._id]
 
 
 class Sessions:

@@ -125,6 +125,37 @@ def test_the_lab_searches_again_at_once_and_goes_back(visit, site):
     expect(page.locator("#lab [data-label]")).to_contain_text(re.compile(r"Step \d+ of"))
 
 
+def test_of_many_moves_of_a_slider_the_last_is_drawn(visit, site):
+    page = at_lab(visit, site)
+    asked = []
+    page.on("request", lambda request: asked.append(request.url) if "component_server" in request.url else None)
+    moves = [0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.45]
+    page.locator("#lab-tau").evaluate(
+        """(node, moves) => {
+          for (const tau of moves) { node.value = tau; node.dispatchEvent(new Event("input")); }
+        }""",
+        moves,
+    )
+    page.wait_for_function("JSON.parse(document.querySelector('.ds-lab').dataset.settings).tau === 0.45")
+    page.wait_for_timeout(300)
+    assert page.evaluate("JSON.parse(document.querySelector('.ds-lab').dataset.settings).tau") == 0.45
+    assert 1 <= len(asked) < len(moves), asked
+
+
+def test_a_search_that_is_refused_or_unanswered_says_so(visit, site):
+    page = at_lab(visit, site)
+    page.evaluate("document.querySelector('#lab-tau').max = 7")
+    slide(page, "tau", 7)
+    expect(page.locator("#notice")).to_contain_text("tau")
+    page.route("**/component_server**", lambda route: route.abort())
+    slide(page, "tau", 0.3)
+    expect(page.locator("#notice")).to_contain_text("did not answer the search")
+    page.unroute("**/component_server**")
+    page.click("[data-reset]")
+    slide(page, "tau", 0.3)
+    page.wait_for_function("JSON.parse(document.querySelector('.ds-lab').dataset.settings).tau === 0.3")
+
+
 def test_the_lab_asks_the_models_and_shows_branches_side_by_side(visit, serve):
     site = serve(fake_trace(max_new_tokens=48), pause=0.001)
     page = at_lab(visit, site)

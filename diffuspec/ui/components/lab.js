@@ -1,5 +1,6 @@
-/* The Step lab: mount(root, {knobs, trigger}) returns {update(json)}. In the page's head once, as
-   `window.DiffuSpecLab`. knobs: what may be changed (views/lab.py); trigger(name, detail): asks Python. */
+/* The Step lab: mount(root, {knobs, trigger, searchAgain}) returns {update(json)}. In the page's head once, as
+   `window.DiffuSpecLab`. knobs: what may be changed (views/lab.py); trigger(name, detail): tells Python;
+   searchAgain({step, settings}): asks it, and promises slots to merge, as JSON. */
 window.DiffuSpecLab = (() => {
   "use strict";
 
@@ -10,9 +11,10 @@ window.DiffuSpecLab = (() => {
   const MARK = { accepted: "✓", rejected: "✗", unknown: "?", unseen: "·" };
 
   class Lab {
-    constructor(root, { knobs, trigger }) {
+    constructor(root, { knobs, trigger, searchAgain }) {
       this.root = root;
       this.trigger = trigger;
+      this.searchAgain = searchAgain;
       this.find = (selector) => root.querySelector(selector);
       this.step = 0;
       this.changes = null; // settings moved away from the recorded ones
@@ -138,16 +140,38 @@ window.DiffuSpecLab = (() => {
       this.search();
     }
 
+    /** Search the step in front again; of what is asked while an answer is awaited, the last. */
     search() {
-      this.asked = performance.now();
-      this.trigger("input", { step: this.step, settings: this.changes });
+      this.wanted = { step: this.step, settings: this.changes, at: performance.now() };
+      if (!this.searching) this.searching = this.answered().finally(() => (this.searching = null));
     }
 
-    /** Merge what Python sent, slot by slot. */
+    async answered() {
+      while (this.wanted) {
+        const { step, settings, at } = this.wanted;
+        this.wanted = null;
+        let slots;
+        try {
+          slots = JSON.parse(await this.searchAgain({ step, settings }));
+        } catch {
+          slots = { refused: "The server did not answer the search. Is it still running? Reload the page once it is." };
+        }
+        if ("refused" in slots) this.trigger("input", slots);
+        this.asked = at;
+        this.merge(slots);
+      }
+    }
+
+    /** The component's value, as Python set it. */
     update(json) {
       if (!json || json === this.json) return;
       this.json = json;
-      const slots = JSON.parse(json);
+      this.asked = null;
+      this.merge(JSON.parse(json));
+    }
+
+    /** Take what Python said, slot by slot. */
+    merge(slots) {
       if ("busy" in slots) this.setBusy(slots.busy);
       if (slots.branches) {
         this.branches = slots.branches;

@@ -45,15 +45,19 @@ class Lab:
         self.host = host
         self.work: dict[str, Work] = {}
 
-    def search(self, trace: Trace | None, asked: gr.EventData):
-        """Search a step again. -> lab, notice"""
+    def search(self, trace: Trace | None, asked: Any) -> str:
+        """Search a step again. -> JSON of slots for the lab, or of what is wrong"""
         try:
-            step, settings = read(trace, asked._data)
-            return lab.dumps(again=lab.again(trace, step, settings)), gr.skip()
+            step, settings = read(trace, asked)
+            return lab.dumps(again=lab.again(trace, step, settings))
         except DiffuSpecError as error:
-            return gr.skip(), message(str(error))
+            return lab.dumps(refused=str(error))
         except Exception as error:
-            return gr.skip(), message(explain(error))
+            return lab.dumps(refused=explain(error))
+
+    def refused(self, told: gr.EventData):
+        """Say why a step was not searched again. -> notice"""
+        return message(str(told._data.get("refused"))[:500])
 
     def ask(self, trace: Trace | None, branches: list[Branch], request: gr.Request, asked: gr.EventData):
         """Verify a path, draft again or branch, with the models. -> lab, branches, notice"""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import anyio.to_thread
 import gradio as gr
 
 from diffuspec.ui.components.lab import lab
 from diffuspec.ui.events.lab import Lab
+from diffuspec.ui.sessions import state_of
 from diffuspec.ui.shared import IN_TURN, QUIET, Shared, go_to
 
 NAME, TITLE = "lab", "Step lab"
@@ -13,10 +17,15 @@ NAME, TITLE = "lab", "Step lab"
 
 def build(shared: Shared) -> None:
     branches = gr.State([])
-    with gr.Column(elem_classes="page"):
-        drawn = lab(elem_id="lab")
     events = Lab(shared.host)
-    drawn.input(events.search, shared.trace, [drawn, shared.notice], trigger_mode="always_last", **QUIET)
+
+    async def search_again(asked: Any, request: gr.Request) -> str:
+        trace = await state_of(request, shared.demo, shared.trace)
+        return await anyio.to_thread.run_sync(events.search, trace, asked)
+
+    with gr.Column(elem_classes="page"):
+        drawn = lab(search_again, elem_id="lab")
+    drawn.input(events.refused, None, shared.notice, **QUIET)
     drawn.submit(events.ask, [shared.trace, branches], [drawn, branches, shared.notice], **IN_TURN)
     drawn.stop(events.leave, **QUIET)
     drawn.select(events.open, branches, shared.shown, **QUIET).then(None, js=go_to("playground"))
