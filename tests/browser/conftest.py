@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import threading
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlparse
@@ -71,6 +72,8 @@ class Site:
 
         self.runs = []
         self.hold = None  # answered questions after which a study waits to be stopped
+        self.compared = threading.Event()  # cleared: comparing with plain AR waits in the middle
+        self.compared.set()
 
         def start(pair, settings, prompt):
             self.runs.append(FakeRun(pair, settings, prompt, pause=pause))
@@ -78,7 +81,7 @@ class Site:
 
         study = partial(fake_study, pause=4 * pause, hold=lambda: self.hold)
         self.host = Host(
-            load or fake_load, start, partial(fake_compare, pause=0.012), fake_verify,
+            load or fake_load, start, partial(fake_compare, pause=0.012, gate=self.compared), fake_verify,
             partial(fake_lane, pause=pause), fake_costs, study, pair_name="fake",
         )  # fmt: skip
         self.demo = build(self.host, trace)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import threading
 import time
 
 import numpy as np
@@ -34,6 +35,7 @@ SCRIPT = (
     "日本 says 加速度 🚗.\n"
 )
 PROMPT = "If a car accelerates from 0 to 60 mph in 8 seconds?"
+SLOW_S = 60.0  # what nothing waits for where a test does what it should
 WIDTH = 15
 PROVENANCE = Provenance("2026-11-23T12:00:00+00:00", "test machine, 2 cores", 2, {"torch": "none"})
 
@@ -179,10 +181,15 @@ def fake_verify(pair: FakePair, trace: Trace, index: int, ranks: list[int]) -> S
     return dataclasses.replace(step, search=path, verification=run.look(step.lattice, path, verdict, len(ids)))
 
 
-def fake_compare(pair: FakePair, trace: Trace, on_token, *, pause: float = 0.0) -> Baseline:
+def fake_compare(
+    pair: FakePair, trace: Trace, on_token, *, pause: float = 0.0, gate: threading.Event | None = None
+) -> Baseline:
+    """gate: not passed in the middle of the answer before it is set."""
     made = []
     for token in trace.token_ids:
         time.sleep(pause)
+        if gate is not None and len(made) == len(trace.token_ids) // 2:
+            gate.wait(SLOW_S)
         made.append(token)
         if on_token(len(made)):
             break

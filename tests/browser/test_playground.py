@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import re
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from conftest import HOSTILE, HOSTILE_SCRIPT
 from fake import FakePair, fake_trace
+from PIL import Image
 from playwright.sync_api import expect
 
 from diffuspec.errors import WeightsError
@@ -20,6 +22,12 @@ IDS = (
 ).split()
 DONE = "[data-merit=verdict]:not([data-state=pending])"
 STATE = "[data-run]"
+WHY = "#merits [data-why-speed]"
+
+
+def top(page, selector: str) -> float:
+    """Pixels from the top of the page, however it is scrolled."""
+    return page.evaluate("s => document.querySelector(s).getBoundingClientRect().top + scrollY", selector)
 
 
 def step_number(page) -> int:
@@ -62,13 +70,20 @@ def test_characters_split_over_tokens_are_whole(visit, site):
 
 def test_run_streams_and_is_compared_with_ar(visit, site):
     page = visit(site)
+    site.compared.clear()
     run(page)
     expect(page.locator(STATE)).to_contain_text(re.compile(r"\d+ tokens? of 128 …"))
     early = len(page.inner_text("#text"))
     expect(page.locator("[data-merit=verdict]")).to_contain_text("measuring plain AR")
     assert len(page.inner_text("#text")) > early
+    assert page.inner_text(WHY) == ""
+    stands = top(page, "#text")
+    site.compared.set()
     finish(page)
     expect(page.locator("[data-merit=verdict]")).to_contain_text("128 of 128 tokens")
+    made = page.inner_text("[data-mat=tokens]")
+    expect(page.locator(WHY)).to_contain_text(re.compile(rf"(Faster|Slower|About as fast): a step made {made} tokens"))
+    assert top(page, "#text") == stands
     expect(page.locator("[data-merit=speedup]")).to_contain_text("×")
     expect(page.locator("[data-merit=speedup]")).to_contain_text("measured here")
     made = site.runs[-1].trace
@@ -442,6 +457,41 @@ def test_navigation_and_controls_stay_in_sight_when_the_page_is_scrolled(visit, 
     page.evaluate("scrollTo(0, 600)")
     tops = {name: page.locator(name).bounding_box()["y"] for name in ("#masthead", "#page-race-button", "#run")}
     assert -2 <= min(tops.values()) and max(tops.values()) < 450, tops
+
+
+@pytest.fixture(scope="module")
+def eight(serve):
+    """A page whose trace has drafts of 8 tokens."""
+    return serve(fake_trace(length="fixed", k=8, max_new_tokens=96, skill=0.7))
+
+
+@pytest.mark.parametrize("width", [820, 1440])
+def test_eight_columns_are_seen_whole_and_a_legend_stands_beside_its_plot(visit, eight, width):
+    page = visit(eight, viewport={"width": width, "height": 900})
+    page.wait_for_selector("#adl .plot-container")
+    box = page.locator("#lattice [data-lattice]").first.bounding_box()
+    ends = [cell.bounding_box() for cell in page.locator("#lattice [data-col='7']").all()]
+    assert ends and all(one["x"] + one["width"] <= box["x"] + box["width"] for one in ends)
+    for picture in ("#adl", "#stages"):
+        page.wait_for_selector(f"{picture} .legend")
+        below = page.locator(picture).evaluate(
+            """node => {
+              const drawn = node.querySelector(".plot-container").parentNode;
+              const plot = drawn.getBoundingClientRect().top + drawn._fullLayout._size.t;
+              return node.querySelector(".legend").getBoundingClientRect().bottom - plot;
+            }"""
+        )
+        assert below <= 1, picture
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_letters_of_the_tokens_in_front_are_seen_on_their_highlight(visit, site, theme):
+    page = visit(site, f"?__theme={theme}")
+    now = page.locator("#text .ds-unit.now").first
+    picture = Image.open(io.BytesIO(now.screenshot())).convert("L")
+    low, high = picture.getextrema()
+    ground = picture.histogram().index(max(picture.histogram()))
+    assert max(high - ground, ground - low) > 120, (low, ground, high)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from fake import FakePair, fake_race, fake_trace
 from playwright.sync_api import expect
 
 from diffuspec.race import Race
+from diffuspec.ui.views.why import of_lane, words
 
 CLOCK = "#race [data-clock]"
 
@@ -74,6 +75,10 @@ def test_a_race_is_run_lane_by_lane_then_replayed_in_its_own_time(visit, site, t
         page.click("#race-save")
     race = Race.load(download.value.path())
     assert race.prompt == "Who is fastest?" and [one.method for one in race.lanes] == lanes
+    reasons = [words(account, advice=False) for one in race.lanes if (account := of_lane(race, one))]
+    assert reasons
+    shown = page.locator("#race [data-whys] li").all_inner_texts()
+    assert sorted(text.split(" ", 1)[1][-40:] for text in shown) == sorted(text[-40:] for text in reasons)
     page.focus("#race [data-scrub]")
     page.keyboard.press("End")
     assert clock(page) == pytest.approx(max(one.wall_ms for one in race.lanes) / 1e3, abs=0.02)

@@ -316,6 +316,7 @@ window.DiffuSpecPlayer = (() => {
       card("rate", m.tokens_per_second.toFixed(1), `tokens/s · plain AR ${ar === null ? (waiting ? "…" : "–") : ar.toFixed(1)}`);
       const verdict = card("verdict", m.verdict.headline, m.verdict.detail, m.verdict.detail);
       verdict.dataset.state = m.verdict.state;
+      this.find("[data-why-speed]").textContent = m.why || "";
 
       const total = Math.max(STAGES.reduce((sum, name) => sum + m.stage_ms[name], 0), 1e-9);
       const bar = this.find(".ds-stages");

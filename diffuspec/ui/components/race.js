@@ -176,6 +176,7 @@ const DiffuSpecRace = (() => {
       this.find("clock").textContent = "";
       this.find("scrub").value = 0;
       this.find("result").replaceChildren(make("p", "ds-empty", "The table comes when every method has run."));
+      this.find("whys").replaceChildren();
     }
 
     restart() {
@@ -252,6 +253,11 @@ const DiffuSpecRace = (() => {
       tbody.append(...rows.map((row) => line(row, "td")));
       table.append(thead, tbody);
       this.find("result").replaceChildren(table);
+      this.find("whys").replaceChildren(...this.data.lanes.filter((lane) => lane.why).sort((a, b) => a.place - b.place).map((lane) => {
+        const item = make("li");
+        item.append(make("b", "", lane.label), ` ${lane.why}`);
+        return item;
+      }));
     }
   }
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffuspec.trace import Provenance, Trace
+from diffuspec.ui.views import why
 from diffuspec.ui.views.text import token_label
 
 MEASURED, RECORDED = "measured", "recorded"
@@ -64,7 +65,7 @@ def _verdict(state: str, headline: str, detail: str) -> dict[str, str]:
 
 def merits(trace: Trace, source: Source) -> dict[str, Any]:
     """Everything the figures of merit show; times in milliseconds, rates in tokens per second."""
-    baseline = trace.baseline
+    baseline, account = trace.baseline, why.of_trace(trace)
     # More digits than the page shows: 16 / 11 rounded to 1.455 would be 1.46 there.
     return {
         "tokens_per_step": round(trace.tokens_per_step, 6),
@@ -73,6 +74,7 @@ def merits(trace: Trace, source: Source) -> dict[str, Any]:
         "ar_tokens_per_second": round(baseline.tokens_per_second, 2) if baseline and baseline.token_ids else None,
         "speedup": round(trace.speedup, 6) if baseline and baseline.token_ids else None,
         "verdict": verdict(trace, source),
+        "why": why.words(account) if account else None,
         "stage_ms": {name: round(value, 2) for name, value in trace.stage_ms().items()},
         "new_tokens": trace.new_tokens,
         "budget": trace.settings.max_new_tokens,

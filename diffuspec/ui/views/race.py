@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from diffuspec.race import Lane, Race
+from diffuspec.ui.views import why
 from diffuspec.ui.views.merits import RECORDED, provenance
 from diffuspec.ui.views.text import units
 
@@ -55,11 +56,13 @@ def race_payload(
     lanes = []
     for lane in race.lanes:
         label, about = labels.get(lane.method, (lane.method, ""))
+        account = why.of_lane(race, lane)
         lanes.append(
             {
                 "method": lane.method, "label": label, "about": about, "place": order.index(lane) + 1,
                 "tokens": len(lane.token_ids), "ms": round(lane.wall_ms, 1),
                 "speedup": _round(race.speedup(lane), 3), "units": _units(race, lane),
+                "why": why.words(account, advice=False) if account else None,
             }
         )  # fmt: skip
     body = {
