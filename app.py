@@ -33,7 +33,7 @@ def main() -> int:
     args = parser.parse_args()
     host.warm_up()
     try:
-        demo.queue().launch(
+        demo.launch(
             server_name=args.host, server_port=args.port or (7860 if ON_SPACE else None), quiet=True,
             inbrowser=not (args.no_browser or ON_SPACE) and has_display(), prevent_thread_lock=True,
             **launch_options(),

@@ -7,6 +7,7 @@ peeks at the target's answer and adds noise.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from types import SimpleNamespace
@@ -166,6 +167,18 @@ def tiny_trace(tiny_pairs) -> Trace:
     return trace.with_baseline(compare_with_ar(pair, trace))
 
 
+@contextlib.contextmanager
+def one_thread():
+    """torch on one thread. Two wait for each other some 400 times a pass, and on a machine whose cores are wanted
+    elsewhere each wait may last a time slice: five times as long as one thread alone was measured."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def plain_greedy():
     """(model, ids, n, stop_ids) -> the new ids of transformers' own `generate(do_sample=False)`."""
@@ -174,10 +187,11 @@ def plain_greedy():
     def generate(model, ids, n, stop_ids=(1, 3)):
         key = (id(model), tuple(ids), n)
         if key not in known:
-            made = model.generate(
-                torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long), do_sample=False,
-                max_new_tokens=n, eos_token_id=sorted(stop_ids), pad_token_id=0,
-            )  # fmt: skip
+            with one_thread():
+                made = model.generate(
+                    torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long), do_sample=False,
+                    max_new_tokens=n, eos_token_id=sorted(stop_ids), pad_token_id=0,
+                )  # fmt: skip
             known[key] = made[0, len(ids) :].tolist()
         return known[key]
 

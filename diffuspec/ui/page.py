@@ -26,6 +26,7 @@ from diffuspec.ui.views.terms import entries
 
 HERE = Path(__file__).parent
 FILES_S = 6 * 3600  # how long uploaded and saved files are kept
+QUEUE_S = 0.02  # between two looks of the queue for work
 PAGES: tuple[ModuleType, ...] = (
     playground,
     lab,
@@ -104,4 +105,13 @@ def build(host: Host, first: Trace | None = None, problem: str | None = None, *,
         demo.unload(Sessions(demo, kept_s).leave)
         timer = gr.Timer(0.6)
         timer.tick(lambda: tick(host), None, [said, timer], **QUIET)
+    _queue(demo)
     return demo
+
+
+def _queue(demo: gr.Blocks) -> None:
+    """Gradio's queue, which by itself looks for work a thousand times a second: that took a tenth of a core from an
+    idle page, and a tenth of the engine's speed while it decoded."""
+    demo.queue()
+    demo._queue.sleep_when_free = QUEUE_S
+    demo._queue.progress_update_sleep_when_free = 2 * QUEUE_S

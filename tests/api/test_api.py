@@ -15,7 +15,7 @@ def client(embedded_pair):
 
     host = Host(load=lambda dtype, progress: embedded_pair)
     demo = build(host)
-    _, url, _ = demo.queue().launch(prevent_thread_lock=True, quiet=True, **launch_options())
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options())
     yield Client(url, verbose=False)
     demo.close()
 

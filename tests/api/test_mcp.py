@@ -24,7 +24,7 @@ def ask(tiny_pair):
     from diffuspec.ui.page import build, launch_options
 
     demo = build(Host(load=lambda dtype, progress: tiny_pair))
-    _, url, _ = demo.queue().launch(prevent_thread_lock=True, quiet=True, **launch_options())
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options())
 
     async def on_a_session(act):
         async with streamable_http_client(f"{url}gradio_api/mcp/") as (read, write, _):

@@ -86,12 +86,14 @@ class Site:
         )  # fmt: skip
         self.demo = build(self.host, trace)
         self.host.warm_up()
-        self.demo.queue().launch(quiet=True, prevent_thread_lock=True, inbrowser=False, **launch_options())
+        self.demo.launch(quiet=True, prevent_thread_lock=True, inbrowser=False, **launch_options())
         self.url = self.demo.local_url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def serve():
+    """serve(trace, ...) -> Site, closed with its module: the loops of a server that nobody visits look around a
+    hundred times a second, and thirty of them kept every later test from half of its processor."""
     made = []
 
     def start(*args, **options) -> Site:
@@ -103,12 +105,12 @@ def serve():
         site.demo.close(verbose=False)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def site(serve):
     return serve(fake_trace(k_min=4, k_max=14, max_new_tokens=128))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def slow_site(serve):
     """A step takes a fifth of a second: long enough to press Stop."""
     return serve(fake_trace(max_new_tokens=64), pause=0.2)

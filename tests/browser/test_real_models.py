@@ -32,7 +32,7 @@ def site(embedded_pair):
     trace = DiffuSpec(embedded_pair, Settings(max_new_tokens=24)).run("List three animals that live in the sea.")
     trace = trace.with_baseline(compare_with_ar(embedded_pair, trace))
     demo = build(Host(load=lambda dtype, progress: embedded_pair), trace)
-    _, url, _ = demo.queue().launch(prevent_thread_lock=True, quiet=True, **launch_options())
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options())
     yield url, trace
     demo.close()
 

@@ -37,7 +37,7 @@ def serve() -> None:
 
     host = Host()
     demo = build(host, *recorded(ROOT / "assets" / "traces"), kept_s=KEPT_S)
-    demo.queue().launch(quiet=True, prevent_thread_lock=True, inbrowser=False, **launch_options())
+    demo.launch(quiet=True, prevent_thread_lock=True, inbrowser=False, **launch_options())
     host.warm_up().result()
     print(demo.local_url, flush=True)
     demo.block_thread()
