@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffuspec.errors import DiffuSpecError, PromptError, SettingsError, TraceError
+from diffuspec.interrupt import interruptible
 from diffuspec.settings import Settings
 from diffuspec.trace import Trace
 from diffuspec.training.commands import add_stages
@@ -167,33 +168,31 @@ def _run(arguments: argparse.Namespace) -> int:
 
     run = DiffuSpec(pair, settings).stream(prompt)
     progress = _Progress()
-    interrupted = False
-    try:
+    with interruptible() as interrupted:
         made = 0
         for step in run:
             made += len(step.emitted)
             progress(made / settings.max_new_tokens, f"step {step.index + 1}: {made} tokens")
-    except KeyboardInterrupt:
-        run.stop()
-        interrupted = True
-    trace = run.trace
-    if not (arguments.no_compare or interrupted):
-        try:
-            baseline = compare_with_ar(
-                pair, trace, on_token=lambda n: progress(n / trace.new_tokens, f"plain AR: {n} tokens")
-            )
-            trace = trace.with_baseline(baseline)
-        except KeyboardInterrupt:
-            interrupted = True
-    progress.close()
-    if arguments.json:
-        print(json.dumps(trace.report(), ensure_ascii=False))
-    else:
-        print(trace.text)
-        print(_merits(trace), file=sys.stderr)
-    if arguments.trace:
-        trace.save(arguments.trace)
-    return INTERRUPTED if interrupted else 0
+            if interrupted():
+                run.stop()
+        trace = run.trace
+        if not (arguments.no_compare or interrupted()):
+
+            def heard(count: int) -> bool:
+                progress(count / trace.new_tokens, f"plain AR: {count} tokens")
+                return interrupted()
+
+            baseline = compare_with_ar(pair, trace, on_token=heard)
+            trace = trace if interrupted() else trace.with_baseline(baseline)
+        progress.close()
+        if arguments.json:
+            print(json.dumps(trace.report(), ensure_ascii=False))
+        else:
+            print(trace.text)
+            print(_merits(trace), file=sys.stderr)
+        if arguments.trace:
+            trace.save(arguments.trace)
+        return INTERRUPTED if interrupted() else 0
 
 
 def _merits(trace: Trace) -> str:

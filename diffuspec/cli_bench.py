@@ -8,6 +8,7 @@ from pathlib import Path
 
 from diffuspec.cli import INTERRUPTED, add_pair, add_settings, chosen_settings, open_pair
 from diffuspec.errors import SettingsError
+from diffuspec.interrupt import interruptible
 from diffuspec.methods import METHODS, never, parse_methods
 from diffuspec.questions import BUNDLED, read_questions
 from diffuspec.studies import STUDIES, Study, StudyResult
@@ -103,22 +104,19 @@ def _measure(study: Study, arguments: argparse.Namespace) -> int:
     from diffuspec.tables import report
 
     result: StudyResult | None = None
-    interrupted = False
-    with tqdm(unit="answer", file=sys.stderr, mininterval=0.2 if sys.stderr.isatty() else 10) as bar:
-        try:
-            for result in stream_study(study, pair, settings, questions, state=state):
+    with interruptible() as interrupted:
+        with tqdm(unit="answer", file=sys.stderr, mininterval=0.2 if sys.stderr.isatty() else 10) as bar:
+            for result in stream_study(study, pair, settings, questions, state=state, should_stop=interrupted):
                 bar.total = result.total
                 bar.set_postfix_str(result.now, refresh=False)
                 bar.update(result.done - bar.n)
-        except KeyboardInterrupt:
-            interrupted = True
-    if result is None:
-        return INTERRUPTED
-    for out in outputs:
-        result.save(out)
-    if result.rows:
-        print(report(result))
-    return INTERRUPTED if interrupted else 0
+        if result is None:
+            return INTERRUPTED
+        for out in outputs:
+            result.save(out)
+        if result.rows:
+            print(report(result))
+        return INTERRUPTED if interrupted() else 0
 
 
 def _race(arguments: argparse.Namespace) -> None:
