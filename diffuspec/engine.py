@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-import torch
 
 from diffuspec.errors import PromptError, SettingsError
 from diffuspec.method.acceptance import Verdict, verify, verify_ratio, verify_tree
@@ -27,7 +26,7 @@ from diffuspec.method.proxy import NoProxy, make_proxy
 from diffuspec.method.sampling import distribution, draw
 from diffuspec.method.search import SearchResult, TreeSearch, find, sample_path, warm_up
 from diffuspec.models.pair import Pair
-from diffuspec.models.ranking import likeliest
+from diffuspec.models.ranking import RankedLogits
 from diffuspec.recorder import Recorder
 from diffuspec.settings import Settings
 from diffuspec.trace import Step, Trace
@@ -100,7 +99,7 @@ class Run:
         )  # fmt: skip
         self.source = make_source(settings, ids)
         self.random = np.random.default_rng(settings.seed)
-        self.cache = self.likeliest = None
+        self.cache = None
         self.stop_reason = "running"
         warm_up(settings.search)
         self.recorder = Recorder(pair, settings, prompt, ids)
@@ -148,7 +147,7 @@ class Run:
         copied = self.source.chances(self.settings.nodes) if self.source else ()
         decision = self.policy.update(generated_length(lattice.raw_draft, self.stop_ids), verdict.accepted, copied)
         clock.lap("commit")
-        step = self.recorder.record(clock, lattice, found, logits, verdict, decision, emitted, self.likeliest)
+        step = self.recorder.record(clock, lattice, found, logits, verdict, decision, emitted)
         self.policy.took(step.timing.search_ms + step.timing.commit_ms + step.timing.record_ms)
         return step
 
@@ -177,14 +176,12 @@ class Run:
             budget=self.policy.tree_budget(),
         )  # fmt: skip
 
-    def read(self, found: SearchResult | TreeSearch) -> torch.Tensor:
+    def read(self, found: SearchResult | TreeSearch) -> RankedLogits:
         """One target pass over the anchor and the draft: logits [n + 1, V]."""
-        ids = [self.prefix[-1], *found.ids.tolist()]
-        if isinstance(found, TreeSearch):
-            return self.pair.target.forward_tree(self.cache, ids, [-1, *(found.tree.parent + 1).tolist()])
-        return self.pair.target.forward(self.cache, ids)
+        parents = [-1, *(found.tree.parent + 1).tolist()] if isinstance(found, TreeSearch) else None
+        return self.pair.target.ranked(self.cache, [self.prefix[-1], *found.ids.tolist()], parents)
 
-    def verify(self, lattice: TokenLattice, found: SearchResult | TreeSearch, logits: torch.Tensor) -> Verdict:
+    def verify(self, lattice: TokenLattice, found: SearchResult | TreeSearch, logits: RankedLogits) -> Verdict:
         settings = self.settings
         choose = self.chooser(logits)
         if isinstance(found, TreeSearch):
@@ -195,16 +192,15 @@ class Run:
         proposal = np.exp(lattice.logq[: len(found)]) if settings.rule == "paper" else found.proposal
         return verify_ratio(found.ids, cells, proposal, self.target(logits), self.random, self.stop_ids)
 
-    def target(self, logits: torch.Tensor) -> Callable[[int], np.ndarray]:
+    def target(self, logits: RankedLogits) -> Callable[[int], np.ndarray]:
         """The distribution sampled from at row i of the pass, float64 [V]."""
         s = self.settings
-        return lambda i: distribution(logits[i].cpu().numpy(), s.temperature, s.top_k, s.top_p)
+        return lambda i: distribution(logits.array[i], s.temperature, s.top_k, s.top_p)
 
-    def chooser(self, logits: torch.Tensor) -> Callable[[int], int]:
+    def chooser(self, logits: RankedLogits) -> Callable[[int], int]:
         """The target's own token at row i of the pass: argmax, or a draw."""
         if self.settings.temperature == 0:
-            self.likeliest = likeliest(logits)
-            return self.likeliest.tolist().__getitem__
+            return logits.likeliest.tolist().__getitem__
         p = self.target(logits)
         return lambda i: draw(p(i), self.random.random())
 

@@ -18,12 +18,11 @@ from diffuspec.method.length import LengthDecision
 from diffuspec.method.sampling import distribution
 from diffuspec.method.search import SearchResult, TreeSearch
 from diffuspec.method.tree import PrefixTree
-from diffuspec.models.kernels import likeliest_of
 from diffuspec.models.pair import Pair
+from diffuspec.models.ranking import RankedLogits, warm_up
 from diffuspec.settings import Settings
 from diffuspec.trace import Provenance, Step, Timing, Trace, TreeVerification, Verification
 
-ALTERNATIVES = 8
 IMPOSSIBLE = -1e4  # log p of a token that top-k or top-p took out; finite, so that it can be saved
 
 
@@ -53,6 +52,7 @@ class Recorder:
         self.prefill_s = 0.0
         self._pieces = self._spell({}, self.prompt_ids)
         self._spelled = 0
+        warm_up()
 
     def prefilled(self, seconds: float) -> None:
         self.prefill_s = seconds
@@ -65,25 +65,19 @@ class Recorder:
         clock: Clock,
         lattice: TokenLattice,
         found: SearchResult | TreeSearch,
-        logits: torch.Tensor,
+        logits: RankedLogits,
         verdict: Verdict,
         decision: LengthDecision,
         emitted: tuple[int, ...],
-        likeliest: torch.Tensor | None = None,
     ) -> Step:
-        """likeliest: argmax of each row of logits, where the verifier has it already."""
         logits = self._as_sampled(logits)
-        rows = Rows(logits)
         if isinstance(found, TreeSearch):
             path = found.along(verdict.nodes[-1] if verdict.nodes else -1)
-            own = logits.argmax(-1) if likeliest is None else likeliest.cpu().numpy()
-            places = np.concatenate([[0], path.nodes + 1])
-            rows.look(np.concatenate([path.tree.parent + 1, places]))  # at once: a call costs half as much as a row
-            tree = look_at_tree(rows, own, path.tree, verdict)
-            verification = look(rows, lattice, path, verdict, tree, places)
+            tree = look_at_tree(logits, path.tree, verdict)
+            verification = look(logits, lattice, path, verdict, tree, np.concatenate([[0], path.nodes + 1]))
         else:
             path = found
-            verification = look(rows, lattice, path, verdict)
+            verification = look(logits, lattice, path, verdict)
         clock.lap("record")
         timing = Timing(**{f"{stage}_ms": ms for stage, ms in clock.ms.items()})
         step = Step(
@@ -95,16 +89,16 @@ class Recorder:
         self.anchor = emitted[-1]
         return step
 
-    def _as_sampled(self, logits: torch.Tensor) -> np.ndarray:
+    def _as_sampled(self, logits: RankedLogits) -> RankedLogits:
         """Logits of the distribution that was sampled from; as they are where the run is greedy."""
-        s, logits = self.settings, logits.cpu().numpy()
+        s = self.settings
         if not s.temperature:
             return logits
         if not s.top_k and s.top_p == 1.0:
-            return logits / s.temperature
-        p = np.stack([distribution(row, s.temperature, s.top_k, s.top_p) for row in logits])
+            return RankedLogits(logits.values / s.temperature)
+        p = np.stack([distribution(row, s.temperature, s.top_k, s.top_p) for row in logits.array])
         with np.errstate(divide="ignore"):
-            return np.log(p).clip(IMPOSSIBLE).astype(np.float32)
+            return RankedLogits(torch.from_numpy(np.log(p).clip(IMPOSSIBLE).astype(np.float32)))
 
     def trace(self, stop_reason: str) -> Trace:
         steps = tuple(self.steps)
@@ -137,33 +131,8 @@ class Recorder:
         return {**known, **{i: self.pair.piece(i).decode("latin-1") for i in ids if i not in known}}
 
 
-class Rows:
-    """The target's logits, float32 [n, V], of which each row asked for is looked through once."""
-
-    def __init__(self, logits: np.ndarray):
-        self.logits = np.ascontiguousarray(logits, np.float32)
-        rows, width = self.logits.shape
-        few = min(ALTERNATIVES, width)
-        self._seen = np.zeros(rows, bool)
-        self._ids, self._top = np.zeros((rows, few), np.int32), np.zeros((rows, few), np.float32)
-        self._norm = np.zeros(rows, np.float32)
-
-    def look(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of these rows, int64 [m]: ids and logits of the `ALTERNATIVES` likeliest tokens, best first, [m, ..], and
-        logsumexp [m]."""
-        new = np.zeros(len(self._seen), bool)
-        new[rows] = True
-        new &= ~self._seen
-        if new.any():
-            self._ids[new], self._top[new], self._norm[new] = likeliest_of(
-                self.logits, np.flatnonzero(new), self._ids.shape[1]
-            )
-            self._seen |= new
-        return self._ids[rows], self._top[rows], self._norm[rows]
-
-
 def look(
-    rows: Rows,
+    logits: RankedLogits,
     lattice: TokenLattice,
     path: SearchResult,
     verdict: Verdict,
@@ -171,21 +140,16 @@ def look(
     places: np.ndarray | None = None,
 ) -> Verification:
     """What the target thought of the path and of its neighbours; places: the row after each number of its tokens."""
-    n, columns = len(path), min(len(path), lattice.k)
+    n = len(path)
     places = np.arange(n + 1) if places is None else places
-    top_ids, top, norm = rows.look(places)
-    path_logits = rows.logits[places[:n], path.ids]
-    cell_logp = np.full((n, lattice.width), np.nan, np.float32)
-    cell_logp[:columns] = rows.logits[places[:columns, None], lattice.ids[:columns]] - norm[:columns, None]
-    path_rank = (top[:n] > path_logits[:, None]).sum(1, dtype=np.int32)
-    for i in np.flatnonzero(path_rank == top.shape[1]):  # whatever is larger than one of the top is among the top
-        path_rank[i] = np.count_nonzero(rows.logits[places[i]] > path_logits[i])
+    top_ids, top, norm = logits.look(places)
+    path_logp, path_rank, cell_logp = logits.along(places[:n], path.ids, lattice.ids[:n])
     return Verification(
         accepted=verdict.accepted,
         token=verdict.token,
         kind=verdict.kind,
         draws=verdict.draws,
-        path_logp=path_logits - norm[:n],
+        path_logp=path_logp,
         path_rank=path_rank,
         top_ids=top_ids,
         top_logp=top - norm[:, None],
@@ -196,13 +160,12 @@ def look(
     )
 
 
-def look_at_tree(rows: Rows, own: np.ndarray, tree: PrefixTree, verdict: Verdict) -> TreeVerification:
-    """What the target thought of every node; own: its likeliest token in every row, row 0 after the anchor."""
-    above = tree.parent + 1
+def look_at_tree(logits: RankedLogits, tree: PrefixTree, verdict: Verdict) -> TreeVerification:
+    """What the target thought of every node."""
     accepted = np.zeros(len(tree), bool)
     accepted[list(verdict.nodes)] = True
-    _, _, norm = rows.look(above)
-    return TreeVerification(accepted=accepted, logp=rows.logits[above, tree.ids] - norm, own=own.astype(np.int32))
+    logp = logits.logp(tree.parent + 1, tree.ids)
+    return TreeVerification(accepted=accepted, logp=logp, own=logits.likeliest.astype(np.int32))
 
 
 @functools.cache

@@ -366,7 +366,7 @@ def _plain(data: bytes) -> bytes:
 
 def _json(value: Any) -> bytes:
     options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE
-    return orjson.dumps(value, option=options)
+    return orjson.dumps(value, option=options, default=tuple)  # of a sequence that is no tuple
 
 
 # Array fields of the recorded classes: dtype and number of dimensions.

@@ -193,7 +193,7 @@ def verify_path(pair, trace: Trace, index: int, ranks: Sequence[int]) -> Step:
     import torch
 
     from diffuspec.method.acceptance import verify
-    from diffuspec.recorder import Rows, look
+    from diffuspec.recorder import look
 
     step, before = trace.steps[index], context(trace, index)
     n, lattice = len(ranks), step.lattice
@@ -206,11 +206,11 @@ def verify_path(pair, trace: Trace, index: int, ranks: Sequence[int]) -> Step:
         cache = pair.target.new_cache()
         pair.target.prefill(cache, list(before[:-1]))
         started = time.perf_counter()
-        logits = pair.target.forward(cache, [before[-1], *ids.tolist()])
+        logits = pair.target.ranked(cache, [before[-1], *ids.tolist()])
         spent = (time.perf_counter() - started) * 1e3
-    verdict = verify(ids, logits.argmax(-1).tolist().__getitem__, trace.stop_ids)
+    verdict = verify(ids, logits.likeliest.tolist().__getitem__, trace.stop_ids)
     emitted = tuple(ids[: verdict.accepted].tolist()) + (() if verdict.token is None else (verdict.token,))
     return dataclasses.replace(
-        step, search=path, verification=look(Rows(logits.cpu().numpy()), lattice, path, verdict), emitted=emitted,
+        step, search=path, verification=look(logits, lattice, path, verdict), emitted=emitted,
         timing=dataclasses.replace(step.timing, verify_ms=spent),
     )  # fmt: skip

@@ -11,6 +11,7 @@ of the answer stays reachable.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -69,7 +70,12 @@ class TokenLattice:
 
 
 def id_array(ids: Collection[int]) -> np.ndarray:
-    """Token ids as compiled code takes them, int64 [n]."""
+    """Token ids as compiled code takes them, int64 [n]; of a frozen set always the same array, never written to."""
+    return _frozen(ids) if isinstance(ids, frozenset) else np.fromiter(ids, np.int64, len(ids))
+
+
+@functools.lru_cache(64)
+def _frozen(ids: frozenset[int]) -> np.ndarray:
     return np.fromiter(ids, np.int64, len(ids))
 
 

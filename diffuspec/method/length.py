@@ -89,11 +89,12 @@ class TreeBudget:
     def __init__(self, ms: float, row_ms: Sequence[float]):
         self.nodes, self.expected, self.ms = 0, 1.0, ms
         self.row_ms = np.asarray(row_ms, float)
+        self._row_ms = self.row_ms.tolist()
 
     @property
     def next_ms(self) -> float:
         """What the next row costs."""
-        return float(self.row_ms[min(self.nodes, len(self.row_ms) - 1)])
+        return self._row_ms[min(self.nodes, len(self._row_ms) - 1)]
 
     @property
     def least(self) -> float:
@@ -221,8 +222,8 @@ class ThroughputLength(LengthPolicy):
         self.k_min, self.k, self.cost = k_min, k_max, cost
         self._hits, self._trials = [0.0] * k_max, [0.0] * k_max
         self._draft_ms = [cost.draft_ms(k) for k in range(k_max + 1)]
-        self._verify_ms = cost.verify_ms(MOST_ROWS)
-        self._row_ms = np.diff(self._verify_ms)
+        verify_ms = cost.verify_ms(MOST_ROWS)
+        self._row_ms, self._verify_ms = np.diff(verify_ms), verify_ms.tolist()
         self._drafted, self._tree = k_max, None
         self._other_ms = None  # of a step, smoothed: search, commit, writing it down
         self._rows = None  # rows of a pass, smoothed, where they are a tree's and do not follow from k
@@ -261,13 +262,19 @@ class ThroughputLength(LengthPolicy):
         """(k, expected tokens per millisecond)."""
         pooled = (sum(self._hits) + 1.0) / (sum(self._trials) + 2.0)
         expected, reached = 1.0, 1.0
-        tree_ms = np.interp(self._rows - 1, np.arange(MOST_ROWS), self._verify_ms) if self._rows else None
+        tree_ms = self._between(self._rows) if self._rows else None
         for k in range(1, len(self._trials) + 1):
             reached *= (self._hits[k - 1] + self.LEAN * pooled) / (self._trials[k - 1] + self.LEAN)
             expected += reached
             if k >= self.k_min:
                 verify_ms = tree_ms or self._verify_ms[min(k, MOST_ROWS - 1)]
-                yield k, float(expected / (self._draft_ms[k] + verify_ms + (self._other_ms or 0.0)))
+                yield k, expected / (self._draft_ms[k] + verify_ms + (self._other_ms or 0.0))
+
+    def _between(self, rows: float) -> float:
+        """What a pass over `rows` costs, which need not be a whole number."""
+        whole = min(int(rows), MOST_ROWS - 1)
+        below, above = self._verify_ms[whole - 1 : whole + 1]
+        return below + min(rows - whole, 1.0) * (above - below)
 
     def _undrafted(self, copied: Sequence[float]) -> float:
         """Expected tokens per millisecond of a step that copies only."""

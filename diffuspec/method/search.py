@@ -47,6 +47,29 @@ class BeamLevel:
     survivors: int
 
 
+class BeamLevels(Sequence):
+    """The levels of a search, cut out of the arrays that it gave when they are first looked at: it takes longer than
+    the search. sizes: int64 [depth]; the others as in `BeamLevel`, of all levels one after the other."""
+
+    def __init__(self, sizes: np.ndarray, beam: int, *arrays: np.ndarray):
+        self._sizes, self._beam, self._arrays = sizes, beam, arrays
+
+    def __len__(self):
+        return len(self._sizes)
+
+    def __getitem__(self, depth):
+        return self._cut[depth]
+
+    @functools.cached_property
+    def _cut(self) -> tuple[BeamLevel, ...]:
+        ends = np.cumsum(self._sizes).tolist()
+        parts = zip([0, *ends], ends, strict=False)
+        return tuple(
+            BeamLevel(*(array[start:end] for array in self._arrays), min(self._beam, end - start))
+            for start, end in parts
+        )
+
+
 @dataclass(frozen=True)
 class SearchResult:
     """The chosen path and how it was found.
@@ -68,7 +91,7 @@ class SearchResult:
     ranks: np.ndarray
     score: np.ndarray
     proxy_logp: np.ndarray
-    levels: tuple[BeamLevel, ...] = ()
+    levels: tuple[BeamLevel, ...] | BeamLevels = ()
     chosen: int = 0
     tree: PrefixTree | None = None
     nodes: np.ndarray | None = None
@@ -107,14 +130,11 @@ def beam_search(
     if not lattice.k:
         return argmax_path(lattice, stop_ids)
     search, asked = searching(compiled.beam, proxy)
-    depth, sizes, parent, rank, score, ended, chosen, *path = search(
+    depth, sizes, *levels, chosen, ids, ranks, score, proxy_logp = search(
         asked, *lattice.arrays(), id_array(stop_ids), id_array(last_tokens(context, proxy.order - 1)), float(lam), beam
     )
-    levels, start = [], 0
-    for size in sizes[:depth].tolist():
-        own = slice(start, start := start + size)
-        levels.append(BeamLevel(parent[own], rank[own], score[own], ended[own], min(beam, size)))
-    return SearchResult("cps", *path, levels=tuple(levels), chosen=chosen)
+    levels = BeamLevels(sizes[:depth], beam, *levels)
+    return SearchResult("cps", ids, ranks, score, proxy_logp, levels=levels, chosen=chosen)
 
 
 def exact_search(

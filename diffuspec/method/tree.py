@@ -71,14 +71,14 @@ class PrefixTree:
 
     def path_through(self, node: int) -> list[int]:
         """Nodes from the anchor down to `node` and on to a leaf, by the likeliest child."""
-        path, above, below = [], node, self.children()
+        path, above, parent = [], node, self.parent.tolist()
         while above >= 0:
             path.append(above)
-            above = int(self.parent[above])
+            above = parent[above]
         path.reverse()
-        while node in below:
-            node = next(iter(below[node].values()))
-            path.append(node)
+        for child in range(node + 1, len(parent)):  # a child stands behind its parent, the likeliest first
+            if parent[child] == node:
+                path.append(node := child)
         return path
 
 

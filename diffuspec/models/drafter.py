@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from transformers import DynamicCache
 
 from diffuspec.errors import PairError, WeightsError
-from diffuspec.models.int8 import Int8Cache, Int8Stack, LayerWeights
+from diffuspec.models.int8 import Int8Cache, Int8Stack, LayerWeights, Ranks
 from diffuspec.models.kernels import likeliest_few
 from diffuspec.models.linear import FloatLinear, fastest_arithmetic
 from diffuspec.models.llama import LayerView
@@ -57,6 +57,13 @@ class DiffusionDrafter(ABC):
     def to_target_ids(self, columns: torch.Tensor) -> torch.Tensor:
         """Rows of the drafter's logits -> token ids of the target."""
 
+    def ranked(
+        self, prefix: Sequence[int], block: Sequence[int], cache: DynamicCache, width: int
+    ) -> tuple[torch.Tensor, np.ndarray]:
+        """Of one denoising pass, as `logits`: columns int64 of the largest of each row, best first, and their log q,
+        float32, both [k, at most width]."""
+        return _ranked(self.logits(prefix, block, cache).float(), width)
+
     @torch.inference_mode()
     def draft(
         self, prefix: Sequence[int], k: int, *, width: int, passes: int, cache: DynamicCache
@@ -67,10 +74,13 @@ class DiffusionDrafter(ABC):
         a column shows the distribution from which its position was filled.
         """
         block = [MASKED] * k
+        if passes == 1:
+            columns, logp = self.ranked(prefix, block, cache, width)
+            return self.to_target_ids(columns).cpu().numpy().astype(np.int32), logp
         ids = np.zeros((k, width), np.int32)
         logq = np.zeros((k, width), np.float32)
         for s in range(1, min(passes, k) + 1):
-            columns, logp = _ranked(self.logits(prefix, block, cache).float(), width)
+            columns, logp = self.ranked(prefix, block, cache, width)
             tokens = self.to_target_ids(columns).cpu().numpy()
             masked = [i for i in range(k) if block[i] == MASKED]
             masked.sort(key=lambda i: -logp[i, 0])
@@ -208,13 +218,17 @@ class BlockDrafter(DiffusionDrafter):
         self._cos = torch.cat([angle.cos(), angle.cos()], 1)[:, None].to(dtype)
         self._sin = torch.cat([-angle.sin(), angle.sin()], 1)[:, None].to(dtype)
 
+    def ranked(self, prefix, block, cache, width):
+        if not self._compiled:
+            return super().ranked(prefix, block, cache, width)
+        _, (columns, best, norms) = self._run_compiled(self._rows(prefix, block), len(prefix) - 1, cache, width)
+        return torch.from_numpy(columns).long(), best - norms[:, None]
+
     def logits(self, prefix, block, cache):
         k, start = len(block), len(prefix) - 1
-        rows = self._embedding[[prefix[-1], *(max(t, 0) for t in block[:-1])]]
-        masked = [i + 1 for i, t in enumerate(block[:-1]) if t == MASKED]
-        rows[masked] = self._mask
+        rows = self._rows(prefix, block)
         if self._compiled:
-            return self._run_compiled(rows, start, cache)
+            return torch.from_numpy(self._run_compiled(rows, start, cache)[0])
         cos, sin = self._cos[start : start + k], self._sin[start : start + k]
         for layer, source in zip(self._layers, self.config["target_layers"], strict=True):
             rows = layer.output.add_to(rows, self._attend(layer, rows, cache.layers[source], start, cos, sin))
@@ -222,12 +236,18 @@ class BlockDrafter(DiffusionDrafter):
             rows = layer.down.add_to(rows, F.silu(gate).mul_(up))
         return self._head(rows, self._rms(rows))
 
-    def _run_compiled(self, rows: np.ndarray, start: int, cache: Int8Cache) -> torch.Tensor:
+    def _rows(self, prefix, block):
+        """What is read: the anchor and the block but its last position, which no row stands for [k, h]."""
+        rows = self._embedding[[prefix[-1], *(max(t, 0) for t in block[:-1])]]
+        rows[[i + 1 for i, t in enumerate(block[:-1]) if t == MASKED]] = self._mask
+        return rows
+
+    def _run_compiled(self, rows: np.ndarray, start: int, cache: Int8Cache, few: int = 0) -> tuple[np.ndarray, Ranks]:
         """The block's keys and values stand behind the target's for the time of this pass."""
         k = len(rows)
         with cache.scratch(start, k):
-            logits = self._stack(rows, cache, self._source, start, np.zeros((k, k), bool), start + np.arange(k))
-        return torch.from_numpy(logits)
+            place, nothing = start + np.arange(k), np.zeros((k, k), bool)
+            return self._stack(rows, cache, self._source, start, nothing, place, few=few)
 
     def _rms(self, rows):
         """1 / root mean square of each row [k, 1]."""

@@ -26,6 +26,9 @@ from diffuspec.models.visibility import visibility
 ROOM = 256  # the caches grow by this many tokens at least
 PROMPT_ROWS = 64  # rows of a pass over the prompt
 
+# Of each row: ids int32 and logits float32 [m, few] of its likeliest, best first, and logsumexp float32 [m].
+Ranks = tuple[np.ndarray, np.ndarray, np.ndarray]
+
 _one_pass = threading.Lock()  # two at a time would only share the cores, and wait for each other's helpers
 
 
@@ -171,7 +174,7 @@ class Int8Cache:
         """Move the tokens first + rows to first, first + 1, ...; forget all behind them."""
         self.length = first + len(rows)
         if list(rows) != list(range(len(rows))):
-            self._put(range(first, self.length), self._tokens(first + np.array(rows)))
+            kernels.move(self.keys, self.values, first, np.array(rows))
 
     def crop(self, more: int) -> None:
         """Forget the newest -more tokens, as `transformers`' caches do."""
@@ -181,10 +184,11 @@ class Int8Cache:
     def scratch(self, start: int, n: int) -> Iterator[None]:
         """Room for n tokens at `start`; whatever was there comes back afterwards."""
         self.reserve(start + n)
-        kept = range(start, max(start, min(self.length, start + n)))
-        tokens = self._tokens(kept)
+        kept = range(start, min(self.length, start + n))
+        tokens = self._tokens(kept) if kept else None
         yield
-        self._put(kept, tokens)
+        if kept:
+            self._put(kept, tokens)
 
     def _tokens(self, slots: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Copies of keys [tokens, layers, kv heads, d] and values [layers, kv heads, panels, tokens, S]."""
@@ -270,41 +274,44 @@ class Int8Stack:
 
     def __call__(
         self, x: np.ndarray, cache: Int8Cache, source: np.ndarray, past: int, hidden: np.ndarray, place: np.ndarray,
-        want_logits: bool = True,
-    ) -> np.ndarray:  # fmt: skip
-        """Logits float32 [n, V] of rows x float32 [n, h], which become the last layer's output.
+        want_logits: bool = True, few: int = 0,
+    ) -> tuple[np.ndarray, Ranks]:  # fmt: skip
+        """Logits float32 [n, V] of rows x float32 [n, h], which become the last layer's output, and the `few` likeliest
+        of each row.
 
         Layer i reads `past` tokens of the cache's layer source[i] and appends n, for which there is room.
         hidden: bool [n, n] as `visibility` gives it; place: int64 [n], the rows' positions.
         """
         n = len(x)
         texts, asked = np.array([[0, 0, n, past]]), np.arange(n if want_logits else 0)
-        return self.several(x, cache.keys[None], cache.values[None], source, texts, hidden, asked, place)
+        return self.several(x, cache.keys[None], cache.values[None], source, texts, hidden, asked, place, few)
 
     def several(
         self, x: np.ndarray, keys: np.ndarray, values: np.ndarray, source: np.ndarray, texts: np.ndarray,
-        hidden: np.ndarray, asked: np.ndarray, place: np.ndarray,
-    ) -> np.ndarray:  # fmt: skip
-        """Logits float32 [m, V] of the m rows `asked` of a pass over rows of several texts; see `kernels.run`."""
+        hidden: np.ndarray, asked: np.ndarray, place: np.ndarray, few: int = 0,
+    ) -> tuple[np.ndarray, Ranks]:  # fmt: skip
+        """Logits float32 [m, V] of the m rows `asked` of a pass over rows of several texts, and the `few` likeliest of
+        each, which the threads of the pass look for together; see `kernels.run`."""
         threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
-        arguments = x, keys, values, source, texts, hidden, asked, place, threads
+        arguments = x, keys, values, source, texts, hidden, asked, place, few, threads
         if threading.current_thread() is threading.main_thread():
             return _leader()(self._pass, *arguments)
         return self._pass(*arguments)
 
-    def _pass(self, x, keys, values, source, texts, hidden, asked, place, threads) -> np.ndarray:
+    def _pass(self, x, keys, values, source, texts, hidden, asked, place, few, threads):
         longest = int((texts[:, kernels.PAST] + texts[:, kernels.ROWS]).max())
         with _one_pass:
             buffers = kernels.room_for(len(x), len(asked), longest, self._weights, self._shape, threads)
+            ranks = kernels.no_ranks(len(asked), min(few, buffers[-1].shape[1]))
             pass_ = (
                 threads, np.zeros(1, np.int64), x, self._weights, self._shape, source, keys, values, texts, hidden,
-                asked, place, self._cos, self._sin, buffers,
+                asked, place, self._cos, self._sin, buffers, ranks,
             )  # fmt: skip
             shares = [_helpers().submit(kernels.run, t, *pass_) for t in range(1, threads)]
             kernels.run(0, *pass_)
             for share in shares:
                 share.result()
-        return buffers[-1]
+        return buffers[-1], ranks
 
 
 def _whole_groups(gate_up: torch.Tensor) -> torch.Tensor:
@@ -351,8 +358,15 @@ class Int8Decoder:
 
     def forward(self, cache: Int8Cache, ids: Sequence[int], parents: Sequence[int] | None = None) -> torch.Tensor:
         """Append n `ids` to the cache, a chain or the tree that `parents` describe; logits float32 [n, V]."""
+        return self.ranked(cache, ids, parents, 0)[0]
+
+    def ranked(
+        self, cache: Int8Cache, ids: Sequence[int], parents: Sequence[int] | None, few: int
+    ) -> tuple[torch.Tensor, Ranks]:
+        """`forward`, and the `few` likeliest tokens of each row."""
         cache.reserve(cache.length + len(ids))
-        return torch.from_numpy(self._read(cache, ids, parents))
+        logits, ranks = self._read(cache, ids, parents, few=few)
+        return torch.from_numpy(logits), ranks
 
     def new_slots(self, slots: int, capacity: int) -> Int8Slots:
         return Int8Slots(slots, capacity, len(self._source), self._kv_heads, self._head_dim)
@@ -371,16 +385,16 @@ class Int8Decoder:
         place = np.arange(n) - np.repeat(first, rows) + np.repeat(slots.lengths[numbers], rows)
         x = self._embedding[[token for _, ids in parts for token in ids]]
         asked = first + rows - 1 if ask else np.zeros(0, np.int64)
-        logits = self._stack.several(x, slots.keys, slots.values, self._source, texts, hidden, asked, place)
+        logits, _ = self._stack.several(x, slots.keys, slots.values, self._source, texts, hidden, asked, place)
         slots.lengths[numbers] += rows
         return logits
 
-    def _read(self, cache, ids, parents, want_logits=True) -> np.ndarray:
+    def _read(self, cache, ids, parents, want_logits=True, few=0) -> tuple[np.ndarray, Ranks]:
         hidden, depth = visibility(len(ids), parents)
         x = self._embedding[list(ids)]
-        logits = self._stack(x, cache, self._source, cache.length, hidden, cache.length + depth, want_logits)
+        found = self._stack(x, cache, self._source, cache.length, hidden, cache.length + depth, want_logits, few)
         cache.length += len(ids)
-        return logits
+        return found
 
 
 def _layer_weights(layer: torch.nn.Module) -> LayerWeights:

@@ -485,32 +485,43 @@ def likeliest_one(logits):
 
 
 @numba.njit(**_options)
+def _rank(row, place, best):
+    """Write down where the largest of a row are, as many as `best` holds, and what they are; their logsumexp."""
+    n, known = len(best), 0
+    for first in range(0, len(row), STRETCH):
+        part = row[first : first + STRETCH]
+        if known == n and _highest(part) <= best[n - 1]:
+            continue
+        for i in range(len(part)):
+            value = part[i]
+            if known == n and value <= best[n - 1]:
+                continue
+            at = known if known < n else n - 1
+            while at > 0 and best[at - 1] < value:
+                best[at], place[at] = best[at - 1], place[at - 1]
+                at -= 1
+            best[at], place[at] = value, first + i
+            known = min(known + 1, n)
+    return best[0] + np.log(_sum_of_exponentials(row, best[0]))
+
+
+def no_ranks(rows: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Room for what `likeliest_of` finds."""
+    return np.zeros((rows, n), np.int32), np.full((rows, n), -np.inf, np.float32), np.zeros(rows, np.float32)
+
+
+@numba.njit(**_options)
 def likeliest_of(logits, rows, n):
     """The n largest of these rows, int64 [m], of logits float32 [.., V], best first, of equals the first; n at most V.
 
     ids int32 [m, n]; their logits float32 [m, n]; logsumexp float32 [m], to about 1e-6: for what is written
-    down or proposed, not for what is decided. On one thread: a step has too little of it to wake others for.
+    down or proposed, not for what is decided. On one thread: it has too little to do to wake others for.
     """
-    m, width = len(rows), logits.shape[1]
+    m = len(rows)
     ids, values = np.zeros((m, n), np.int32), np.full((m, n), -np.inf, np.float32)
     norms = np.empty(m, np.float32)
     for r in range(m):
-        row, best, place, known = logits[rows[r]], values[r], ids[r], 0
-        for first in range(0, width, STRETCH):
-            part = row[first : first + STRETCH]
-            if known == n and _highest(part) <= best[n - 1]:
-                continue
-            for i in range(len(part)):
-                value = part[i]
-                if known == n and value <= best[n - 1]:
-                    continue
-                at = known if known < n else n - 1
-                while at > 0 and best[at - 1] < value:
-                    best[at], place[at] = best[at - 1], place[at - 1]
-                    at -= 1
-                best[at], place[at] = value, first + i
-                known = min(known + 1, n)
-        norms[r] = best[0] + np.log(_sum_of_exponentials(row, best[0]))
+        norms[r] = _rank(logits[rows[r]], ids[r], values[r])
     return ids, values, norms
 
 
@@ -684,6 +695,22 @@ def _attend_text(first, last, projected, keys, values, text, shape, hidden, plac
         first += size
 
 
+@numba.njit(**_options)
+def move(keys, values, first, rows):
+    """In every layer of a cache (see `run`), put the tokens first + rows, ascending, to first, first + 1, ..."""
+    for layer in range(len(keys)):
+        for g in range(keys.shape[1]):
+            for i in range(len(rows)):
+                source, target = first + rows[i], first + i
+                if source == target:
+                    continue
+                _copy(
+                    keys[layer, g, source // SPAN, :, source % SPAN], keys[layer, g, target // SPAN, :, target % SPAN]
+                )
+                for panel in range(values.shape[2]):
+                    _copy(values[layer, g, panel, source], values[layer, g, panel, target])
+
+
 PROJECT, ATTEND, OUTPUT, GATE, DOWN, HEAD = range(6)
 SLOT, FIRST, ROWS, PAST = range(4)  # what is said of a text: see `run`
 
@@ -798,7 +825,9 @@ def _meet(counter, goal):
 
 
 @numba.njit(**_options)
-def run(t, threads, counter, x, weights, shape, source, keys, values, texts, hidden, asked, place, cos, sin, buffers):
+def run(
+    t, threads, counter, x, weights, shape, source, keys, values, texts, hidden, asked, place, cos, sin, buffers, ranks
+):  # fmt: skip
     """Thread t's share of the layers of a Llama over n rows, in place in x float32 [n, h]; each of the threads 0 ..
     threads - 1 calls this once, at the same time, and with the same arguments but for t.
 
@@ -811,7 +840,8 @@ def run(t, threads, counter, x, weights, shape, source, keys, values, texts, hid
     that the slot holds, behind which its rows are appended; room for SPAN more is needed.
     hidden bool [n, n]: True where row i must not look at row j, both of one text; asked int64 [m]: the rows whose
     logits are wanted, or none (x is then not finished); place int64 [n]: the rows' positions; cos, sin float32
-    [context, d / 2]. buffers: see `room_for`; the last takes the logits.
+    [context, d / 2]. buffers: see `room_for`; the last takes the logits. ranks: see `no_ranks`, for the rows asked;
+    with room for none there the logits are not ranked.
     """
     heads, kv_heads, d, _, _ = shape
     projected, met = buffers[0], 0
@@ -856,6 +886,10 @@ def run(t, threads, counter, x, weights, shape, source, keys, values, texts, hid
             )
             met += threads
             _meet(counter, met)
+    ids, best, norms = ranks
+    if ids.shape[1]:
+        for i in range(t, len(asked), threads):
+            norms[i] = _rank(buffers[-1][i], ids[i], best[i])
 
 
 def room_for(n: int, asked: int, longest: int, weights, shape, threads: int) -> tuple[np.ndarray, ...]:

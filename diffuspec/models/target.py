@@ -16,6 +16,7 @@ from diffuspec.errors import PairError, WeightsError
 from diffuspec.models.int8 import Int8Cache, Int8Decoder, int8_fits
 from diffuspec.models.llama import KeyValueCache, LlamaDecoder, llama_fits, tail
 from diffuspec.models.packed import pack_linears, packed_fits
+from diffuspec.models.ranking import FEW, RankedLogits
 
 
 class Target:
@@ -76,6 +77,13 @@ class Target:
         Each token sees the cache and its ancestors, at the position of its depth.
         """
         return self._passes.forward(cache, ids, parents)
+
+    @torch.inference_mode()
+    def ranked(self, cache, ids: Sequence[int], parents: Sequence[int] | None = None) -> RankedLogits:
+        """`forward`, or with parents `forward_tree`, and what is likely in each row."""
+        if isinstance(self._passes, Int8Decoder):
+            return RankedLogits(*self._passes.ranked(cache, ids, parents, FEW))
+        return RankedLogits(self._passes.forward(cache, ids, parents))
 
     @torch.inference_mode()
     def keep(self, cache, total: int, rows: Sequence[int]) -> None:

@@ -14,6 +14,7 @@ import torch
 from diffuspec.errors import PairError
 from diffuspec.models import kernels
 from diffuspec.models.int8 import Int8Cache, Int8Stack, int8_fits, quantise
+from diffuspec.models.ranking import RankedLogits
 from diffuspec.models.target import Target
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +40,7 @@ def head_of(weight, gain):
         cache = Int8Cache(1, 1, 8)
         cache.reserve(len(rows))
         n = len(rows)
-        return stack(rows.copy(), cache, np.zeros(1, np.int32), 0, np.zeros((n, n), bool), np.arange(n))
+        return stack(rows.copy(), cache, np.zeros(1, np.int32), 0, np.zeros((n, n), bool), np.arange(n))[0]
 
     return head
 
@@ -167,6 +168,23 @@ def test_chains_and_trees_agree_with_single_passes_to_the_last_bit(tiny, arithme
     assert torch.equal(target.forward_tree(cache, tree, parents)[way], alone[:12])
     target.keep(cache, len(tree), way)
     assert torch.equal(target.forward(cache, ids[32:40]), alone[12:20])
+
+
+@pytest.mark.parametrize("arithmetic", ["int8", "float32"])
+def test_a_pass_says_itself_what_is_likely(tiny, arithmetic):
+    """Whoever looks, the pass's threads or we afterwards, sees the same."""
+    target, ids, parents = Target(tiny.model(), arithmetic=arithmetic), [7, 8, 9, 10, 11], [-1, 0, 0, 2, 3]
+    for tree in (None, parents):
+        cache = target.new_cache()
+        target.prefill(cache, [5, 6])
+        found = target.ranked(cache, ids, tree)
+        later = RankedLogits(found.values.clone())
+        assert torch.equal(found.values.argmax(-1), torch.from_numpy(found.likeliest).long())
+        for one, other in zip(found.look(np.arange(5)), later.look(np.arange(5)), strict=True):
+            assert np.array_equal(one, other)
+        cache.crop(-5)
+        again = target.forward_tree(cache, ids, tree) if tree else target.forward(cache, ids)
+        assert torch.equal(again, found.values)
 
 
 def test_the_number_of_threads_changes_no_bit(tiny):

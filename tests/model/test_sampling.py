@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from diffuspec import DiffuSpec, Settings
 from diffuspec.method.acceptance import verify
 from diffuspec.models.drafter import DiffusionDrafter
+from diffuspec.models.ranking import RankedLogits
 
 
 @given(st.lists(st.integers(0, 2), max_size=3), st.integers(0, 2**31), st.sampled_from([(), (2,)]))
@@ -74,8 +75,8 @@ class TableTarget:
         cache.extend(ids)
         return self.table[ids]
 
-    def forward_tree(self, cache, ids, parents):
-        return self.forward(cache, ids)
+    def ranked(self, cache, ids, parents=None):
+        return RankedLogits(self.forward(cache, ids))
 
     def keep(self, cache, total, rows):
         first = len(cache) - total

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from diffuspec.models.kernels import likeliest_few
-from diffuspec.models.ranking import likeliest
-from diffuspec.recorder import Rows
+from diffuspec.models.ranking import RankedLogits, likeliest
 
 
 @pytest.mark.parametrize("width", [8, 100, 128 * 8, 128 * 9, 49152, 128 * 40 + 1])
@@ -73,12 +72,27 @@ def test_the_likeliest_is_argmax_and_of_equals_the_first(width):
 def test_a_row_is_normalised_and_its_top_is_topk(width):
     values = 4 * torch.randn(3, width, generator=torch.Generator().manual_seed(width))
     values[2, : width // 2] = -1e4  # what top-k or top-p took out
-    rows = Rows(values.numpy())
+    rows = RankedLogits(values)
     expected = values.topk(min(8, width))
-    alone = Rows(values.numpy()).look(np.array([2]))
+    alone = RankedLogits(values).look(np.array([2]))
     rows.look(np.array([1, 1]))
     assert all(np.array_equal(a, b) for a, b in zip(alone, rows.look(np.array([2])), strict=True))
     for row, ids, found, norm in zip(range(3), *rows.look(np.arange(3)), strict=True):
         assert found.tolist() == expected.values[row].tolist()
         assert values[row, torch.from_numpy(ids)].tolist() == found.tolist() and len(set(ids.tolist())) == len(ids)
         assert np.isclose(norm, values[row].double().logsumexp(-1).item(), rtol=1e-6)
+
+
+def test_a_path_and_the_cells_beside_it_have_the_targets_log_p_and_rank():
+    values = 3 * torch.randn(6, 500, generator=torch.Generator().manual_seed(1))
+    logits, rows = RankedLogits(values), np.array([0, 2, 3, 5])
+    order = values.argsort(-1, descending=True)
+    path = np.array([order[0, 0], order[2, 7], order[3, 8], order[5, 400]], np.int32)
+    cells = np.arange(9, dtype=np.int32).reshape(3, 3)  # the path may be longer than the lattice
+    logp, rank, beside = logits.along(rows, path, cells)
+    expected = values.log_softmax(-1).numpy()
+    assert rank.tolist() == [0, 7, 8, 400]
+    np.testing.assert_allclose(logp, expected[rows, path], atol=1e-5)
+    np.testing.assert_allclose(beside[:3], expected[rows[:3, None], cells], atol=1e-5)
+    assert np.isnan(beside[3]).all()
+    np.testing.assert_allclose(logits.logp(np.array([1, 1]), np.array([3, 4])), expected[1, 3:5], atol=1e-5)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from diffuspec import Settings, Trace
 from diffuspec import trace as trace_module
 from diffuspec.errors import TraceError
+from diffuspec.method.search import BeamLevels
 from diffuspec.trace import Baseline
 
 
@@ -28,6 +29,7 @@ def joined(lines) -> bytes:
 
 def assert_same(a, b, where="trace"):
     """Equal in value, type, dtype and shape, NaN for NaN, down to the last field."""
+    a, b = (tuple(x) if isinstance(x, BeamLevels) else x for x in (a, b))
     assert type(a) is type(b), where
     if isinstance(a, np.ndarray):
         assert a.dtype == b.dtype and a.shape == b.shape, where
