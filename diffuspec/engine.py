@@ -21,7 +21,7 @@ from diffuspec.errors import PromptError, SettingsError
 from diffuspec.method.acceptance import Verdict, verify, verify_ratio, verify_tree
 from diffuspec.method.copying import make_source
 from diffuspec.method.lattice import TokenLattice, generated_length, prune
-from diffuspec.method.length import make_policy
+from diffuspec.method.length import TreeBudget, make_policy
 from diffuspec.method.proxy import NoProxy, make_proxy
 from diffuspec.method.sampling import distribution, draw
 from diffuspec.method.search import SearchResult, TreeSearch, find, sample_path, warm_up
@@ -32,6 +32,7 @@ from diffuspec.settings import Settings
 from diffuspec.trace import Step, Trace
 
 LATTICE_ROWS = 15
+_NO_DRAFT = np.zeros((0, 0), np.int32), np.zeros((0, 0), np.float32)
 
 
 class DiffuSpec:
@@ -99,7 +100,7 @@ class Run:
         )  # fmt: skip
         self.source = make_source(settings, ids)
         self.random = np.random.default_rng(settings.seed)
-        self.cache = None
+        self.cache = self.ahead = None
         self.stop_reason = "running"
         warm_up(settings.search)
         self.recorder = Recorder(pair, settings, prompt, ids)
@@ -137,15 +138,15 @@ class Run:
 
         ids, logq = self.draft(k)
         clock.lap("draft")
-        lattice = prune(ids, logq, tau=self.settings.tau, m_max=self.settings.m_max, stop_ids=self.stop_ids)
+        lattice = self.prune(ids, logq)
         found = self.search(lattice)
         clock.lap("search")
         logits = self.read(found)
         verdict = self.verify(lattice, found, logits)
         clock.lap("verify")
         emitted = self.commit(found, verdict)
-        copied = self.source.chances(self.settings.nodes) if self.source else ()
-        decision = self.policy.update(generated_length(lattice.raw_draft, self.stop_ids), verdict.accepted, copied)
+        self.ahead, ahead = None, self.look_ahead if self.settings.search == "tree" else None
+        decision = self.policy.update(generated_length(lattice.raw_draft, self.stop_ids), verdict.accepted, ahead)
         clock.lap("commit")
         step = self.recorder.record(clock, lattice, found, logits, verdict, decision, emitted)
         self.policy.took(step.timing.search_ms + step.timing.commit_ms + step.timing.record_ms)
@@ -154,12 +155,15 @@ class Run:
     def draft(self, k: int):
         if not k:
             self.policy.columns(())
-            return np.zeros((0, 0), np.int32), np.zeros((0, 0), np.float32)
+            return _NO_DRAFT
         width = max(self.settings.m_max, LATTICE_ROWS)
         options = dict(width=width, passes=self.settings.passes, cache=self.cache)
         ids, logq = self.pair.drafter.draft(self.prefix, k, **options)
         kept = self.policy.columns(logq[:, 0].tolist())
         return ids[:kept], logq[:kept]
+
+    def prune(self, ids: np.ndarray, logq: np.ndarray) -> TokenLattice:
+        return prune(ids, logq, tau=self.settings.tau, m_max=self.settings.m_max, stop_ids=self.stop_ids)
 
     def search(self, lattice: TokenLattice) -> SearchResult | TreeSearch:
         settings, stop_ids = self.settings, self.stop_ids
@@ -170,11 +174,19 @@ class Run:
         if rule == "sampled-search":
             drawn = dict(lam=settings.lam, stop_ids=stop_ids, random=self.random)
             return sample_path(lattice, self.proxy, self.prefix, **drawn)
-        return find(
-            lattice, self.proxy, self.prefix, settings,
-            stop_ids=stop_ids, source=self.source, deepest=self.budget - 1,
-            budget=self.policy.tree_budget(),
-        )  # fmt: skip
+        if not lattice.k and self.ahead is not None:
+            return self.ahead
+        return self.find(lattice, self.policy.tree_budget())
+
+    def find(self, lattice: TokenLattice, budget: TreeBudget | None) -> SearchResult | TreeSearch:
+        deepest = self.budget - 1
+        options = dict(stop_ids=self.stop_ids, source=self.source, deepest=deepest, budget=budget)
+        return find(lattice, self.proxy, self.prefix, self.settings, **options)
+
+    def look_ahead(self, budget: TreeBudget) -> None:
+        """Grow the tree of a step without a draft, in case the length policy wants one."""
+        if self.budget:
+            self.ahead = self.find(self.prune(*_NO_DRAFT), budget)
 
     def read(self, found: SearchResult | TreeSearch) -> RankedLogits:
         """One target pass over the anchor and the draft: logits [n + 1, V]."""

@@ -110,6 +110,10 @@ class Settings:
         1, "c", "Copy after", "the tree also holds what followed the same words earlier in the text, where at least "
         "this many tokens match; 0 copies nothing",
         "search", low=0, high=8, step=1)  # fmt: skip
+    followers: int = _knob(
+        0, "F", "N-gram followers", "the tree also holds so many of the tokens that the fitted 3-gram saw most often "
+        "after a node, where the lattice leaves room for others or has no column; 0 adds none",
+        "search", low=0, high=16, step=1)  # fmt: skip
     beam: int = _knob(
         3, "B", "Beam width", "partial paths kept at each position",
         "search", low=1, high=32, step=1)  # fmt: skip

@@ -26,7 +26,7 @@ from diffuspec.errors import DiffuSpecError, TraceError
 from diffuspec.method.lattice import TokenLattice
 from diffuspec.method.length import LengthDecision
 from diffuspec.method.search import BeamLevel, SearchResult, oracle_accepted
-from diffuspec.method.tree import COPIED, PrefixTree
+from diffuspec.method.tree import FOLLOWER, PrefixTree
 from diffuspec.settings import Settings
 
 FORMAT = "diffuspec-trace"
@@ -475,7 +475,9 @@ def _tree_holds(step: Step) -> bool:
         if depth.get(parent) != column - 1:
             return False
         depth[node] = column
-    drafted = tree.rank != COPIED
+    if (tree.rank < FOLLOWER).any():
+        return False
+    drafted = tree.rank >= 0
     columns, cells = tree.depth[drafted], tree.rank[drafted]
     return (
         bool(((0 <= cells) & (cells < lattice.width) & (columns < lattice.k)).all())
@@ -507,7 +509,7 @@ def _check(trace: Trace) -> None:
     for place, step in enumerate(trace.steps):
         lattice, search, check = step.lattice, step.search, step.verification
         n, k, width = len(search), lattice.k, lattice.width
-        lowest = 0 if search.tree is None else COPIED
+        lowest = 0 if search.tree is None else FOLLOWER
         ok = (
             lattice.logq.shape == lattice.kept.shape == (k, width)
             and (n <= k or search.tree is not None)

@@ -15,7 +15,7 @@ import numpy as np
 from numba.extending import overload
 
 LONGEST = 4  # the longest suffix that a copy is looked up by
-COPIED = -1  # the row of a copied token that is no kept cell
+COPIED, FOLLOWER = -1, -2  # the row of a token that is no kept cell: copied, or an n-gram's follower
 _MIX, _MIX2 = 0x1E3779B97F4A7C15, 0x3F58476D1CE4E5B9  # odd multipliers of the hashes
 
 _ZERO = np.int64(0)  # a literal 0 would have a function compiled for itself
@@ -104,6 +104,60 @@ def look_up(tables, column, tail, ids, kept, p):
             p[row] = x
         else:
             p[row] = y if fitted == 0.0 else fitted * x + here * y
+
+
+def propose(proxy, tail, tokens, p):
+    """The likeliest tokens that a fitted n-gram saw after `tail`: fills tokens[:n] and p[:n], falling, and gives n.
+
+    A proxy that has no tables proposes nothing.
+    """
+    return 0
+
+
+@overload(propose)
+def _propose(proxy, tail, tokens, p):
+    def read(proxy, tail, tokens, p):
+        return followers(proxy, tail, tokens, p)
+
+    return read
+
+
+@numba.njit(**_options)
+def followers(tables, tail, tokens, p):
+    """`propose` from the tables of a proxy: what stood after the last two tokens, then what after the last alone."""
+    _, _, starts2, words2, logp2, backoff2, starts3, words3, logp3, _, _, _, mix = tables
+    n, size = len(tail), 0
+    u = tail[n - 2] if n > 1 else -1
+    v = tail[n - 1] if n > 0 else -1
+    if mix[0] == 0.0 or v < 0 or len(tokens) == 0:
+        return 0
+    first3, last3, weight3 = 0, 0, 0.0
+    row = _find(words2, np.int64(starts2[u]), np.int64(starts2[u + 1]), v) if u >= 0 else -1
+    if row >= 0:
+        first3, last3, weight3 = np.int64(starts3[row]), np.int64(starts3[row + 1]), np.float64(backoff2[row])
+        for at in range(first3, last3):
+            size = _enter(tokens, p, size, words3[at], np.float64(logp3[at]))
+    for at in range(np.int64(starts2[v]), np.int64(starts2[v + 1])):
+        value = weight3 + np.float64(logp2[at])
+        if (size < len(tokens) or value > p[size - 1]) and _find(words3, first3, last3, words2[at]) < 0:
+            size = _enter(tokens, p, size, words2[at], value)
+    for i in range(size):
+        p[i] = math.exp(p[i])
+    return size
+
+
+@numba.njit(**_options)
+def _enter(tokens, p, size, token, value):
+    """Insert into the first `size` of two lists, in falling order of p; the new size, at most their length."""
+    at = size
+    while at and p[at - 1] < value:
+        at -= 1
+    if at < len(tokens):
+        size = min(size + 1, len(tokens))
+        for j in range(size - 1, at, -1):
+            tokens[j], p[j] = tokens[j - 1], p[j - 1]
+        tokens[at], p[at] = token, value
+    return size
 
 
 @numba.njit(**_options)
@@ -379,20 +433,31 @@ def exact(proxy, ids, logq, kept, stops, context, lam):
 
 
 @numba.njit(**_options)
+def _keeps(ids, kept, column, token):
+    for row in range(ids.shape[1]):
+        if kept[column, row] and ids[column, row] == token:
+            return True
+    return False
+
+
+@numba.njit(**_options)
 def tree(
-    proxy, ids, logq, kept, stops, context, lam, nodes, deepest, text, newest, size, copied_after, weights, spent,
-    row_ms, expected,
+    proxy, ids, logq, kept, stops, context, lam, nodes, deepest, text, newest, size, copied_after, weights,
+    most_followers, trust, spent, row_ms, expected,
 ):  # fmt: skip
     """`method.tree.best_first_tree`: (n; ids, parent, depth, rank; log P float64; judged) of `nodes`, n filled.
 
     context: int64 [at least order - 1 and LONGEST]; text[:size], newest: a copy source's, size 0 for none;
-    weights: float64, w of 1, 2, ... matching tokens; spent, expected: t and E of a budget; row_ms: float64, its b,
-    empty for none.
+    weights: float64, w of 1, 2, ... matching tokens; most_followers: of an n-gram's, after a node; trust: in their p;
+    spent, expected: t and E of a budget; row_ms: float64, its b, empty for none.
     judged: float32, the anchor's row first, log p_proxy of the next column, NaN where none was asked.
     """
     k, width = ids.shape
     length = len(context)
-    chance = np.empty((nodes, width + 1))  # log P of what may come after a node: a copied token, then the rows
+    # log P of what may come after a node: a copied token, then the rows, then the n-gram's followers
+    slots = 1 + width + most_followers
+    chance = np.empty((nodes, slots))
+    follower, follows = np.empty((nodes, most_followers), np.int64), np.empty(most_followers)
     token, parent, depth = np.empty(nodes, np.int32), np.empty(nodes, np.int16), np.empty(nodes, np.int16)
     rank, reached = np.empty(nodes, np.int16), np.empty(nodes)
     tails = np.empty((nodes + 1, length), np.int64)
@@ -411,10 +476,10 @@ def tree(
         if n < nodes:
             opened = node + 1
             log_p, column = (reached[node], depth[node] + 1) if node >= 0 else (0.0, 0)
-            for row in range(width + 1):
-                chance[opened, row] = -np.inf
-                if row < width:
-                    judged[opened, row] = np.nan
+            for slot in range(slots):
+                chance[opened, slot] = -np.inf
+            for row in range(width):
+                judged[opened, row] = np.nan
             if column < deepest and not (node >= 0 and holds(stops, token[node])):
                 if node >= 0:
                     above = parent[node] + 1
@@ -433,6 +498,7 @@ def tree(
                 least = 0.0
                 if len(row_ms):
                     least = expected * row_ms[min(n, len(row_ms) - 1)] / spent * math.exp(-log_p)
+                share = trust * (1.0 - weight)  # the followers'
                 if column < k:
                     judge(proxy, column, tails[opened], ids, kept, p)
                     if mass[column] < 0.0:
@@ -451,20 +517,29 @@ def tree(
                         if kept[column, row]:
                             value[row] = math.exp(value[row] - top)
                             norm += value[row]
-                    share = (1.0 - weight) * min(1.0, mass[column]) / norm
+                    held = min(1.0, mass[column])
+                    share *= 1.0 - held
+                    of_lattice = (1.0 - weight) * held / norm
                     for row in range(width):
                         if kept[column, row]:
-                            part = share * value[row]
+                            part = of_lattice * value[row]
                             if weight and ids[column, row] == copied:
                                 part, weight = part + weight, 0.0
                             if part > least:
                                 chance[opened, row + 1] = log_p + math.log(part)
+                if most_followers and share + weight > least:
+                    for i in range(propose(proxy, tails[opened], follower[opened], follows)):
+                        here, part = follower[opened, i], share * follows[i]
+                        if weight and here == copied:
+                            weight += part
+                        elif part > least and not (column < k and _keeps(ids, kept, column, here)):
+                            chance[opened, 1 + width + i] = log_p + math.log(part)
                 if weight > least:
                     chance[opened, 0] = log_p + math.log(weight)
             best[opened] = 0
-            for row in range(1, width + 1):
-                if chance[opened, row] > chance[opened, best[opened]]:
-                    best[opened] = row
+            for slot in range(1, slots):
+                if chance[opened, slot] > chance[opened, best[opened]]:
+                    best[opened] = slot
         if n == nodes:
             break
 
@@ -481,11 +556,16 @@ def tree(
             if math.exp(log_p) <= expected * more / spent:
                 break
             expected, spent = expected + math.exp(log_p), spent + more
-        token[n] = text[place[above]] if slot == 0 else ids[here, slot - 1]
-        parent[n], depth[n], rank[n], reached[n] = above - 1, here, slot - 1, log_p
+        if slot == 0:
+            token[n], rank[n] = text[place[above]], COPIED
+        elif slot <= width:
+            token[n], rank[n] = ids[here, slot - 1], slot - 1
+        else:
+            token[n], rank[n] = follower[above, slot - 1 - width], FOLLOWER
+        parent[n], depth[n], reached[n] = above - 1, here, log_p
         chance[above, slot] = -np.inf
-        for row in range(width + 1):
-            if chance[above, row] > chance[above, best[above]]:
-                best[above] = row
+        for other in range(slots):
+            if chance[above, other] > chance[above, best[above]]:
+                best[above] = other
         node, n = n, n + 1
     return n, token, parent, depth, rank, reached, judged

@@ -72,14 +72,6 @@ class CopySource:
     def _copy(self, place: int, length: int) -> Copy | None:
         return Copy(int(self.text[place]), place, length) if place >= 0 else None
 
-    def chances(self, longest: int) -> list[float]:
-        """How likely the first, the first two, ... of at most `longest` tokens copied now are the target's own."""
-        found, copy, p = [], self.now(), 1.0
-        while copy and len(found) < longest:
-            found.append(p := p * copy_weight(copy.length))
-            copy = self.next(copy)
-        return found
-
     def next(self, copy: Copy) -> Copy | None:
         """What comes after a copied token, copying on; None where the text ends."""
         place = copy.place + 1

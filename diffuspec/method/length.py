@@ -25,8 +25,8 @@ Beside it:
                   where A_i is the running share of drafts whose first i tokens were accepted and the
                   costs were measured on this machine; of a prefix tree, whose scores s_1 >= s_2 >= ...
                   say how likely each node is reached, it keeps the n nodes that maximise
-                  (1 + s_1 + ... + s_n) / (draft(k) + verify(n + 1)). Where no draft promises more, be it
-                  that a long match can be copied or that drafts are hardly accepted, k = 0
+                  (1 + s_1 + ... + s_n) / (draft(k) + verify(n + 1)). Where the tree of a step without a draft,
+                  of what the text and the n-gram offer, promises more, k = 0
 
 Times decide how far a draft goes, never which token is emitted.
 """
@@ -36,7 +36,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -128,16 +128,20 @@ class LengthDecision:
     rate: float | None = None
 
 
+# Grows the tree that the next step could verify without a draft, as far as the budget goes.
+Undrafted = Callable[[TreeBudget], object]
+
+
 class LengthPolicy(ABC):
     """k: masks that the next draft fills."""
 
     k: int
 
     @abstractmethod
-    def update(self, generated: int, accepted: int, copied: Sequence[float] = ()) -> LengthDecision:
+    def update(self, generated: int, accepted: int, undrafted: Undrafted | None = None) -> LengthDecision:
         """Take L_gen and L_acc of the step just verified; set and explain the next `k`.
 
-        copied: how likely the first, the first two, ... tokens are right that a tree could now copy from the text.
+        undrafted: asked by a policy that weighs a step without a draft; None where such a step would be plain decoding.
         """
 
     def columns(self, best: Sequence[float]) -> int:
@@ -158,7 +162,7 @@ class FixedLength(LengthPolicy):
     def __init__(self, k: int):
         self.k = k
 
-    def update(self, generated: int, accepted: int, copied: Sequence[float] = ()) -> LengthDecision:
+    def update(self, generated: int, accepted: int, undrafted: Undrafted | None = None) -> LengthDecision:
         return LengthDecision(self.k, generated, accepted, None, None, False, None, self.k, "fixed")
 
 
@@ -170,7 +174,7 @@ class AdaptiveDraftLength(LengthPolicy):
         self.k = k_max
         self.ema_gen = self.ema_acc = 0.0
 
-    def update(self, generated: int, accepted: int, copied: Sequence[float] = ()) -> LengthDecision:
+    def update(self, generated: int, accepted: int, undrafted: Undrafted | None = None) -> LengthDecision:
         used = self.k
         self.ema_gen += self.rho * (generated - self.ema_gen)
         self.ema_acc += self.rho * (accepted - self.ema_acc)
@@ -203,7 +207,7 @@ class ConfidentLength(LengthPolicy):
         self._kept = min(max(self._sure, self.k_min), self._drafted)
         return self._kept
 
-    def update(self, generated: int, accepted: int, copied: Sequence[float] = ()) -> LengthDecision:
+    def update(self, generated: int, accepted: int, undrafted: Undrafted | None = None) -> LengthDecision:
         decided = "k_max" if self._sure == self._drafted else "k_min" if self._sure < self.k_min else "confidence"
         wanted = float(self._sure)
         return LengthDecision(self._kept, generated, accepted, None, None, False, wanted, self.k, decided)
@@ -242,7 +246,7 @@ class ThroughputLength(LengthPolicy):
     def took(self, other_ms: float) -> None:
         self._other_ms = _smoothed(self._other_ms, other_ms)
 
-    def update(self, generated: int, accepted: int, copied: Sequence[float] = ()) -> LengthDecision:
+    def update(self, generated: int, accepted: int, undrafted: Undrafted | None = None) -> LengthDecision:
         used = self._drafted
         if self._tree and used:
             self._rows = _smoothed(self._rows, self._tree.nodes + 1)
@@ -254,8 +258,11 @@ class ThroughputLength(LengthPolicy):
                 self._hits[i] += i < accepted
         self.k, rate = max(self._rates(), key=lambda entry: entry[1])
         decided = "k_max" if self.k == len(self._trials) else "k_min" if self.k == self.k_min else "throughput"
-        if (undrafted := self._undrafted(copied)) > rate:
-            self.k, rate, decided = 0, undrafted, "no draft"
+        budget = self._budget(0.0)
+        if undrafted:
+            undrafted(budget)
+        if budget.expected / budget.ms > rate:
+            self.k, rate, decided = 0, budget.expected / budget.ms, "no draft"
         return LengthDecision(used, generated, accepted, None, None, False, None, self.k, decided, 1e3 * rate)
 
     def _rates(self) -> Iterator[tuple[int, float]]:
@@ -275,14 +282,6 @@ class ThroughputLength(LengthPolicy):
         whole = min(int(rows), MOST_ROWS - 1)
         below, above = self._verify_ms[whole - 1 : whole + 1]
         return below + min(rows - whole, 1.0) * (above - below)
-
-    def _undrafted(self, copied: Sequence[float]) -> float:
-        """Expected tokens per millisecond of a step that copies only."""
-        budget = self._budget(0.0)
-        for p in copied:
-            if p > budget.least:
-                budget.take(p)
-        return budget.expected / budget.ms
 
 
 def _smoothed(old: float | None, new: float) -> float:

@@ -74,7 +74,7 @@ class BeamLevels(Sequence):
 class SearchResult:
     """The chosen path and how it was found.
 
-    ids, ranks: int32 [n] (a rank of -1: the token was copied into the tree and is no kept cell);
+    ids, ranks: int32 [n] (a negative rank: a token of the tree that is no kept cell, see `PrefixTree`);
     score: float32 [n], Eq. 8 summed up to each position;
     proxy_logp: float32 [n, W], log p_proxy of each kept candidate after the chosen path up to there,
     NaN where it was not scored; levels: one `BeamLevel` per depth searched (only a beam has any);
@@ -244,7 +244,7 @@ def find(
     if settings.search == "tree":
         grown = best_first_tree(
             lattice, proxy, context, nodes=settings.nodes, source=source, copied_after=settings.copy,
-            deepest=deepest, budget=budget, **causal,
+            followers=settings.followers, deepest=deepest, budget=budget, **causal,
         )  # fmt: skip
         return TreeSearch(lattice, *grown)
     if settings.search == "exact":

@@ -17,10 +17,16 @@ together are given the mass Q_i that the drafter gave them,
 
 and the text so far says what followed the same words before (see `method.copying`),
 
-    P(v | node) = (1 - w) P_lattice(v | node) + w [v is that token],
+    P(v | node) = (1 - w) P_drafted(v | node) + w [v is that token],
 
-with a weight w that grows with the number of tokens that match. P(node) is the product down from the
-anchor. The estimate is calibrated: of the nodes of real runs to which it gave about p, about a share p was
+with a weight w that grows with the number of tokens that match. P_drafted is P_lattice for a kept candidate. What the
+drafter left to others, all of it where no column is (below the last one, and in a step without a draft), may go to the
+tokens that the fitted 3-gram has seen most often after the node, its *followers*:
+
+    P_drafted(v | node) = r (1 - Q_i) p_ngram(v | path),    v not kept, Q_i = 0 without a column,
+
+r < 1 because an n-gram is too sure of itself on texts that are not those it was fitted on. P(node) is the product down
+from the anchor. The estimate is calibrated: of the nodes of real runs to which it gave about p, about a share p was
 walked to (see README), so that a tree's expected length may be read off its scores.
 """
 
@@ -38,7 +44,8 @@ from diffuspec.method.lattice import TokenLattice, id_array
 from diffuspec.method.length import TreeBudget
 from diffuspec.method.proxy import Proxy, last_tokens, searching
 
-COPIED = compiled.COPIED
+COPIED, FOLLOWER = compiled.COPIED, compiled.FOLLOWER
+FOLLOWER_TRUST = 0.85  # r
 _WEIGHTS = np.array(COPY_WEIGHTS)
 _NOTHING = CopySource()
 
@@ -49,7 +56,7 @@ class PrefixTree:
 
     ids: int32 [n]; parent: int16 [n], index of the node it follows, -1 for the anchor;
     depth: int16 [n], its lattice column, 0 below the anchor; rank: int16 [n], its row of that column, `COPIED`
-    where the token was copied from the text and is no kept cell there;
+    where the token was copied from the text and is no kept cell there, `FOLLOWER` where the n-gram added it;
     score: float32 [n], natural log of the estimated probability that the target walks to it.
     """
 
@@ -92,13 +99,15 @@ def best_first_tree(
     stop_ids: Collection[int],
     source: CopySource | None = None,
     copied_after: int = 1,
+    followers: int = 0,
     deepest: int | None = None,
     budget: TreeBudget | None = None,
 ) -> tuple[PrefixTree, np.ndarray]:
     """The `nodes` likeliest nodes over the kept cells of `lattice`; `context`: token ids before the draft.
 
     source: the same context, to copy from where `copied_after` tokens match; None copies nothing.
-    deepest: bound on the tokens of a path, which a copied run may make longer than the lattice; by default k.
+    followers: so many of the tokens that the proxy's fitted n-gram saw most often after a node may stand there too.
+    deepest: bound on the tokens of a path, which copies and followers may make longer than the lattice; by default k.
     budget: ends the tree before `nodes` where one more would not pay.
     Also log p_proxy of the next column after the anchor and each inner node: float32 [inner nodes + 1, W], NaN where
     none was asked.
@@ -110,7 +119,7 @@ def best_first_tree(
     n, *found, score, judged = search(
         asked, *lattice.arrays(), id_array(stop_ids), tail, float(lam), nodes,
         lattice.k if deepest is None else deepest, copying.text, copying.newest, copying.size, copied_after, _WEIGHTS,
-        spent, row_ms, expected,
+        followers, FOLLOWER_TRUST, spent, row_ms, expected,
     )  # fmt: skip
     if budget:
         for p in np.exp(score[:n]).tolist():

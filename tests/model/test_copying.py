@@ -1,15 +1,18 @@
-"""Copied tokens in the tree: deeper than the lattice, without one, recorded, saved and drawn like any others."""
+"""What a tree holds beside the lattice, copies and followers: deeper than its columns, without any, recorded, saved
+and drawn like the rest."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
 
 from diffuspec import DiffuSpec, Settings, Trace
 from diffuspec.method.length import StepCost
-from diffuspec.method.tree import COPIED
+from diffuspec.method.tree import COPIED, FOLLOWER
+from diffuspec.training.ngram import fit
 from diffuspec.ui.views.lattice import detail, tokens_shown
 from diffuspec.whatif import search_again
 
@@ -55,7 +58,7 @@ def test_a_node_behind_the_last_column_must_say_that_it_was_copied(shallow):
 
 def test_the_view_names_a_copied_token_for_each_position_that_has_one(shallow):
     for step in shallow.steps:
-        tree, columns = step.search.tree, detail(step)["copied"]
+        tree, columns = step.search.tree, detail(step)["outside"]["-1"]
         for depth, token in enumerate(columns):
             here = tree.ids[(tree.depth == depth) & (tree.rank == COPIED)].tolist()
             assert token in here if here else token is None
@@ -85,3 +88,58 @@ def test_without_a_draft_the_tree_is_copied_alone(tiny_pairs, plain_greedy, tiny
     if not temperature:  # a sampled text of a random model repeats nothing
         assert any(len(step.path) for step in undrafted)
         assert list(trace.token_ids) == plain_greedy(tiny_model, REPEATED, 24)
+
+
+@pytest.fixture(scope="module")
+def following(tiny_pairs):
+    """Two columns, and a 3-gram that knows how the text goes on."""
+    pair = dataclasses.replace(
+        tiny_pairs["peeking"], proxy=fit([REPEATED], tiny_pairs["peeking"].target.vocab_size, (5, 6))
+    )
+    settings = Settings(length="fixed", k=2, **SETTINGS | dict(proxy="ngram+context", copy=0, followers=3))
+    return DiffuSpec(pair, settings).run(ids=REPEATED, max_new_tokens=24)
+
+
+def test_followers_are_what_the_ngram_has_seen(following, tiny_model, plain_greedy):
+    assert list(following.token_ids) == plain_greedy(tiny_model, REPEATED, 24)
+    goes_on = dict(itertools.pairwise(REPEATED))
+    deepest = 0
+    for step in following.steps:
+        tree = step.search.tree
+        for node in np.flatnonzero(tree.rank == FOLLOWER):
+            before = tree.ids[tree.parent[node]] if tree.parent[node] >= 0 else step.anchor
+            assert tree.ids[node] == goes_on[before]
+            deepest = max(deepest, int(tree.depth[node]))
+        assert (tree.rank[tree.depth >= step.lattice.k] == FOLLOWER).all() and not (tree.rank == COPIED).any()
+    assert deepest >= 2, "no follower stood behind the last column"
+
+
+def test_followers_are_saved_named_and_checked(following):
+    from diffuspec.errors import TraceError
+
+    again = Trace.loads(following.dumps())
+    assert again.dumps() == following.dumps()
+    place = next(step.index for step in again.steps if (step.search.tree.rank == FOLLOWER).any())
+    step = again.steps[place]
+    tree, columns = step.search.tree, detail(step)["outside"]
+    assert columns["-1"] == []
+    assert {token for token in columns["-2"] if token is not None} <= set(tree.ids[tree.rank == FOLLOWER].tolist())
+    wrong = dataclasses.replace(tree, rank=np.where(tree.rank == FOLLOWER, FOLLOWER - 1, tree.rank))
+    steps = list(again.steps)
+    steps[place] = dataclasses.replace(step, search=dataclasses.replace(step.search, tree=wrong))
+    with pytest.raises(TraceError, match="contradicts itself"):
+        Trace.loads(dataclasses.replace(again, steps=tuple(steps)).dumps())
+
+
+def test_an_undrafted_step_verifies_the_tree_that_was_weighed(tiny_pairs):
+    """The tree that made the policy choose no draft is the one of the next step, grown once."""
+    pair = dataclasses.replace(tiny_pairs["peeking"])
+    pair.__dict__["step_cost"] = StepCost(draft=((1, 500.0), (32, 600.0)), verify=((1, 10.0), (8, 10.5)))
+    run = DiffuSpec(pair, Settings(length="throughput", **SETTINGS)).stream(ids=REPEATED, max_new_tokens=24)
+    undrafted, ahead = 0, None
+    for step in run:
+        if undrafted and not step.draft_length:
+            assert step.search.tree is ahead
+        if run.ahead is not None:
+            undrafted, ahead = undrafted + 1, run.ahead.tree
+    assert undrafted > 1

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from test_search import TableProxy, contexts, lams, lattices
+from test_search import VOCAB, TableProxy, contexts, lams, lattices
 
 from diffuspec.method.acceptance import verify, verify_tree
 from diffuspec.method.copying import LONGEST, CopySource, copy_weight
 from diffuspec.method.length import TreeBudget
-from diffuspec.method.proxy import NoProxy
-from diffuspec.method.tree import COPIED, PrefixTree, best_first_tree
+from diffuspec.method.proxy import ContextNGram, NoProxy
+from diffuspec.method.tree import COPIED, FOLLOWER, FOLLOWER_TRUST, PrefixTree, best_first_tree
+from diffuspec.training.ngram import fit
 
 proxies = st.one_of(st.none(), st.integers(0, 2**16).map(TableProxy))
 budgets = st.integers(1, 40)
@@ -45,7 +47,28 @@ def match_now(context) -> tuple[int, int] | None:
     return place, length
 
 
-def every_prefix(lattice, stop_ids, proxy, context, lam, copied_after=None, deepest=None):
+class Fitted:
+    """A small fitted 3-gram: as a proxy, and what it has seen after two tokens, by its tables."""
+
+    ngram = fit([np.random.default_rng(0).integers(0, 4, 40).tolist() for _ in range(3)], VOCAB, (0, 1))
+
+    @classmethod
+    def one(cls, u, v, token):
+        return math.log(cls.ngram.over((token,))((u, v))[0])
+
+    @classmethod
+    def followers(cls, u, v, most):
+        """(token, p), likeliest first; of equally likely ones first those seen after both tokens."""
+        ngram, pairs = cls.ngram, cls.ngram.keys2
+        row = np.flatnonzero(pairs == u * VOCAB + v) if u >= 0 else []
+        after_both = ngram.keys3[ngram.keys3 // VOCAB == row[0]] % VOCAB if len(row) else []
+        after_one = pairs[pairs // VOCAB == v] % VOCAB
+        seen = dict.fromkeys([*after_both, *after_one])
+        found = [(int(token), math.exp(cls.one(u, v, int(token)))) for token in seen]
+        return sorted(found, key=lambda entry: -round(entry[1], 6))[:most]
+
+
+def every_prefix(lattice, stop_ids, proxy, context, lam, copied_after=None, deepest=None, followers=0):
     """Every path of one token or more, as (row, token) pairs -> log of its probability."""
     context = list(context)
     found, level = {}, {(): (0.0, match_now(context) if copied_after else None)}
@@ -56,18 +79,24 @@ def every_prefix(lattice, stop_ids, proxy, context, lam, copied_after=None, deep
             if path and text[-1] in stop_ids:
                 continue
             weight = copy_weight(copy[1]) if copy and copy[1] >= copied_after else 0.0
-            chances = {}
+            chances, left = {}, 1 - weight
+            u, v = ([-1, -1, *text])[-2:]
             if column < lattice.k:
                 rows = np.flatnonzero(lattice.kept[column]).tolist()
                 cells = [(row, int(lattice.ids[column, row])) for row in rows]
-                u, v = ([-1, -1, *text])[-2:]
                 causal = [0.0 if proxy is None else proxy.one(u, v, token) for _, token in cells]
                 logq = [float(lattice.logq[column, row]) for row in rows]
                 eq8 = np.exp([lam * q + (1 - lam) * c for q, c in zip(logq, causal, strict=True)])
                 mass = min(1.0, float(np.exp(logq).sum()))
                 chances = dict(zip(cells, (1 - weight) * mass * eq8 / eq8.sum(), strict=True))
+                left *= 1 - mass
+            token = context[copy[0]] if weight else None
+            for follower, p in Fitted.followers(u, v, followers) if followers and left else ():
+                if follower == token and token not in (cell[1] for cell in chances):
+                    weight += FOLLOWER_TRUST * left * p
+                elif follower not in (cell[1] for cell in chances):
+                    chances[FOLLOWER, follower] = FOLLOWER_TRUST * left * p
             if weight:
-                token = context[copy[0]]
                 cell = next((cell for cell in chances if cell[1] == token), (COPIED, token))
                 chances[cell] = chances.get(cell, 0.0) + weight
             for cell, p in chances.items():
@@ -112,6 +141,24 @@ def test_copied_tokens_stand_among_the_likeliest(lattice, proxy, context, lam, n
     options = dict(source=CopySource(context), copied_after=copied_after, deepest=deepest)
     tree, _ = grow(lattice, stop_ids, proxy, context, lam, nodes, **options)
     holds_the_likeliest(tree, expected, nodes)
+
+
+@given(lattices(), texts, lams, budgets, st.booleans(), st.integers(0, 4), st.integers(1, 5))
+def test_followers_of_the_fitted_ngram_stand_among_the_likeliest(lattice, text, lam, nodes, copies, deepest, followers):
+    lattice, stop_ids = lattice
+    copied_after = 1 if copies else None
+    expected = every_prefix(lattice, stop_ids, Fitted, text, lam, copied_after, deepest, followers)
+    options = dict(source=CopySource(text) if copies else None, deepest=deepest, followers=followers)
+    tree, _ = grow(lattice, stop_ids, Fitted.ngram, text, lam, nodes, **options)
+    holds_the_likeliest(tree, expected, nodes)
+
+
+@given(lattices(), texts, lams, budgets)
+def test_only_a_fitted_ngram_has_followers(lattice, text, lam, nodes):
+    lattice, stop_ids = lattice
+    for proxy in (NoProxy(), ContextNGram(VOCAB, text), TableProxy(3)):
+        one, other = (grow(lattice, stop_ids, proxy, text, lam, nodes, followers=n, deepest=5)[0] for n in (0, 4))
+        assert np.array_equal(one.ids, other.ids) and np.array_equal(one.score, other.score)
 
 
 @given(lattices(), proxies, texts, budgets, st.sampled_from([0.01, 0.1, 0.5]))

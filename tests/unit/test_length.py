@@ -173,11 +173,22 @@ def test_the_length_follows_what_is_accepted():
     assert hardly.count(0) > 0.6 * len(hardly) and any(hardly)
 
 
-def test_a_long_copy_needs_no_draft():
+def undrafted(*chances):
+    """A tree of nodes that are reached with these probabilities, of which those are taken that pay."""
+
+    def grow(budget):
+        for p in chances:
+            if p > budget.least:
+                budget.take(p)
+
+    return grow
+
+
+def test_a_step_that_promises_enough_for_nothing_needs_no_draft():
     policy = ThroughputLength(1, 8, COST)
     policy.columns([0.0] * 8)
-    assert policy.update(8, 2, copied=[0.1]).next_k > 0
-    decision = policy.update(8, 2, copied=[0.95**i for i in range(1, 12)])
+    assert policy.update(8, 2, undrafted(0.1)).next_k > 0
+    decision = policy.update(8, 2, undrafted(*(0.95**i for i in range(1, 12))))
     assert (decision.next_k, policy.k, decision.decided) == (0, 0, "no draft")
     # 1 + sum of 0.95^i over the n nodes that pay, in 28 + 2 (n + 1) ms
     best = max((1 + sum(0.95**i for i in range(1, n + 1))) / (30 + 2 * n) for n in range(12))
@@ -191,7 +202,7 @@ def test_what_a_step_spends_beside_its_passes_is_counted():
         policy = ThroughputLength(1, 8, COST)
         policy.took(other)
         policy.columns([0.0] * 8)
-        decision = policy.update(8, 2, copied=chances)
+        decision = policy.update(8, 2, undrafted(*chances))
         best = max((1 + sum(chances[:n])) / (30 + 2 * n + other) for n in range(12))
         assert decision.rate == pytest.approx(1e3 * best)
         budget = policy.tree_budget()

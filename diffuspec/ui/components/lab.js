@@ -351,14 +351,14 @@ window.DiffuSpecLab = (() => {
       }
       why.hidden = false;
       const path = step.detail.ranks;
-      const copied = path.indexOf(-1);
+      const outside = path.findIndex((one) => one < 0);
       const off = path[col] !== rank;
       const place = col < step.path.length ? ` in place of “${this.label(step.path[col])}”` : ", past the path’s end";
       const kept = off ? `with “${f.label}” at +${col + 1}${place}` : `up to “${f.label}” at +${col + 1}; pick another cell to force it`;
-      // What was copied from the text is no cell of the lattice, so no path through it can be named by ranks.
-      const cut = copied >= 0 && copied < col ? `; what the path copied from +${copied + 1} on gives way to the drafter’s likeliest` : "";
+      // What the tree holds beside the lattice is no cell of the lattice, so no path through it can be named by ranks.
+      const cut = outside >= 0 && outside < col ? `; what the path has from elsewhere from +${outside + 1} on gives way to the drafter’s likeliest` : "";
       this.find("[data-chosen]").textContent = rank < 0
-        ? `“${f.label}” was copied from the text, not drafted: pick a cell of the lattice to verify it or to branch` : kept + cut;
+        ? `“${f.label}” was ${f.outside.from}, not drafted: pick a cell of the lattice to verify it or to branch` : kept + cut;
       this.find("[data-ask=verify]").textContent = off && rank >= 0 ? `Verify the path with “${f.label}”` : "Verify this path";
       this.find("[data-ask=branch]").textContent = rank < 0 ? "Force a token and branch" : `Force “${f.label}” and branch`;
       this.enable();
@@ -384,8 +384,8 @@ window.DiffuSpecLab = (() => {
     ask(act) {
       const { step } = this.view;
       const { col, rank } = this.cell;
-      const copied = step.detail.ranks.indexOf(-1); // what follows hangs on a token that is no cell
-      const path = step.detail.ranks.slice(0, copied < 0 ? step.path.length : copied);
+      const outside = step.detail.ranks.findIndex((one) => one < 0); // what follows hangs on a token that is no cell
+      const path = step.detail.ranks.slice(0, outside < 0 ? step.path.length : outside);
       // Columns past the path's end hold no choice of the search: their likeliest candidate.
       while (path.length <= col) path.push(0);
       path[col] = rank;

@@ -11,7 +11,7 @@ window.DiffuSpecLattice = (() => {
   "use strict";
 
   const { make, svg, prob, signed } = window.DiffuSpecDraw;
-  const { targetP, lostBeams } = window.DiffuSpecReasons;
+  const { OUTSIDE, tokenAt, targetP, lostBeams } = window.DiffuSpecReasons;
 
   const ROWS = 8;
   const SIGN = { accepted: "✓", correction: "↺", bonus: "+" };
@@ -19,26 +19,26 @@ window.DiffuSpecLattice = (() => {
   const RANK = 26, GAP = 11, HEAD = 18, CELL = 33, LINE = 37, NARROW = 74, WIDE = 126; // px, as in lattice.css
 
   const label = (data, id) => data.labels[id] ?? `⟨${id}⟩`;
-  /** Positions drawn: the lattice's columns, and those behind them where a path of the tree was copied further. */
-  const span = (step) => Math.max(step.k, step.path.length, step.detail.copied.length);
+  /** Positions drawn: the lattice's columns, and those behind them where the tree goes further. */
+  const span = (step) => Math.max(step.k, step.path.length, ...Object.values(step.detail.outside).map((tokens) => tokens.length));
   /** Whether {col, rank} is a cell of the step's drawing. */
   const holds = (step, { col, rank }) =>
-    rank < 0 ? Number.isInteger(step.detail.copied[col]) : col < step.k && rank < step.detail.ids[col].length;
+    tokenAt(step, col, rank) !== undefined;
   const answer = (data) => data.steps.flatMap((step) => step.emitted);
 
   /** Ranks drawn as rows: ROWS of them unless all are asked for; paths and the right token among them. Last, and
-      of rank -1, what was copied from the text. */
+      of negative rank, what the tree holds beside the lattice. */
   function rowsOf({ step, show, extra }) {
     const d = step.detail;
     const all = step.k ? d.ids[0].length : 0;
-    const copied = d.copied.length ? [-1] : [];
-    if (show.rows || all <= ROWS) return [...Array.from({ length: all }, (_, rank) => rank), ...copied];
+    const outside = [-1, -2].filter((rank) => d.outside[rank].length);
+    if (show.rows || all <= ROWS) return [...Array.from({ length: all }, (_, rank) => rank), ...outside];
     const needed = new Set([...d.ranks, ...(extra || [])]);
     if (d.tree) d.tree.rank.forEach((rank) => needed.add(rank));
-    if (step.seen < step.path.length) needed.add(d.ids[step.seen].indexOf(d.draws[step.seen]));
-    needed.delete(-1);
+    if (step.seen < step.path.length && step.seen < step.k) needed.add(d.ids[step.seen].indexOf(d.draws[step.seen]));
+    [-1, -2].forEach((rank) => needed.delete(rank));
     for (let rank = 0; needed.size < ROWS; rank++) needed.add(rank);
-    return [...[...needed].sort((x, y) => x - y), ...copied];
+    return [...[...needed].sort((x, y) => x - y), ...outside];
   }
 
   function argmaxLength(data, step) {
@@ -96,9 +96,9 @@ window.DiffuSpecLattice = (() => {
     };
     rows.forEach((rank, place) => {
       const line = row(place && (rank > rows[place - 1] + 1 || rank < 0) ? "ds-row-jump" : "");
-      line.append(rowHeader(phase === "mask" ? (rank ? "" : "?") : rank < 0 ? "⧉" : String(rank + 1)));
+      line.append(rowHeader(phase === "mask" ? (rank ? "" : "?") : rank < 0 ? OUTSIDE[rank].mark : String(rank + 1)));
       for (let col = 0; col < columns; col++) {
-        const drawn = rank < 0 ? phase !== "mask" && phase !== "lattice" && d.copied[col] !== undefined && d.copied[col] !== null : col < step.k;
+        const drawn = tokenAt(step, col, rank) !== undefined && (rank >= 0 || (phase !== "mask" && phase !== "lattice"));
         if (drawn) line.append(cell(view, col, rank, paths));
         else gap(line);
       }
@@ -163,15 +163,15 @@ window.DiffuSpecLattice = (() => {
     node.dataset.col = col;
     node.dataset.rank = rank;
     if (phase === "mask") return node;
-    const copied = rank < 0;
-    const q = copied ? null : Math.exp(d.logq[col][rank]);
-    const text = label(data, copied ? d.copied[col] : d.ids[col][rank]);
+    const outside = rank < 0 ? OUTSIDE[rank] : null;
+    const q = outside ? null : Math.exp(d.logq[col][rank]);
+    const text = label(data, tokenAt(step, col, rank));
     node.style.setProperty("--q", (q || 0).toFixed(3));
-    node.append(make("span", "ds-token", text), make("span", "ds-q", copied ? "copy" : prob(q)));
-    const facts = [`“${text}”`, `+${col + 1}`, ...(copied ? ["copied from the text before"] : [`rank ${rank + 1}`, `q ${prob(q)}`])];
+    node.append(make("span", "ds-token", text), make("span", "ds-q", outside ? outside.word : prob(q)));
+    const facts = [`“${text}”`, `+${col + 1}`, ...(outside ? [outside.from] : [`rank ${rank + 1}`, `q ${prob(q)}`])];
     const classes = [];
     if (phase !== "lattice") {
-      if (!copied && !d.kept[col][rank]) {
+      if (!outside && !d.kept[col][rank]) {
         classes.push("pruned");
         facts.push("pruned");
       }
@@ -196,7 +196,7 @@ window.DiffuSpecLattice = (() => {
       }
       const letters = [];
       for (const [name, letter] of [["argmax", "a"], ["oracle", "o"], ["target", "t"]]) {
-        if (copied || paths[name][col] !== rank) continue;
+        if (outside || paths[name][col] !== rank) continue;
         classes.push(name);
         letters.push(letter);
         facts.push(`on the ${name} path`);

@@ -429,7 +429,7 @@ window.DiffuSpecPlayer = (() => {
     }
 
     summary(step) {
-      if (!step.k) return step.path.length ? `k = 0 · copied only, accepted ${step.accepted}` : "k = 0 · no draft";
+      if (!step.k) return step.path.length ? `k = 0 · no draft, accepted ${step.accepted}` : "k = 0 · no draft";
       const tail = { correction: "then the target’s correction", bonus: "then the target’s bonus token" };
       const end = step.emitted.length > step.accepted ? tail[step.kind] : "ends the answer";
       return `k = ${step.k} · accepted ${step.accepted} · ${end}`;
@@ -497,7 +497,7 @@ window.DiffuSpecPlayer = (() => {
       title.append(make("span", "ds-hint", status));
       const search = searched(step);
       const rowsOf = [
-        ["drafter q", f.copied ? "none: copied from the text" : `${prob(f.q)} · rank ${f.rank + 1}`],
+        ["drafter q", f.outside ? `none: ${f.outside.from}` : `${prob(f.q)} · rank ${f.rank + 1}`],
         [`proxy p (${search ? PROXIES[this.data.settings.proxy] : "not used"})`, prob(f.proxy)],
         ["λ·log q + (1−λ)·log p", signed(f.combined)],
         ["beams through it", step.detail.levels.length ? `${f.beams} of ${f.survivors}` : "no beam"],

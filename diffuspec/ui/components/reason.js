@@ -9,6 +9,13 @@ window.DiffuSpecReasons = (() => {
   const { prob, is, signed, plural } = window.DiffuSpecDraw;
   const p = (logp) => (logp === null || logp === undefined ? null : Math.exp(logp));
   const said = (data, ids) => `“${ids.map((id) => data.labels[id] ?? `⟨${id}⟩`).join("")}”`;
+  /** Tokens of a tree that are no cell of the lattice have a negative rank: where they came from, in words. */
+  const OUTSIDE = {
+    [-1]: { mark: "⧉", word: "copy", from: "copied from the text before", why: "it was copied, for the same words stood earlier in the text" },
+    [-2]: { mark: "3g", word: "3-gram", from: "added by the 3-gram", why: "the 3-gram added it, having often seen it after the words before" },
+  };
+  /** The token that a row of the drawing has at a column, undefined where it has none there. */
+  const tokenAt = (step, col, rank) => (rank < 0 ? step.detail.outside[rank][col] ?? undefined : step.detail.ids[col]?.[rank]);
   /** Found by a search that weighs q against the causal proxy. */
   const searched = (step) => step.detail.method !== "argmax";
 
@@ -19,28 +26,28 @@ window.DiffuSpecReasons = (() => {
     const d = step.detail;
     const lam = data.settings.lam;
     const n = step.path.length;
-    const copied = rank < 0; // no cell of the lattice: copied from the text before
-    const id = copied ? d.copied[col] : d.ids[col][rank];
-    const q = copied ? null : d.logq[col][rank];
-    const proxy = col < n && !copied ? d.proxy[col][rank] : null;
+    const outside = rank < 0 ? OUTSIDE[rank] : null;
+    const id = tokenAt(step, col, rank);
+    const q = outside ? null : d.logq[col][rank];
+    const proxy = col < n && !outside ? d.proxy[col][rank] : null;
     const combined = searched(step) && proxy !== null ? lam * q + (1 - lam) * proxy : null;
     const onPath = col < n && d.ranks[col] === rank;
     const level = d.levels[col];
     let beams = 0;
     if (level) for (let i = 0; i < level.survivors; i++) if (level.rank[i] === rank) beams++;
-    let target = col < n && !copied ? d.cellLogp[col][rank] : null;
-    if (copied && onPath) target = d.pathLogp[col];
+    let target = col < n && !outside ? d.cellLogp[col][rank] : null;
+    if (outside && onPath) target = d.pathLogp[col];
     let targetRank = null;
     if (onPath && d.pathRank[col] >= 0) targetRank = d.pathRank[col] + 1;
     else if (col < d.topIds.length) {
       const at = d.topIds[col].indexOf(id);
       targetRank = at < 0 ? null : at + 1;
     }
-    const before = copied ? 0 : d.logq[col].slice(0, rank).reduce((sum, value) => sum + Math.exp(value), 0);
+    const before = outside ? 0 : d.logq[col].slice(0, rank).reduce((sum, value) => sum + Math.exp(value), 0);
     return {
       id, label: data.labels[id], col, rank, q: p(q), logq: q, proxy: p(proxy), combined, onPath, beams,
       survivors: level ? level.survivors : 0, target: p(target), targetRank, before,
-      copied, kept: copied || Boolean(d.kept[col][rank]), choice: col < d.draws.length ? d.draws[col] : null,
+      outside, kept: Boolean(outside) || Boolean(d.kept[col][rank]), choice: col < d.draws.length ? d.draws[col] : null,
     };
   }
 
@@ -84,7 +91,7 @@ window.DiffuSpecReasons = (() => {
       const how = sampled ? "The target drew this very token" : "The target’s own choice here is this very token";
       const next = col === seen - 1 && seen === n && step.token !== null
         ? " It was the last of the draft, so the target adds a bonus token." : "";
-      const from = f.copied ? "it was copied, for the same words stood earlier in the text" : `the drafter gave it ${is("q", f.q)}, rank ${rank + 1}`;
+      const from = f.outside ? f.outside.why : `the drafter gave it ${is("q", f.q)}, rank ${rank + 1}`;
       return { tone: "accepted", head: "Why accepted?", text: `${how} (${is("p", f.target)}); ${from}.${next}` };
     }
     if (col > seen) {
@@ -117,7 +124,7 @@ window.DiffuSpecReasons = (() => {
     const said = `${own} ${quote(right)}${known(targetP(step, f.col, right))}, not ${quote(f.id)}${known(f.target)}.`;
     const rank = f.col < d.ids.length ? d.ids[f.col].indexOf(right) : -1;
     if (f.col >= d.ids.length) {
-      return { tone: "rejected", head, text: `${said} The lattice ended before this position; the path went on by copying what stood earlier in the text.` };
+      return { tone: "rejected", head, text: `${said} ${step.k ? "The lattice ended before this position: the token was" : "This step had no draft: the token was"} ${f.outside.from}.` };
     }
     if (rank < 0) {
       return { tone: "rejected", head, text: `${said} It is not among the drafter’s ${d.ids[f.col].length} candidates: a drafter miss, no search could have found it.` };
@@ -152,7 +159,7 @@ window.DiffuSpecReasons = (() => {
     const head = "Why not on the path?";
     const tone = wanted ? "missed" : "unseen";
     if (!f.kept) return { tone, head: "Why pruned?", text: `${lead}Pruned: ${pruning(f, settings)} (${is("q", f.q)}).` };
-    if (f.copied) return { tone, head: "Why not accepted?", text: `${lead}It was copied into the tree, for the same words stood earlier in the text; the target’s own choice ran along ${quote(pathId)}.` };
+    if (f.outside) return { tone, head: "Why not accepted?", text: `${lead}It stood in the tree: ${f.outside.why}; the target’s own choice ran along ${quote(pathId)}.` };
     if (d.tree) {
       const nodes = d.tree.depth.filter((depth, i) => depth === f.col && d.tree.rank[i] === f.rank).length;
       if (nodes) return { tone, head: "Why not accepted?", text: `${lead}The tree holds it in ${plural(nodes, "node")}, and the target read ${nodes === 1 ? "it" : "them"}, but its own choice ran along ${quote(pathId)}.` };
@@ -228,9 +235,11 @@ window.DiffuSpecReasons = (() => {
       const pruned = `τ = ${prob(settings.tau)} and M_max = ${settings.m_max} keep ${kept} of ${d.kept.length * (d.kept[0] || []).length} cells`;
       if (!searched(step)) return `No search: the draft is each column’s likeliest token, ${path}.`;
       if (d.tree) {
-        const copied = d.tree.rank.filter((rank) => rank < 0).length;
-        const from = copied ? `, ${copied} of them copied from the text before,` : "";
-        return `${pruned}; the ${d.tree.ids.length} likeliest nodes of the tree of paths${from} go to the target together.`;
+        const from = Object.entries(OUTSIDE)
+          .map(([rank, outside]) => [d.tree.rank.filter((one) => one === Number(rank)).length, outside.from])
+          .filter(([nodes]) => nodes).map(([nodes, words]) => `${nodes} of them ${words}, `).join("");
+        const kind = step.k ? `${pruned}; the` : "The";
+        return `${kind} ${plural(d.tree.ids.length, "likeliest node")} of the tree of paths${from && `, ${from.slice(0, -2)},`} go${d.tree.ids.length === 1 ? "es" : ""} to the target together.`;
       }
       const score = d.score[d.score.length - 1];
       const argmax = step.path.every((id, col) => d.ranks[col] === 0);
@@ -256,9 +265,9 @@ window.DiffuSpecReasons = (() => {
   /** What happens in a phase of a step, in one or two sentences. */
   const story = (data, step, phase) => {
     if (!step.detail || !(step.k || step.path.length)) return "";
-    if (!step.k && (phase === "mask" || phase === "lattice")) return "No draft in this step: copying what followed the same words before promised more tokens per second.";
+    if (!step.k && (phase === "mask" || phase === "lattice")) return "No draft in this step: what the text before and the 3-gram offer for nothing promised more tokens per second.";
     return STORY[phase](data, step);
   };
 
-  return { cellFacts, targetP, reason, defaultCell, lostBeams, story, searched, p };
+  return { OUTSIDE, tokenAt, cellFacts, targetP, reason, defaultCell, lostBeams, story, searched, p };
 })();

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from diffuspec.method.tree import COPIED
+from diffuspec.method.tree import COPIED, FOLLOWER
 from diffuspec.trace import Step
 
 DIGITS = 3
@@ -40,7 +40,7 @@ def detail(step: Step) -> dict[str, Any]:
     lattice, search, check = step.lattice, step.search, step.verification
     return {
         "tree": _tree(step),
-        "copied": _copied(step),
+        "outside": {str(rank): _outside(step, rank) for rank in (COPIED, FOLLOWER)},
         "ids": lattice.ids.tolist(),
         "logq": _round(lattice.logq),
         "kept": lattice.kept.astype(np.int8).tolist(),
@@ -84,14 +84,15 @@ def _tree(step: Step) -> dict[str, Any] | None:
     }
 
 
-def _copied(step: Step) -> list[int | None]:
-    """The likeliest token copied to each position, the path's own first; empty where nothing was copied."""
+def _outside(step: Step, rank: int) -> list[int | None]:
+    """Of the tree's nodes of this negative rank the likeliest token at each position, the path's own first; empty
+    where there are none."""
     tree = step.search.tree
-    if tree is None or not (tree.rank == COPIED).any():
+    if tree is None or not (tree.rank == rank).any():
         return []
     columns: list[int | None] = [None] * (int(tree.depth.max()) + 1)
     for node in [*step.search.nodes.tolist(), *range(len(tree))]:
-        if tree.rank[node] == COPIED and columns[tree.depth[node]] is None:
+        if tree.rank[node] == rank and columns[tree.depth[node]] is None:
             columns[tree.depth[node]] = int(tree.ids[node])
     return columns
 
