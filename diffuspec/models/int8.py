@@ -342,7 +342,9 @@ class Int8Decoder:
             positions=int(config.max_position_embeddings),
         )  # fmt: skip
         self._source = np.arange(len(base.layers), dtype=np.int32)
-        self.forward(self.new_cache(), [0])  # compiles, where this machine has not done so before
+        cache = self.new_cache()
+        self.forward(cache, [0, 0])  # compiles, where this machine has not done so before
+        self.keep(cache, 0, [1])
 
     def new_cache(self) -> Int8Cache:
         return Int8Cache(len(self._source), self._kv_heads, self._head_dim)

@@ -297,3 +297,31 @@ def test_the_embedded_pair_in_int8_says_what_plain_decoding_says(embedded_pair):
     for choice in choices:
         trace = DiffuSpec(pair, Settings(**choice)).run("Name three colours of a rainbow.", max_new_tokens=48)
         assert compare_with_ar(pair, trace).difference is None, choice
+
+
+COMPILED_IN_A_STEP = """
+from numba.core.dispatcher import Dispatcher
+from diffuspec import DiffuSpec, Settings, load_pair
+from diffuspec.method import compiled
+from diffuspec.models import kernels, ranking
+
+def known():
+    found = [f for module in (compiled, kernels, ranking) for f in vars(module).values() if isinstance(f, Dispatcher)]
+    return {f.__name__: len(f.signatures) for f in found}
+
+pair = load_pair("embedded")
+for settings in (
+    dict(), dict(search="tree", followers=4, nodes=16), dict(search="tree", length="throughput", followers=4),
+    dict(search="exact", m_max=4), dict(search="argmax", proxy="none"),
+):
+    run = DiffuSpec(pair, Settings(max_new_tokens=24, **settings)).stream("Say a word again and again.")
+    before = known()
+    for step in run:
+        assert known() == before, {name: n for name, n in known().items() if n != before[name]}
+"""
+
+
+def test_nothing_is_compiled_while_a_run_is_timed():
+    """A step that has to compile takes a second: all that steps need is compiled when models and searches load."""
+    done = subprocess.run([sys.executable, "-c", COMPILED_IN_A_STEP], capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
