@@ -170,5 +170,5 @@ def key(kind: str, pair: Pair, variants: Sequence[Variant], questions: QuestionF
         "threads": made_by.threads,
         "versions": made_by.versions,
         "program": fingerprint("models", "method", *(f"{name}.py" for name in PROGRAM)),
-        "weights": fingerprint("../assets/drafter", "../assets/ngram.npz") if pair.info.name == EMBEDDED else "",
+        "weights": fingerprint("../assets/drafter", "../assets/ngram") if pair.info.name == EMBEDDED else "",
     }

@@ -175,7 +175,8 @@ class Provenance:
 
 @dataclass(frozen=True)
 class PairInfo:
-    """Which models made a trace. context: tokens the target can hold; max_draft: largest k."""
+    """Which models made a trace. context: tokens the target can hold; max_draft: largest k; ngram: edition of the
+    embedded pair's fitted n-gram (traces that do not say have the first), 0 for none."""
 
     name: str
     target: str
@@ -185,6 +186,7 @@ class PairInfo:
     device: str
     context: int
     max_draft: int
+    ngram: int = 1
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ another length, or to go on from any other prefix, `DiffuSpec.stream(ids=prefix)
 from __future__ import annotations
 
 import dataclasses
-import functools
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -24,9 +23,10 @@ from diffuspec.errors import SettingsError
 from diffuspec.method.acceptance import Verdict
 from diffuspec.method.copying import make_source
 from diffuspec.method.lattice import TokenLattice, prune
-from diffuspec.method.proxy import NGram, make_proxy
+from diffuspec.method.proxy import make_proxy
 from diffuspec.method.search import SearchResult, find
 from diffuspec.method.tree import PrefixTree
+from diffuspec.models.weights import NGRAM_EDITION, embedded_ngram
 from diffuspec.settings import Settings
 from diffuspec.trace import Step, Trace, TreeVerification, Verification
 
@@ -60,17 +60,10 @@ def continuation(trace: Trace, index: int) -> tuple[int, ...]:
 
 
 def proxies(trace: Trace) -> tuple[str, ...]:
-    """The proxies that can judge this trace: a fitted n-gram knows one vocabulary only."""
+    """The proxies that can judge this trace: of the fitted n-grams only the one that it was made with."""
     choices = Settings.knobs()["proxy"].choices
-    return choices if trace.pair.name == EMBEDDED else tuple(c for c in choices if "ngram" not in c)
-
-
-@functools.cache
-def embedded_ngram() -> NGram:
-    """The embedded pair's n-gram, without its models."""
-    from diffuspec.models import weights
-
-    return NGram.load(weights.asset("ngram.npz"))
+    fitted = trace.pair.name == EMBEDDED and 1 <= trace.pair.ngram <= NGRAM_EDITION
+    return choices if fitted else tuple(c for c in choices if "ngram" not in c)
 
 
 def search_again(trace: Trace, index: int, settings: Settings) -> Again:
@@ -80,11 +73,10 @@ def search_again(trace: Trace, index: int, settings: Settings) -> Again:
     """
     if settings.proxy not in proxies(trace):
         raise SettingsError(
-            f"This trace was made by {trace.pair.target}: the n-gram at hand is for another vocabulary. "
-            "Use the proxy context or none."
+            f"This trace was made by {trace.pair.target}, and its n-gram is not here: use the proxy context or none."
         )
     recorded, before = trace.steps[index].lattice, context(trace, index)
-    ngram = embedded_ngram() if "ngram" in settings.proxy else None
+    ngram = embedded_ngram(trace.pair.ngram) if "ngram" in settings.proxy else None
     vocabulary = ngram.vocab_size if ngram else max(trace.pieces, default=0) + 1
     proxy = make_proxy(
         settings.proxy if settings.search != "argmax" else "none",

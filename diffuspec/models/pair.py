@@ -128,7 +128,7 @@ def load_pair(
 
 
 def _load_embedded(dtype: str, device: str, progress: weights.Progress) -> Pair:
-    drafter_folder, table = weights.asset("drafter"), weights.asset("ngram.npz")
+    drafter_folder, ngram = weights.asset("drafter"), weights.embedded_ngram()
     folder = weights.embedded_target(progress)
     progress(0.9, "Loading the target")
     target, tokenizer = load_target(folder, dtype=dtype, device=device)
@@ -136,7 +136,7 @@ def _load_embedded(dtype: str, device: str, progress: weights.Progress) -> Pair:
     drafter = load_block_drafter(drafter_folder, target)
     source = json.loads((folder / weights.READY).read_text())["source"]
     return _pair(EMBEDDED, f"SmolLM2-135M-Instruct, {source}", "SmolLM2 block drafter", tokenizer, target, drafter,
-                 NGram.load(table), dtype, device, progress)  # fmt: skip
+                 ngram, dtype, device, progress)  # fmt: skip
 
 
 def _load_standalone(name, target_id, drafter_id, convention, dtype, device, progress) -> Pair:
@@ -198,6 +198,7 @@ def _pair(name, target_name, drafter_name, tokenizer, target, drafter, proxy, dt
     info = PairInfo(
         name=name, target=target_name, drafter=drafter_name, drafter_kind=drafter.kind, dtype=dtype,
         device=str(device), context=target.context, max_draft=drafter.max_block,
+        ngram=weights.NGRAM_EDITION if proxy else 0,
     )  # fmt: skip
     pair = Pair(info, tokenizer, target, drafter, proxy, stop_ids(target.model, tokenizer))
     progress(0.98, "Warming up")

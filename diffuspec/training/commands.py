@@ -20,7 +20,7 @@ The stages, in their order (each goes on where it was stopped, and --help explai
   drafter     train layers of the target into a drafter       ->  a run folder, the drafter in it
   evaluate    what drafters foresee of held-out answers, or of a question file's
   pack        store its matrices in 8 bits                    ->  assets/drafter
-  ngram       fit the causal proxy on the answers             ->  assets/ngram.npz
+  ngram       fit the causal proxy on the answers             ->  assets/ngram
 
 On two cores half an hour of synthesis and an hour of training give a drafter that is worth trying:
 
@@ -30,7 +30,7 @@ On two cores half an hour of synthesis and an hour of training give a drafter th
   python -m diffuspec train synthesise --text text.jsonl.gz --out data --tokens 500000 --layers 0,1,11,21,27,29
   python -m diffuspec train drafter data --layers 0,1,11,21,27,29 --out run --steps 4000
   python -m diffuspec train pack run/drafter --out assets/drafter
-  python -m diffuspec train ngram --answers data --out assets/ngram.npz
+  python -m diffuspec train ngram --answers data --out assets/ngram/2.npz
 """
 
 QUESTION_LIMIT = 128

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from diffuspec.errors import SettingsError
 from diffuspec.method.acceptance import verify, verify_tree
+from diffuspec.models.weights import NGRAM_EDITION
 from diffuspec.trace import Trace
 from diffuspec.whatif import as_step, context, continuation, judge, judge_tree, proxies, search_again, verify_path
 
@@ -102,14 +103,23 @@ def test_a_tree_is_walked_along_the_answer(trace):
     assert walked > 20
 
 
-def test_another_vocabulary_has_no_ngram(trace):
-    import dataclasses
-
-    other = dataclasses.replace(trace, pair=dataclasses.replace(trace.pair, name="elsewhere"))
+@pytest.mark.parametrize("change", [{"name": "elsewhere"}, {"ngram": NGRAM_EDITION + 1}, {"ngram": 0}])
+def test_without_its_own_ngram_a_trace_is_judged_by_its_text(trace, change):
+    other = dataclasses.replace(trace, pair=dataclasses.replace(trace.pair, **change))
     assert proxies(other) == ("context", "none")
-    with pytest.raises(SettingsError, match="another vocabulary"):
+    with pytest.raises(SettingsError, match="its n-gram is not here"):
         search_again(other, 0, trace.settings)
     assert len(search_again(other, 0, trace.settings.replace(proxy="context")).search) > 0
+
+
+def test_a_trace_is_searched_by_the_edition_it_was_made_with(trace):
+    """Old traces do not say: theirs is the first. A newer n-gram judges otherwise."""
+    assert trace.pair.ngram == 1 and b'"ngram":1' in trace.dumps()
+    newer = dataclasses.replace(trace, pair=dataclasses.replace(trace.pair, ngram=2))
+    step = trace.steps[0]
+    one, two = (search_again(t, 0, trace.settings).search for t in (trace, newer))
+    np.testing.assert_allclose(one.score, step.search.score, atol=1e-4)
+    assert not np.allclose(two.proxy_logp[0], one.proxy_logp[0], equal_nan=True)
 
 
 TOKENS = st.lists(st.integers(0, 3), max_size=6)

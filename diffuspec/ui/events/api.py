@@ -5,9 +5,7 @@ Their docstrings are what the API page and the tools' descriptions show.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -18,8 +16,9 @@ from gradio.utils import get_function_description
 from diffuspec.errors import DiffuSpecError, PromptError, SettingsError
 from diffuspec.method.copying import make_source
 from diffuspec.method.lattice import TokenLattice, prune
-from diffuspec.method.proxy import NGram, make_proxy
+from diffuspec.method.proxy import make_proxy
 from diffuspec.method.search import TreeSearch, argmax_path, find
+from diffuspec.models.weights import embedded_ngram
 from diffuspec.settings import Settings
 from diffuspec.trace import Trace
 from diffuspec.ui.events.explain import explain
@@ -27,7 +26,6 @@ from diffuspec.ui.events.files import write
 from diffuspec.ui.events.runs import make_job
 from diffuspec.ui.host import DTYPES, Host
 
-NGRAM = Path(__file__).parents[3] / "assets" / "ngram.npz"
 MOST_POSITIONS, MOST_CANDIDATES, LONGEST_CONTEXT = 128, 64, 8192
 
 
@@ -164,7 +162,7 @@ def _search(ids, logq, settings: Settings, context, stop_ids) -> dict[str, Any]:
 def _path(lattice: TokenLattice, settings: Settings, context: list[int], stop_ids: frozenset[int]):
     if settings.search == "argmax":
         return argmax_path(lattice, stop_ids)
-    fitted = _ngram() if settings.proxy.startswith("ngram") else None
+    fitted = embedded_ngram() if settings.proxy.startswith("ngram") else None
     vocabulary = fitted.vocab_size if fitted else 1 + max([int(lattice.ids.max(initial=0)), *context])
     if max([int(lattice.ids.max(initial=0)), *context]) >= vocabulary:
         raise SettingsError(
@@ -205,11 +203,6 @@ def _tokens(values, name: str) -> list[int]:
     except TypeError:
         raise PromptError(f"{name} must hold token ids: whole numbers from 0 on.") from None
     return list(values)
-
-
-@functools.cache
-def _ngram() -> NGram:
-    return NGram.load(NGRAM)
 
 
 def _mapping(settings: str | dict) -> dict:

@@ -21,9 +21,10 @@ from diffuspec.method import breakeven
 from diffuspec.method.acceptance import accept_probability, residual, verify, verify_tree
 from diffuspec.method.lattice import prune
 from diffuspec.method.length import AdaptiveDraftLength
-from diffuspec.method.proxy import NGram, Proxy, make_proxy
+from diffuspec.method.proxy import Proxy, make_proxy
 from diffuspec.method.search import argmax_path
 from diffuspec.method.tree import PrefixTree, best_first_tree
+from diffuspec.models.weights import embedded_ngram
 from diffuspec.settings import Settings
 from diffuspec.trace import Step, Trace
 from diffuspec.ui.views.misses import misses
@@ -503,16 +504,11 @@ def _along(made: PrefixTree, truth: Sequence[int]) -> dict[int, int]:
 # ------------------------------------------------------------------------------------------------ shared
 
 
-@functools.cache
-def _fitted() -> NGram:
-    return NGram.load(ASSETS / "ngram.npz")
-
-
 def proxy_of(trace: Trace) -> Proxy:
     """The causal proxy that a recorded run of the embedded pair began with."""
-    settings = trace.settings
+    settings, fitted = trace.settings, embedded_ngram(trace.pair.ngram)
     return make_proxy(
-        settings.proxy, ngram=_fitted(), vocab_size=_fitted().vocab_size, weight=settings.context_weight,
+        settings.proxy, ngram=fitted, vocab_size=fitted.vocab_size, weight=settings.context_weight,
         prompt_ids=trace.prompt_ids,
     )  # fmt: skip
 
