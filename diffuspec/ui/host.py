@@ -8,7 +8,7 @@ its place in the line, and can be stopped at any time.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -166,6 +166,13 @@ class Host:
             return Status(text, fraction)
         error = known.exception()
         return Status(text, error=error) if error else Status("The models are ready", 1.0, ready=True)
+
+    def spell(self, pair_name: str, tokens: Iterable[int]) -> dict[int, str]:
+        """The bytes of tokens, as `Trace.pieces` has them; of none while no models of that pair are loaded."""
+        loaded = [known.result() for known in self._pairs.values() if known.done() and not known.exception()]
+        if pair_name != self.pair_name or not loaded:
+            return {}
+        return {token: loaded[0].piece(token).decode("latin-1") for token in tokens}
 
     def pair(self, work: Work, dtype: str, waiting: Callable[[Status], T]) -> Generator[T, None, Any]:
         """The pair of models once it is loaded, None where the work was stopped before.

@@ -53,6 +53,7 @@ def applies(adl: bool, cps: bool, values: dict[str, Any]) -> dict[str, bool]:
         **dict.fromkeys(("lam", "proxy", "tau", "m_max"), cps),
         "beam": search == "cps",
         **dict.fromkeys(("nodes", "copy"), search == "tree"),
+        "followers": search == "tree" and values["proxy"].startswith("ngram"),
         "context_weight": cps and values["proxy"] == "ngram+context",
         "seed": values["temperature"] > 0,
     }

@@ -26,6 +26,7 @@ GRID = {
     "length": ["adl", "fixed", "throughput", "confidence"],
     "nodes": [2, 10, 24],
     "copy": [0, 1, 3],
+    "followers": [0, 2, 5],
     "k": [1, 2, 3, 5, 8, 16, 32],
     "bounds": [(1, 3), (2, 8), (3, 8), (8, 16), (20, 30)],
     "beam": [1, 3, 8],

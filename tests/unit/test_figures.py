@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "browser"))
 from fake import fake_trace  # noqa: E402
 
 from diffuspec.gallery import gallery  # noqa: E402
+from diffuspec.method.tree import COPIED  # noqa: E402
 from diffuspec.ui.views import lab  # noqa: E402
 from diffuspec.ui.views.acceptance import acceptance_figure, reached  # noqa: E402
 from diffuspec.ui.views.adl import adl_figure, decision  # noqa: E402
@@ -76,6 +77,28 @@ def test_a_recorded_step_searched_again_by_its_own_settings_is_as_recorded():
         assert body["after"]["seen"] == body["before"]["accepted"] <= body["after"]["oracle"]
     narrow = lab.again(trace, 5, settings.replace(tau=0.3))
     assert narrow["score"]["kept"] < narrow["before"]["kept"]
+
+
+def test_every_token_of_a_step_searched_again_is_named():
+    """Copies of the prompt by the trace itself, followers by the models, where there are any."""
+    trace = gallery().trace("1-maths")
+    settings = trace.settings.replace(search="tree", nodes=20, followers=4)
+    asked = set()
+
+    def spell(pair_name, tokens):
+        assert pair_name == "embedded"
+        asked.update(tokens)
+        return {token: f"<{token}>" for token in tokens}
+
+    copied = 0
+    for index in range(0, len(trace.steps), 6):
+        body = lab.again(trace, index, settings, spell)
+        labels, tree = body["labels"], body["after"]["detail"]["tree"]
+        assert set(tree["ids"]) <= labels.keys()
+        for token, rank in zip(tree["ids"], tree["rank"], strict=True):
+            assert labels[token] == (f"<{token}>" if token in asked else token_label(trace, token))
+            copied += rank == COPIED and labels[token] != f"⟨{token}⟩"
+    assert copied and asked and not asked & trace.pieces.keys()
 
 
 def test_names_on_the_map_stay_inside_the_frame_and_apart():

@@ -98,3 +98,10 @@ def test_an_error_of_the_engine_gives_the_turn_back(watched):
     looks = []
     follow(watched.host, job("after", 8), looks)
     assert looks[-1].final
+
+
+def test_tokens_are_spelled_by_loaded_models_of_the_same_pair_only():
+    host = Host(lambda dtype, progress: FakePair(), pair_name="fake")
+    assert host.spell("fake", [1]) == {}
+    host.warm_up().result(10)
+    assert host.spell("fake", [0, 1]) == {0: "<|im_end|>", 1: "<|im_start|>"} and host.spell("other", [1]) == {}

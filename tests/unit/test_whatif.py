@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from diffuspec.errors import SettingsError
 from diffuspec.method.acceptance import verify, verify_tree
+from diffuspec.method.tree import FOLLOWER
 from diffuspec.models.weights import NGRAM_EDITION
 from diffuspec.trace import Trace
 from diffuspec.whatif import as_step, context, continuation, judge, judge_tree, proxies, search_again, verify_path
@@ -120,6 +121,17 @@ def test_a_trace_is_searched_by_the_edition_it_was_made_with(trace):
     one, two = (search_again(t, 0, trace.settings).search for t in (trace, newer))
     np.testing.assert_allclose(one.score, step.search.score, atol=1e-4)
     assert not np.allclose(two.proxy_logp[0], one.proxy_logp[0], equal_nan=True)
+
+
+def test_followers_come_from_the_ngram_of_the_trace(trace):
+    settings = trace.settings.replace(search="tree", copy=0, nodes=32)
+    found = {}
+    for followers in (0, 4):
+        trees = [
+            search_again(trace, step.index, settings.replace(followers=followers)).search.tree for step in trace.steps
+        ]
+        found[followers] = sum(int((tree.rank == FOLLOWER).sum()) for tree in trees)
+    assert found[0] == 0 and found[4] > len(trace.steps)
 
 
 TOKENS = st.lists(st.integers(0, 3), max_size=6)

@@ -241,6 +241,7 @@ window.DiffuSpecLab = (() => {
       const method = settings.search;
       this.inputs.beam.disabled = method !== "cps";
       this.inputs.nodes.disabled = this.inputs.copy.disabled = method !== "tree";
+      this.inputs.followers.disabled = method !== "tree" || !settings.proxy.startsWith("ngram");
       for (const name of ["lam", "proxy", "tau", "m_max"]) this.inputs[name].disabled = method === "argmax";
       this.inputs.context_weight.disabled = method === "argmax" || settings.proxy !== "ngram+context";
       this.find("[data-reset]").disabled = !this.changes;

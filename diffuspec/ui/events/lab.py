@@ -49,7 +49,7 @@ class Lab:
         """Search a step again. -> JSON of slots for the lab, or of what is wrong"""
         try:
             step, settings = read(trace, asked)
-            return lab.dumps(again=lab.again(trace, step, settings))
+            return lab.dumps(again=lab.again(trace, step, settings, self.host.spell))
         except DiffuSpecError as error:
             return lab.dumps(refused=str(error))
         except Exception as error:

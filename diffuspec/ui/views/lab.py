@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import orjson
@@ -14,8 +16,9 @@ from diffuspec.ui.views.text import answer_units, token_label
 from diffuspec.whatif import Again, as_step, context, continuation, judged, proxies, search_again
 
 # The knobs that a search can be changed by, without a model.
-KNOBS = ("search", "beam", "nodes", "copy", "tau", "m_max", "lam", "proxy", "context_weight")
+KNOBS = ("search", "beam", "nodes", "copy", "followers", "tau", "m_max", "lam", "proxy", "context_weight")
 COMPILED_MS = 3000.0  # a search that takes longer had to be compiled first, as the first one on a machine has
+Spell = Callable[[str, Iterable[int]], dict[int, str]]  # of a pair by its name: token id -> its bytes, as in `Trace`
 LEAD = 14  # tokens of the text before the step that are shown
 
 
@@ -38,8 +41,11 @@ def opening_settings(trace: Trace) -> Settings:
     return trace.settings if trace.settings.proxy in possible else trace.settings.replace(proxy=possible[0])
 
 
-def again(trace: Trace, index: int, settings: Settings) -> dict[str, Any]:
-    """Step `index` before and after; `after` is None where nothing was drafted."""
+def again(trace: Trace, index: int, settings: Settings, spell: Spell = lambda pair_name, tokens: {}) -> dict[str, Any]:
+    """Step `index` before and after; `after` is None where nothing was drafted.
+
+    spell: gives the pieces of tokens that the trace does not know, as an n-gram may add to a tree.
+    """
     step = trace.steps[index]
     body: dict[str, Any] = {
         "index": index,
@@ -61,14 +67,17 @@ def again(trace: Trace, index: int, settings: Settings) -> dict[str, Any]:
         found = search_again(trace, index, settings)
     known = continuation(trace, index)
     body["known"] = known[: step.lattice.k + 1]
-    body["after"] = drawn(trace, as_step(trace, index, found))
+    after = as_step(trace, index, found)
+    body["after"] = drawn(trace, after)
     body["after"]["oracle"] = oracle_accepted(found.lattice, known)
     body["certain"] = found.certain
     body["judged"] = judged(trace.settings)
     body["ms"] = round(found.ms, 2)
     body["score"] = scores(trace, found)
-    shown = lattice.tokens_shown(step) | set(body["known"]) | set(body["after"]["path"])
-    body["labels"] = {token: token_label(trace, token) for token in shown if token >= 0}
+    shown = {t for t in lattice.tokens_shown(step) | lattice.tokens_shown(after) | set(body["known"]) if t >= 0}
+    pieces = {**spell(trace.pair.name, shown - trace.pieces.keys()), **trace.pieces}
+    spelt = dataclasses.replace(trace, pieces=pieces)
+    body["labels"] = {token: token_label(spelt, token) for token in shown}
     return body
 
 
