@@ -108,13 +108,19 @@ def _row(variant: str, category: str, mine: list[Measured], everyone: list[Measu
 
 
 def decode(kind: Any, value: Any, where: str) -> Any:
-    """Rebuild a value of the annotated type `kind` from parsed JSON; `ResultsError` names what does not fit."""
+    """Rebuild a value of the annotated type `kind` from parsed JSON; `ResultsError` names what does not fit.
+
+    A field that an older program did not write takes its default, where it has one.
+    """
     if isinstance(kind, types.UnionType):
         if value is None:
             return None
         kind = next(option for option in kind.__args__ if option is not type(None))
     if dataclasses.is_dataclass(kind):
-        if not isinstance(value, dict) or set(value) != {f.name for f in dataclasses.fields(kind)}:
+        fields = {f.name: f.default is dataclasses.MISSING for f in dataclasses.fields(kind)}
+        if not isinstance(value, dict) or not {name for name, must in fields.items() if must} <= set(value) <= set(
+            fields
+        ):
             raise ResultsError(f"{where} does not hold what a {kind.__name__} holds.")
         hints = typing.get_type_hints(kind)
         return kind(**{name: decode(hints[name], entry, f"{where}.{name}") for name, entry in value.items()})

@@ -12,6 +12,7 @@ from fake import fake_result  # noqa: E402
 
 from diffuspec import paper  # noqa: E402
 from diffuspec.errors import DiffuSpecError  # noqa: E402
+from diffuspec.models.weights import ASSETS  # noqa: E402
 from diffuspec.studies import STUDIES  # noqa: E402
 from diffuspec.ui.events.measure import MOST_QUESTION_BYTES, asked, recorded  # noqa: E402
 from diffuspec.ui.views.measure import results_payload, tables  # noqa: E402
@@ -69,6 +70,13 @@ def test_results_that_come_along_are_read_and_a_damaged_file_is_passed_over(tmp_
     (tmp_path / "broken.json").write_text("{}")
     assert recorded(tmp_path) == {"ablation": (fake_result("ablation"), RECORDED)}
     assert recorded(tmp_path / "missing") == {}
+
+
+def test_every_results_file_of_the_project_is_on_the_page():
+    files = {path.stem for path in (ASSETS / "results").glob("*.json")}
+    shelf = recorded(ASSETS / "results")
+    assert shelf.keys() == files and len(files) >= 8
+    assert all(result.rows for result, _ in shelf.values())
 
 
 @pytest.mark.parametrize(

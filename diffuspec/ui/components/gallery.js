@@ -13,7 +13,7 @@ const figures = (card) => {
   };
   add("tokens-per-step", "tokens/step", card.tokens_per_step.toFixed(2));
   add("accepted-per-step", "accepted/step", card.accepted_per_step.toFixed(2));
-  add("speed-up", "over plain AR", card.speedup === null ? "–" : `${card.speedup.toFixed(2)}×`);
+  add("speed-up", "speed-up", card.speedup === null ? "–" : `${card.speedup.toFixed(2)}×`);
   return list;
 };
 
