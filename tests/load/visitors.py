@@ -1,4 +1,4 @@
-"""Twenty visitors at once: `python tests/load/visitors.py [--pages 20] [--runs 6] [--tokens 32]`.
+"""Twenty visitors at once: `python tests/load/visitors.py [--pages 20] [--runs 6] [--tokens 128]`.
 
 Starts the playground in a process of its own on a free port, on the embedded pair. Each visitor speaks to it as its
 page does: loads it, keeps the heartbeat open, presses Run, follows the stream. Asserts that everyone is served in
@@ -245,7 +245,7 @@ def main() -> int:
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--pages", type=int, default=20)
     parser.add_argument("--runs", type=int, default=6)
-    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--tokens", type=int, default=128)
     args = parser.parse_args()
     if args.serve:
         serve()
