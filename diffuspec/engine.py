@@ -145,7 +145,7 @@ class Run:
         verdict = self.verify(lattice, found, logits)
         clock.lap("verify")
         emitted = self.commit(found, verdict)
-        self.ahead, ahead = None, self.look_ahead if self.settings.search == "tree" else None
+        self.ahead, ahead = None, self.look_ahead if isinstance(found, TreeSearch) else None
         decision = self.policy.update(generated_length(lattice.raw_draft, self.stop_ids), verdict.accepted, ahead)
         clock.lap("commit")
         step = self.recorder.record(clock, lattice, found, logits, verdict, decision, emitted)

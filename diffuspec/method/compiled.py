@@ -125,12 +125,14 @@ def _propose(proxy, tail, tokens, p):
 @numba.njit(**_options)
 def followers(tables, tail, tokens, p):
     """`propose` from the tables of a proxy: what stood after the last two tokens, then what after the last alone."""
-    _, _, starts2, words2, logp2, backoff2, starts3, words3, logp3, _, _, _, mix = tables
+    p1, _, starts2, words2, logp2, backoff2, starts3, words3, logp3, _, _, _, mix = tables
     n, size = len(tail), 0
     u = tail[n - 2] if n > 1 else -1
     v = tail[n - 1] if n > 0 else -1
     if mix[0] == 0.0 or v < 0 or len(tokens) == 0:
         return 0
+    if u >= len(p1) or v >= len(p1):
+        raise IndexError("a token id is outside the vocabulary of the n-gram")
     first3, last3, weight3 = 0, 0, 0.0
     row = _find(words2, np.int64(starts2[u]), np.int64(starts2[u + 1]), v) if u >= 0 else -1
     if row >= 0:

@@ -91,3 +91,7 @@ def test_a_token_outside_the_vocabulary_is_an_error():
     for cells, text in ((lattice, [0]), (inside, [VOCAB])):
         with pytest.raises(IndexError):
             beam_search(cells, FITTED, text, beam=1, lam=0.5, stop_ids=())
+    none = prune(np.zeros((0, 0)), np.zeros((0, 0)), tau=1.0, m_max=1, stop_ids=())
+    for text in ([VOCAB], [VOCAB, 0]):  # without a column only the followers are looked up
+        with pytest.raises(IndexError):
+            best_first_tree(none, FITTED, text, nodes=1, lam=0.5, stop_ids=(), followers=1, deepest=1)
