@@ -118,9 +118,8 @@ def decode(kind: Any, value: Any, where: str) -> Any:
         kind = next(option for option in kind.__args__ if option is not type(None))
     if dataclasses.is_dataclass(kind):
         fields = {f.name: f.default is dataclasses.MISSING for f in dataclasses.fields(kind)}
-        if not isinstance(value, dict) or not {name for name, must in fields.items() if must} <= set(value) <= set(
-            fields
-        ):
+        needed = {name for name, must in fields.items() if must}
+        if not isinstance(value, dict) or not needed <= set(value) <= set(fields):
             raise ResultsError(f"{where} does not hold what a {kind.__name__} holds.")
         hints = typing.get_type_hints(kind)
         return kind(**{name: decode(hints[name], entry, f"{where}.{name}") for name, entry in value.items()})

@@ -72,11 +72,6 @@ class CopySource:
     def _copy(self, place: int, length: int) -> Copy | None:
         return Copy(int(self.text[place]), place, length) if place >= 0 else None
 
-    def next(self, copy: Copy) -> Copy | None:
-        """What comes after a copied token, copying on; None where the text ends."""
-        place = copy.place + 1
-        return self._copy(place, copy.length + 1) if place < self.size else None
-
 
 def make_source(settings: Settings, ids: Iterable[int]) -> CopySource | None:
     """What the settings let a tree copy from; `ids`: the text so far."""

@@ -258,7 +258,6 @@ def warm_up(search: str) -> None:
     lattice = prune(np.zeros((1, 1)), np.zeros((1, 1)), tau=1.0, m_max=1, stop_ids=())
     source = CopySource([0])
     find(lattice, ContextNGram(1, [0]), [0], Settings(search=search), stop_ids=(), source=source)
-    source.now()
 
 
 def oracle_accepted(lattice: TokenLattice, continuation: Sequence[int]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import re
 from xml.etree import ElementTree
@@ -13,8 +14,9 @@ from fake import fake_trace
 from playwright.sync_api import expect
 
 from diffuspec import DiffuSpec, Settings
-from diffuspec.method.tree import COPIED
+from diffuspec.method.tree import COPIED, FOLLOWER
 from diffuspec.trace import Trace
+from diffuspec.training.ngram import fit
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -304,3 +306,22 @@ def test_the_lab_searches_while_a_run_goes_on(visit, slow_site):
     page.click("#page-playground-button")
     page.click("#stop")
     expect(page.locator("#run")).to_be_enabled()
+
+
+def test_a_follower_says_that_the_ngram_added_it(visit, serve, tiny_pairs):
+    pair = tiny_pairs["peeking"]
+    text = [9, 40, 41, 42, 43, 44, 45, 46] * 4
+    pair = dataclasses.replace(pair, proxy=fit([text], pair.target.vocab_size, (5, 6)))
+    settings = Settings(length="fixed", k=2, search="tree", nodes=12, copy=0, followers=3, max_new_tokens=24)
+    trace = DiffuSpec(pair, settings).run(ids=text)
+    step = next(step for step in trace.steps if (step.search.tree.rank == FOLLOWER).any())
+    page = visit(serve(trace))
+    to_step(page, step.index)
+    page.click("#phase-search")
+    cells = page.locator(f"#lattice .node[data-rank='{FOLLOWER}']")
+    nodes = step.search.tree.rank == FOLLOWER
+    assert cells.count() == len(set(step.search.tree.depth[nodes].tolist()))
+    expect(cells.first).to_contain_text("3-gram")
+    cells.first.click()
+    expect(page.locator("#inspector")).to_contain_text("none: added by the 3-gram")
+    assert "added by the 3-gram" in page.locator("#page-playground").inner_text()
