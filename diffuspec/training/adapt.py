@@ -33,7 +33,8 @@ from diffuspec.training.network import DrafterNetwork
 from diffuspec.training.recipe import Recipe
 
 HELD_OUT = 25
-PART = 12  # conversations in one pass
+PART = 12  # conversations in one pass,
+PADDED = 6000  # and about their tokens, filled up to the longest of them
 CHECKPOINT = "checkpoint.pt"
 VISITED = "visited.npz"
 WALK = 8  # rows of the drafts that decide where the next one begins
@@ -98,7 +99,10 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}],
             betas=(0.9, 0.95),
+            fused=True,
         )
+        self._worker = network.in_bfloat16() if recipe.bf16 else network  # what the products of a step are made with
+        self._pairs = list(zip(network.parameters(), self._worker.parameters(), strict=True))
         self.average = {name: tensor.clone().float() for name, tensor in network.state_dict().items()}
         self.step, self.rows = 0, 0
         folder.mkdir(parents=True, exist_ok=True)
@@ -143,14 +147,20 @@ class Trainer:
         for _ in range(recipe.conversations):
             family = self._families[rng.integers(len(self._families))]
             drawn.append(family[rng.integers(len(family))])
-        drawn.sort(key=lambda c: len(c.ids))  # a part is as long as its longest
-        self.network.train()
-        parts = range(0, len(drawn), PART)
+        self._worker.train()
+        if self._worker is not self.network:
+            list(at_once(lambda pair: pair[1].data.copy_(pair[0].data), self._pairs))
         key = recipe.seed, self.step
-        done = list(at_once(lambda first: self._gradient(drawn[first : first + PART], (*key, first)), parts))
+        done = list(at_once(lambda part: self._gradient(part[1], (*key, part[0])), enumerate(_parts(drawn))))
         loss, weight, rows = (sum(part[i] for part in done) for i in range(3))
-        for parameter, *gradients in zip(self.network.parameters(), *(part[3] for part in done), strict=True):
-            parameter.grad = torch.stack(gradients).sum(0).div_(weight)
+
+        def collect(parameter: torch.Tensor, *gradients: torch.Tensor) -> None:
+            total = gradients[0].float()
+            for gradient in gradients[1:]:
+                total.add_(gradient)
+            parameter.grad = total.div_(weight)
+
+        list(at_once(collect, self.network.parameters(), *(part[3] for part in done)))
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.learning_rate(self.step)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip)
@@ -158,10 +168,9 @@ class Trainer:
         self.step += 1
         self.rows += rows
         keep = min(recipe.average, self.step / (self.step + 10))
-        with torch.no_grad():
-            for name, tensor in self.network.state_dict().items():
-                if tensor.is_floating_point():
-                    self.average[name].lerp_(tensor, 1 - keep)
+        now = self.network.state_dict()
+        floats = [name for name, tensor in now.items() if tensor.is_floating_point()]
+        list(at_once(lambda name: self.average[name].lerp_(now[name], 1 - keep), floats))
         return loss / weight
 
     def _gradient(self, drawn: Sequence[Conversation], key: Sequence[int]) -> tuple:
@@ -172,12 +181,12 @@ class Trainer:
         batch = blocks.cut(
             drawn, rng, blocks=max(1, self.recipe.anchors * 16 // length), length=length, stop_ids=self.stop_ids,
             eos=self.eos, key_heads=self.network.key_heads, filled=self.recipe.filled, choose=self._choose,
+            dtype=self._worker.mask_embedding.dtype,
         )  # fmt: skip
         columns, correction = self._sampled_columns(batch, rng)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bool(self.recipe.bf16)):
-            logits = self.network(batch, columns)
+        logits = self._worker(batch, columns)
         loss, weight = self._loss(logits.float() + correction, columns, batch)
-        gradients = torch.autograd.grad(loss, list(self.network.parameters()))
+        gradients = torch.autograd.grad(loss, list(self._worker.parameters()))
         return float(loss.detach()), float(weight), len(batch.targets), gradients
 
     def _choose(self, conversation: Conversation, rng: np.random.Generator) -> int:
@@ -271,6 +280,18 @@ class Trainer:
             raise DiffuSpecError(f"{path} holds another drafter ({error}).") from error
         self.average, self.step, self.rows = state["average"], state["step"], state["rows"]
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+def _parts(conversations: Sequence[Conversation]) -> list[list[Conversation]]:
+    """Passes that the conversations are read in, of like lengths, the longest first: the last to be done, while other
+    workers have nothing left to do, shall be short."""
+    waiting = sorted(conversations, key=lambda c: -len(c.ids))
+    parts = []
+    while waiting:
+        size = max(1, min(PART, PADDED // len(waiting[0].ids)))
+        parts.append(waiting[:size])
+        waiting = waiting[size:]
+    return parts
 
 
 def acceptance(

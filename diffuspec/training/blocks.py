@@ -29,9 +29,9 @@ LENGTHS = (4, 4, 4, 4, 8, 8, 8, 8, 16, 16, 32)  # the first rows decide: short b
 class Blocks:
     """C conversations of A blocks with k rows each, flattened to R = A k rows a conversation.
 
-    inputs int64 [C, R]: token ids, `MASK` for a mask; positions int64 [C, R]; prefix float32
-    [C, layers, 2, key heads, T, head size], or None; text int64 [C, T]: the prefix's ids; mask float32 [C, 1, R, T + R]
-    additive; supervised bool [C, R]: the rows asked. Of these, in order, N: targets int64 [N]; soft_ids int64 [N, TOP]
+    inputs int64 [C, R]: token ids, `MASK` for a mask; positions int64 [C, R]; prefix
+    [C, layers, 2, key heads, T, head size], or None; text int64 [C, T]: the prefix's ids; mask [C, 1, R, T + R]
+    additive, of the prefix's dtype; supervised bool [C, R]: the rows asked. Of these, in order, N: targets int64 [N]; soft_ids int64 [N, TOP]
     and soft_p float32 [N, TOP]; depth int64 [N], the row's place in its block; inside bool [N], False past the end of
     the answer; block int64 [N], its number; families, a name for each block.
     """
@@ -59,12 +59,13 @@ def anywhere(conversation: Conversation, rng: np.random.Generator) -> int:
 def cut(
     conversations: Sequence[Conversation], rng: np.random.Generator, *, blocks: int, length: int, stop_ids: frozenset,
     eos: int, key_heads: int, filled: float, choose: Callable[[Conversation, np.random.Generator], int] = anywhere,
+    dtype: torch.dtype = torch.float32,
 ) -> Blocks:  # fmt: skip
     """`blocks` random blocks of `length` rows out of each conversation.
 
     stop_ids: ids that end an answer (an answer without one was cut off: nothing is known past its end);
     eos: what rows past the end have to say; filled: the share of partly filled blocks; choose: the answer token that a
-    block's first row has to name.
+    block's first row has to name; dtype: of prefix and mask.
     """
     rows, k = blocks * length, length
     shape = (len(conversations), rows)
@@ -120,19 +121,21 @@ def cut(
     place = np.broadcast_to(np.tile(np.arange(k), blocks), shape)
     number = np.repeat(np.arange(len(conversations) * blocks).reshape(shape[0], -1), k, 1)
     return Blocks(
-        tensor(inputs), tensor(positions), _prefix(conversations, longest, key_heads), tensor(text),
-        tensor(mask)[:, None], tensor(supervised), tensor(targets[supervised]), tensor(soft_ids[supervised]),
+        tensor(inputs), tensor(positions), _prefix(conversations, longest, key_heads, dtype), tensor(text),
+        tensor(mask)[:, None].to(dtype), tensor(supervised), tensor(targets[supervised]), tensor(soft_ids[supervised]),
         tensor(soft_p[supervised]), tensor(place[supervised]), tensor(inside[supervised]),
         tensor(number[supervised]), [c.family for c in conversations for _ in range(blocks)],
     )  # fmt: skip
 
 
-def _prefix(conversations: Sequence[Conversation], longest: int, key_heads: int) -> torch.Tensor | None:
+def _prefix(
+    conversations: Sequence[Conversation], longest: int, key_heads: int, dtype: torch.dtype
+) -> torch.Tensor | None:
     if conversations[0].cache is None:
         return None
     _, layers, _, width = conversations[0].cache.shape
-    stored = torch.zeros(len(conversations), longest, layers, 2, width)
+    stored = torch.zeros(len(conversations), longest, layers, 2, width, dtype=dtype)
     for c, conversation in enumerate(conversations):
-        part = torch.from_numpy(conversation.cache[:longest].astype(np.float32))
+        part = torch.from_numpy(np.array(conversation.cache[:longest]))
         stored[c, : len(part)] = part
     return stored.unflatten(-1, (key_heads, -1)).permute(0, 2, 3, 4, 1, 5)

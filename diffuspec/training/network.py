@@ -112,7 +112,7 @@ class DrafterNetwork(nn.Module):
             rows = torch.cat([embedding[text], rows], 1)
             own = torch.arange(text.shape[1]).expand(len(text), -1)
             positions = torch.cat([own, positions], 1)
-            causal = torch.full((text.shape[1], mask.shape[-1]), -torch.inf).triu(1)
+            causal = torch.full((text.shape[1], mask.shape[-1]), -torch.inf, dtype=mask.dtype).triu(1)
             mask = torch.cat([causal.expand(len(text), 1, -1, -1), mask], 2)
         else:
             prefix = _Prefix(blocks.prefix)
@@ -122,6 +122,14 @@ class DrafterNetwork(nn.Module):
             rows = rows[0] if isinstance(rows, tuple) else rows
         rows = self.norm(rows[:, -blocks.inputs.shape[1] :][blocks.supervised])
         return F.linear(rows, self._head[0][columns])
+
+    def in_bfloat16(self) -> DrafterNetwork:
+        """A copy in bfloat16, embeddings included."""
+        twin = copy.deepcopy(self).bfloat16()
+        twin._embedding, twin._output, twin._head = (
+            [part[0].bfloat16()] for part in (self._embedding, self._output, self._head)
+        )
+        return twin
 
     def start_from(self, folder: Path) -> None:
         """Take the weights of a drafter that was exported before (8-bit or plain), instead of the target's; its
