@@ -31,9 +31,9 @@ class Blocks:
 
     inputs int64 [C, R]: token ids, `MASK` for a mask; positions int64 [C, R]; prefix
     [C, layers, 2, key heads, T, head size], or None; text int64 [C, T]: the prefix's ids; mask [C, 1, R, T + R]
-    additive, of the prefix's dtype; supervised bool [C, R]: the rows asked. Of these, in order, N: targets int64 [N]; soft_ids int64 [N, TOP]
-    and soft_p float32 [N, TOP]; depth int64 [N], the row's place in its block; inside bool [N], False past the end of
-    the answer; block int64 [N], its number; families, a name for each block.
+    additive, of the prefix's dtype; supervised bool [C, R]: the rows asked. Of these, in order, N: targets int64 [N];
+    soft_ids int64 [N, TOP] and soft_p float32 [N, TOP]; depth int64 [N], the row's place in its block; inside bool [N],
+    False past the end of the answer; block int64 [N], its number; families, a name for each block.
     """
 
     inputs: torch.Tensor

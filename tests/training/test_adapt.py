@@ -16,7 +16,7 @@ from diffuspec.training import adapt, blocks, caches
 from diffuspec.training.data import Conversation, DataFolder
 from diffuspec.training.network import DrafterNetwork, export, spread_layers
 from diffuspec.training.prompts import Answer, Prompt, Say
-from diffuspec.training.slots import StockSlots
+from diffuspec.training.slots import StockSlots, grouped_attention
 from diffuspec.training.synthesis import Synthesis
 
 STOPS = frozenset((1, 3))
@@ -161,6 +161,28 @@ def test_training_raises_held_out_acceptance(tiny, conversations, tmp_path, bf16
     after = trainer.evaluate(k=8)
     assert after["accepted"] > before["accepted"] + 0.1
     assert len(after["right"]) == 8 and set(after["by_family"]) == {"mt", "qa"}
+
+
+def test_attention_with_and_without_gradients_is_the_same():
+    torch.manual_seed(4)
+    query, key, value = torch.randn(2, 6, 5, 8, requires_grad=True), torch.randn(2, 3, 9, 8), torch.randn(2, 3, 9, 8)
+    mask = torch.zeros(2, 1, 5, 9).masked_fill(torch.rand(2, 1, 5, 9) < 0.3, -torch.inf)
+    asked, _ = grouped_attention(None, query, key, value, mask, scaling=0.3)
+    with torch.no_grad():
+        fused, _ = grouped_attention(None, query, key, value, mask, scaling=0.3)
+    assert asked.requires_grad
+    torch.testing.assert_close(asked.detach(), fused)
+
+
+def test_a_part_of_a_step_is_of_like_lengths_and_the_longest_come_first(conversations):
+    lengths = range(40, 1240, 40)
+    many = [dataclasses.replace(c, ids=np.zeros(n)) for c, n in zip(conversations[:6] * 5, lengths, strict=True)]
+    parts = adapt._parts(many)
+    assert sorted(id(c) for part in parts for c in part) == sorted(map(id, many))
+    made = [[len(c.ids) for c in part] for part in parts]
+    assert [n for part in made for n in part] == sorted(lengths, reverse=True)
+    assert all(len(part) <= adapt.PART and len(part) * part[0] <= adapt.PADDED for part in made)
+    assert len(adapt._parts(many[:1] * 30)) == 3 and adapt._parts([dataclasses.replace(many[0], ids=np.zeros(9000))])
 
 
 def test_products_in_bfloat16_give_the_gradients_of_float32_but_for_rounding(tiny, conversations, tmp_path):
