@@ -169,7 +169,7 @@ def breakeven_figure(z: np.ndarray, marks: Sequence[Point], k: int, costs: Seque
         figure.add_scatter(
             x=[min(max(p.draft_cost, 0.0105), 3.9) for p in some], y=[p.acceptance for p in some],
             text=[p.name for p in some], mode="markers+text", textposition=_beside(some, marks),
-            textfont={"color": COLOURS["ink"], "size": 12},
+            textfont={"color": COLOURS["ink"], "size": 12, "shadow": "auto"},
             marker={"size": 11, "symbol": symbol, "color": COLOURS[colour],
                     "line": {"width": 1.5, "color": COLOURS["card"]}},
             customdata=[
