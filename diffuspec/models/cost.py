@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 
@@ -9,13 +10,16 @@ from diffuspec.method.length import StepCost
 from diffuspec.models.drafter import DiffusionDrafter
 from diffuspec.models.target import Target
 
-CONTEXT, REPEATS = 128, 3
+CONTEXT, ROUNDS = 128, 3
+BURST = 5  # passes of a size one after the other
 ROWS, DRAFTS = (1, 2, 4, 8, 12, 16, 24), (1, 4, 8, 16)
 WIDTH = 15  # candidates a column
 
 
 def measure(target: Target, drafter: DiffusionDrafter) -> StepCost:
-    """The least of a few passes of each size over a short context: a busy moment makes a pass slower, never faster."""
+    """What passes of each size take one after the other over a short context, as they do in a run: where a processor
+    slows down under many products, a single one would look too cheap. Of a few rounds the least, since a busy moment
+    makes a pass slower, never faster."""
     text = [1] * min(CONTEXT, target.context - max(ROWS))
     cache = target.new_cache()
     target.prefill(cache, text[:-1])
@@ -34,11 +38,14 @@ def measure(target: Target, drafter: DiffusionDrafter) -> StepCost:
 def _curve(run: Callable[[int], None], sizes) -> tuple[tuple[int, float], ...]:
     least = dict.fromkeys(sizes, float("inf"))
     run(sizes[-1])  # the first pass sets things up
-    for _ in range(REPEATS):
+    for _ in range(ROUNDS):
         for size in sizes:
-            started = time.perf_counter()
-            run(size)
-            least[size] = min(least[size], (time.perf_counter() - started) * 1e3)
+            took = []
+            for _ in range(BURST):
+                started = time.perf_counter()
+                run(size)
+                took.append((time.perf_counter() - started) * 1e3)
+            least[size] = min(least[size], statistics.median(took))
     floor, curve = 0.0, []
     for size, ms in least.items():
         curve.append((size, floor := max(floor, ms)))  # more work is never cheaper: what says so is noise
