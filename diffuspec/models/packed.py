@@ -4,7 +4,8 @@
 runs far from memory speed. oneDNN's blocked layout does not; and since each output row is summed in
 the same order however many rows share the call, a row has the same bits in a pass of one token and in
 a pass of nine (checked by a test on this machine's kernels). float32 needs one precaution: a single
-row would take another kernel, so it is sent twice.
+row would take another kernel, so it is sent twice. bfloat16 keeps no such promise where the processor has
+AMX: there a row's sums depend on its place among the others.
 """
 
 from __future__ import annotations
