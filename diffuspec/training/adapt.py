@@ -33,8 +33,8 @@ from diffuspec.training.network import DrafterNetwork
 from diffuspec.training.recipe import Recipe
 
 HELD_OUT = 25
-PART = 12  # conversations in one pass,
-PADDED = 6000  # and about their tokens, filled up to the longest of them
+PART = 12  # conversations in one pass at most,
+PADDED = 6000  # and their tokens, each counted as long as the longest
 CHECKPOINT = "checkpoint.pt"
 VISITED = "visited.npz"
 WALK = 8  # rows of the drafts that decide where the next one begins
