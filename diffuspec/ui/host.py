@@ -24,7 +24,9 @@ from diffuspec.ui.views.merits import MEASURED, Source
 from diffuspec.whatif import verify_path
 
 DTYPES = ("int8", "float32", "bfloat16")
-POLL_S = 0.33
+POLL_S = 0.33  # between two looks at what is waited for
+# And at what computes: a browser on the same two cores takes some 45 ms of them to draw one.
+LOOK_S = 0.5
 
 T = TypeVar("T")
 
@@ -190,7 +192,7 @@ class Host:
     ) -> Generator[T, None, Any]:
         """What `act` gives, run on the models' thread when its turn comes; None where the work was stopped before.
 
-        Yields a few times a second: what `waiting` makes of the place in the line, then `acting()`.
+        Yields every `POLL_S` what `waiting` makes of the place in the line, then every `LOOK_S` `acting()`.
         Raises what `act` raises, and `BusyError` where too many wait already.
         """
         turn = self._turns.join()
@@ -203,7 +205,7 @@ class Host:
             acted = self._models.submit(act)
             while not acted.done():
                 yield acting()
-                wait([acted], POLL_S)
+                wait([acted], LOOK_S)
             return acted.result()
         finally:
             turn.leave()
@@ -213,7 +215,7 @@ class Host:
         self._models.submit(act)
 
     def follow(self, job: Job) -> Iterator[Progress]:
-        """Run a job, with a look at it a few times a second; the last look is `final`.
+        """Run a job, with a look at it every `LOOK_S`; the last look is `final`.
 
         Closing the iterator stops the run. A job that is stopped before its turn has no final look.
         Raises what loading, the engine or the comparison raise.

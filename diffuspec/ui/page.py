@@ -106,7 +106,16 @@ def build(host: Host, first: Trace | None = None, problem: str | None = None, *,
         timer = gr.Timer(0.6)
         timer.tick(lambda: tick(host), None, [said, timer], **QUIET)
     _queue(demo)
+    _progress(demo, said)
     return demo
+
+
+def _progress(demo: gr.Blocks, node: gr.components.Component) -> None:
+    """Let events that show no progress tell it to one component alone: by itself the page hands the status of each
+    look at a run to all components that an event fills, on the cores that the run needs."""
+    for event in demo.fns.values():
+        if event.show_progress == "hidden":
+            event.show_progress_on = [node]
 
 
 def _queue(demo: gr.Blocks) -> None:

@@ -5,6 +5,7 @@ import math
 import os
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect, sync_playwright
@@ -196,3 +197,16 @@ def test_a_foreign_file_is_refused_and_the_trace_kept(visitor, site, tmp_path):
     ).count() else visitor.set_input_files("input[type=file]", foreign)
     expect(visitor.locator("#notice")).to_contain_text("not a DiffuSpec trace")
     assert f"of {len(site[1].steps)}" in label(visitor)
+
+
+def test_streaming_costs_the_engine_less_than_five_percent(embedded_pair, monkeypatch):
+    """Heard by a visitor in another process, who draws nothing: what a browser draws on the same cores is its own."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "load"))
+    import streaming
+
+    with streaming.served(embedded_pair) as url, streaming.listener(url, 192) as streamed:
+        for _ in range(3):  # other work on the machine in one of them costs more than what is looked for
+            rates = streaming.measure({"alone": streaming.alone(embedded_pair, 192), "streamed": streamed}, 5)
+            if rates["streamed"] >= 0.95 * rates["alone"]:
+                return
+    raise AssertionError(rates)

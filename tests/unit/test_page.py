@@ -40,3 +40,13 @@ def test_an_idle_server_looks_for_work_a_hundred_times_a_second_at_most(monkeypa
     finally:
         demo.close(verbose=False)
     assert 0 < looks <= 200
+
+
+def test_only_the_notice_hears_how_far_hidden_events_are():
+    demo = build(Host(lambda dtype, progress: None))
+    config = demo.get_config_file()
+    events = [event for event in config["dependencies"] if event["show_progress"] == "hidden"]
+    assert len(events) > 20
+    (told,) = {tuple(event["show_progress_on"]) for event in events}
+    (notice,) = told
+    assert next(part for part in config["components"] if part["id"] == notice)["props"]["elem_id"] == "notice"

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "browser"))
 from fake import fake_trace  # noqa: E402
 
 from diffuspec.ui.views.merits import MEASURED, Source  # noqa: E402
-from diffuspec.ui.views.payload import RECENT, Stream, payload  # noqa: E402
+from diffuspec.ui.views.payload import FIGURES_S, RECENT, Stream, payload  # noqa: E402
 
 SOURCE = Source(MEASURED)
 
@@ -40,18 +40,22 @@ def test_a_whole_trace_has_every_step_in_full(trace):
     assert body["at"] == {"step": 2, "phase": "verify"}
 
 
-def test_looks_at_a_run_are_small_and_add_up_to_the_whole(trace):
+def test_looks_at_a_run_are_small_and_add_up_to_the_whole(trace, monkeypatch):
     stream, shown = Stream("one"), {}
     total = len(trace.steps)
     for count in [*range(0, total, 5), total]:
         body = orjson.loads(stream.look(so_far(trace, count), SOURCE))
         assert body["live"] and len(body["steps"]) == count
-        assert (body["figures"] is not None) == (count == 0), "figures are sent at once, and then not for a while"
+        assert body["figures"] is None, "figures are for a run that goes on for a while"
         full = [step["i"] for step in body["steps"] if "detail" in step]
         assert full == list(range(max(count - RECENT, 0), count))
         shown.update({step["i"]: step for step in body["steps"] if "detail" in step})
     again = orjson.loads(stream.look(so_far(trace, total), SOURCE))
     assert not any("detail" in step for step in again["steps"]) and again["figures"] is None
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + FIGURES_S)
+    assert orjson.loads(stream.look(so_far(trace, total - 1), SOURCE))["figures"]
+    assert orjson.loads(stream.look(so_far(trace, total), SOURCE))["figures"] is None
     whole = orjson.loads(payload(trace, "one", SOURCE))
     assert [shown[i]["detail"] for i in range(total)] == [step["detail"] for step in whole["steps"]]
 

@@ -139,6 +139,8 @@ window.DiffuSpecPlayer = (() => {
       }
       const pictured = Boolean(next.figures);
       if (!pictured && !fresh) next.figures = this.data.figures;
+      // Those of the run before stand in their place until this one's are drawn.
+      for (const node of Object.values(this.figures)) node.classList.toggle("ds-stale", !next.figures);
       this.data = next;
       const before = this.at;
       const due = fresh || !next.live || !this.counted || performance.now() - this.movedAt >= LIVE_MS;

@@ -21,8 +21,7 @@ from diffuspec.ui.views.palette import COLOURS
 from diffuspec.ui.views.stages import stages_figure
 from diffuspec.ui.views.text import Unit, answer_units, prompt_units, token_label
 
-# Steps sent in full with each look at a run; more than pass between two looks, so that a look the
-# browser drops is made good by the next.
+# Steps sent in full with each look at a run: those that a visitor who follows it may step back to before it ends.
 RECENT = 16
 # Seconds between two pictures of the figures of a run under way: to make and to draw them takes the engine's cores.
 FIGURES_S = 3.0
@@ -34,7 +33,7 @@ class Stream:
     def __init__(self, run: str):
         self.run = run
         self._outlines: dict[int, dict[str, Any]] = {}
-        self._sent, self._figures_at = -1, -FIGURES_S
+        self._sent, self._figures_at = -1, time.monotonic()
 
     def look(self, trace: Trace, source: Source) -> str:
         """JSON text; steps already sent in full by looks before this one, and figures just sent, are left out."""
