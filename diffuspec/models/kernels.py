@@ -72,6 +72,9 @@ SUMS = 16  # chains in which squares are added up
 STRETCH = 128  # logits that are passed over together where none is among the best
 
 _options = dict(nogil=True, error_model="numpy", cache=True)
+# For what allocates nothing: without numba's counting of references, of which every slice of an array costs two, each
+# an atomic addition; of one row's pass they were a tenth.
+_bare = dict(_options, _nrt=False)
 
 
 _byte, _short, _int, _long = (ir.IntType(bits) for bits in (8, 16, 32, 64))
@@ -267,7 +270,7 @@ def _totals(builder, records, inputs, scales, bits, rows, stride, blocks, way, l
 _half_products, _full_products = dots(4, GROUP), dots(8, FEW)
 
 
-@numba.njit(**_options)
+@numba.njit(**_bare)
 def _grouped(n):
     """How many rows meet a record at once: at most GROUP, in groups as equal as they can be."""
     groups = -(-n // GROUP)
@@ -281,10 +284,14 @@ def product(packed, a, steps, n, first, last, add, y):
     packed uint8 [groups of LANES channels, blocks x record], its bits are told from its size; a int8 [n K], K whole
     blocks, and steps float32 [n K / BLOCK, 2]: the rows x as `_place` puts them; y float32 [n, out].
     """
+    _product(packed, a, steps, n, first, last, add, y, np.empty((n, LANES), np.float32))
+
+
+@numba.njit(**_bare)
+def _product(packed, a, steps, n, first, last, add, y, tail):
     width = len(a) // n
     blocks, most = width // BLOCK, _grouped(n)
     is_half = packed.shape[1] == blocks * RECORD_4
-    tail = np.empty((n, LANES), np.float32)
     for at in range(first, last, LANES):
         group, is_whole = at // LANES, at + LANES <= last
         out, place = (y, at) if is_whole else (tail, 0)
@@ -344,12 +351,13 @@ def _round_block(typing, x, a, at, factor, steps):
     return types.void(x, a, types.intp, types.float32, steps), codegen
 
 
-@numba.njit(**_options)
-def _place(x, factor, r, n, a, steps):
+@numba.njit(**_bare)
+def _place(x, factor, r, n, rest, a, steps):
     """Round row r [K] of n rows, factor x, to LEVEL steps each side of 0 a block: into a int8 [n K'], K' whole blocks.
 
     The rows of a group lie together: their first blocks, row by row, then the next. In the same order
-    steps float32 [n K' / BLOCK, 2] takes what a step is worth, and that times the sum of the block.
+    steps float32 [n K' / BLOCK, 2] takes what a step is worth, and that times the sum of the block. rest float32
+    [BLOCK]: room for a last block that is not whole.
     """
     width = len(a) // n
     most = _grouped(n)
@@ -359,8 +367,8 @@ def _place(x, factor, r, n, a, steps):
     for block in range(whole):
         _round_block(x[block * BLOCK : (block + 1) * BLOCK], a, start + block * rows, factor, steps)
     if whole * BLOCK < len(x):
-        rest = np.zeros(BLOCK, np.float32)
-        rest[: len(x) - whole * BLOCK] = x[whole * BLOCK :]
+        for i in range(BLOCK):
+            rest[i] = x[whole * BLOCK + i] if whole * BLOCK + i < len(x) else np.float32(0.0)
         _round_block(rest, a, start + whole * rows, factor, steps)
 
 
@@ -386,10 +394,12 @@ def _add_squares(typing, x, totals):
     return types.void(x, totals), codegen
 
 
-@numba.njit(**_options)
-def _squares(x):
-    """Sum of squares in float64, in SUMS sums, since each is a chain of additions."""
-    totals, whole = np.zeros(SUMS), len(x) // SUMS * SUMS
+@numba.njit(**_bare)
+def _squares(x, totals):
+    """Sum of squares in float64, in SUMS sums, since each is a chain of additions: totals float64 [SUMS]."""
+    whole = len(x) // SUMS * SUMS
+    for i in range(SUMS):
+        totals[i] = 0.0
     for i in range(0, whole, SUMS):
         _add_squares(x[i : i + SUMS], totals)
     total = 0.0
@@ -405,13 +415,19 @@ def _normed(x, gain, eps):
     """Root mean square norm of rows x [n, h] times gain, placed."""
     n, width = x.shape
     a, steps = _room(n, width)
-    scaled = np.empty(width, np.float32)
+    scaled, rest, totals = np.empty(width, np.float32), np.empty(BLOCK, np.float32), np.empty(SUMS)
+    _place_normed(x, gain, eps, scaled, rest, totals, a, steps)
+    return a, steps
+
+
+@numba.njit(**_bare)
+def _place_normed(x, gain, eps, scaled, rest, totals, a, steps):
+    n, width = x.shape
     for r in range(n):
         row = x[r]
         for i in range(width):
             scaled[i] = row[i] * gain[i]
-        _place(scaled, np.float32(1.0 / math.sqrt(_squares(row) / width + eps)), r, n, a, steps)
-    return a, steps
+        _place(scaled, np.float32(1.0 / math.sqrt(_squares(row, totals) / width + eps)), r, n, rest, a, steps)
 
 
 @numba.njit(**_options)
@@ -419,9 +435,14 @@ def _rounded(x):
     """Rows x [n, K], placed."""
     n, width = x.shape
     a, steps = _room(n, width)
-    for r in range(n):
-        _place(x[r], np.float32(1.0), r, n, a, steps)
+    _place_all(x, np.empty(BLOCK, np.float32), a, steps)
     return a, steps
+
+
+@numba.njit(**_bare)
+def _place_all(x, rest, a, steps):
+    for r in range(len(x)):
+        _place(x[r], np.float32(1.0), r, len(x), rest, a, steps)
 
 
 @intrinsic
@@ -434,7 +455,7 @@ def _fma(typing, a, b, c):
     return types.float32(types.float32, types.float32, types.float32), codegen
 
 
-@numba.njit(**_options)
+@numba.njit(**_bare)
 def _exp(x):
     """e^x in float32 for x <= 0 and moderate x > 0, to about 2 units in the last place."""
     x = max(np.float32(-87.0), min(np.float32(88.0), x))
@@ -451,7 +472,7 @@ def _exp(x):
     return p * np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
-@numba.njit(fastmath={"reassoc", "contract", "nsz"}, **_options)
+@numba.njit(fastmath={"reassoc", "contract", "nsz"}, **_bare)
 def _sum_of_exponentials(x, largest):
     total = np.float32(0.0)
     for i in range(len(x)):
@@ -459,7 +480,7 @@ def _sum_of_exponentials(x, largest):
     return total
 
 
-@numba.njit(**_options)
+@numba.njit(**_bare)
 def _highest(x):
     highest = x[0]
     for i in range(len(x)):
@@ -484,7 +505,7 @@ def likeliest_one(logits):
     return places
 
 
-@numba.njit(**_options)
+@numba.njit(**_bare)
 def _rank(row, place, best):
     """Write down where the largest of a row are, as many as `best` holds, and what they are; their logsumexp."""
     n, known = len(best), 0
@@ -531,14 +552,14 @@ def likeliest_few(logits, n):
     return likeliest_of(logits, np.arange(len(logits)), n)
 
 
-@numba.njit(**_options)
+@numba.njit(**_bare)
 def _gate(gate, up, out):
     """out = silu(gate) * up."""
     for i in range(len(out)):
         out[i] = gate[i] / (np.float32(1.0) + _exp(-gate[i])) * up[i]
 
 
-@numba.njit(**_options)
+@numba.njit(**_bare)
 def _rotate(vector, cos, sin, out, factor):
     """RoPE, half-rotation, of one head [d]."""
     half = len(vector) // 2
@@ -602,7 +623,7 @@ def _fused(panels: int):
 _one_panel, _panels = _fused(1), _fused(TOGETHER)
 
 
-@numba.njit(**_options)
+@numba.njit(**_bare)
 def _matrix(a, b, count, panels, out):
     """out[:, SPAN j..] = a[:, :count] b[j, :count] for j < panels, each sum in the order of the text."""
     for first in range(0, panels, TOGETHER):
@@ -615,14 +636,14 @@ def _matrix(a, b, count, panels, out):
                     _one_panel(a, r, rows, b, j, count, out)
 
 
-@numba.njit(**_options)
-def _attend(queries, rows, keys, values, past, first, n, hidden, scores, out):
+@numba.njit(**_bare)
+def _attend(queries, rows, keys, values, past, first, n, hidden, scores, totals, out):
     """Query rows [m, d] of one key head, the i-th of the pass's row rows[i], over the past of their text and its block,
     rows first .. first + n - 1 of the pass.
 
     keys float32 [room / SPAN, d, SPAN], values [d / SPAN rounded up, room, SPAN]: in panels, which are read from
-    front to back; out float32 [m, d rounded up to whole spans]. A column of the block that a row must not see gets the
-    weight 0, which no sum notices.
+    front to back; totals float32 [>= m]: room; out float32 [m, d rounded up to whole spans]. A column of the block that
+    a row must not see gets the weight 0, which no sum notices.
     """
     total = past + n
     _matrix(queries, keys, queries.shape[1], -(-total // SPAN), scores)
@@ -636,14 +657,13 @@ def _attend(queries, rows, keys, values, past, first, n, hidden, scores, out):
         for j in range(n):
             block[j] = np.float32(0.0) if unseen[j] else block[j]
     _matrix(scores, values, total, len(values), out)
-    totals = np.empty(len(queries), np.float32)
     _sums(scores, total, totals)
     for i in range(len(queries)):
         for j in range(out.shape[1]):
             out[i, j] /= totals[i]
 
 
-@numba.njit(**_options)
+@numba.njit(**_bare)
 def _sums(weights, n, totals):
     """Sums of the first n of each row, in the order of the text; six rows at a time, since each sum is a chain."""
     m = len(weights)
@@ -662,13 +682,13 @@ def _sums(weights, n, totals):
         totals[a], totals[b], totals[c], totals[d], totals[e], totals[f] = ta, tb, tc, td, te, tf
 
 
-@numba.njit(**_options)
+@numba.njit(**_bare)
 def _copy(source, target):
     for i in range(len(source)):
         target[i] = source[i]
 
 
-@numba.njit(**_options)
+@numba.njit(**_bare)
 def _share(total, part, parts, grain):
     """Where the `part`-th of `parts` threads starts in `total` items handed out by `grain`."""
     return min(total, (total // grain * part // parts) * grain) if part < parts else total
@@ -677,10 +697,20 @@ def _share(total, part, parts, grain):
 @numba.njit(**_options)
 def _attend_text(first, last, projected, keys, values, text, shape, hidden, place, cos, sin, scores, mixed):
     """Queries first .. last - 1 of a text's rows, key head by key head, into mixed [n, heads d]."""
+    room = np.empty((CHUNK, shape[2]), np.float32), np.empty((CHUNK, len(values[0]) * SPAN), np.float32)
+    rows, totals = np.empty(CHUNK, np.int64), np.empty(CHUNK, np.float32)
+    _attend_queries(
+        first, last, projected, keys, values, text, shape, hidden, place, cos, sin, scores, mixed, room, rows, totals
+    )
+
+
+@numba.njit(**_bare)
+def _attend_queries(
+    first, last, projected, keys, values, text, shape, hidden, place, cos, sin, scores, mixed, room, rows, totals
+):  # fmt: skip
     heads, kv_heads, d, _, _ = shape
     group, shrink, n, start = heads // kv_heads, np.float32(1.0 / math.sqrt(d)), text[ROWS], text[FIRST]
-    query, out = np.empty((CHUNK, d), np.float32), np.empty((CHUNK, len(values[0]) * SPAN), np.float32)
-    rows = np.empty(CHUNK, np.int64)
+    query, out = room
     while first < last:
         g, skip = first // (n * group), first % (n * group)
         size = min(CHUNK, last - first, n * group - skip)
@@ -688,14 +718,14 @@ def _attend_text(first, last, projected, keys, values, text, shape, hidden, plac
             head = (g * group + (skip + i) % group) * d
             r = rows[i] = start + (skip + i) // group
             _rotate(projected[r, head : head + d], cos[place[r]], sin[place[r]], query[i], shrink)
-        _attend(query[:size], rows, keys[g], values[g], text[PAST], start, n, hidden, scores[:size], out[:size])
+        _attend(query[:size], rows, keys[g], values[g], text[PAST], start, n, hidden, scores[:size], totals, out[:size])
         for i in range(size):
             head = (g * group + (skip + i) % group) * d
             _copy(out[i, :d], mixed[rows[i], head : head + d])
         first += size
 
 
-@numba.njit(**_options)
+@numba.njit(**_bare)
 def move(keys, values, first, rows):
     """In every layer of a cache (see `run`), put the tokens first + rows, ascending, to first, first + 1, ..."""
     for layer in range(len(keys)):
@@ -824,6 +854,23 @@ def _meet(counter, goal):
             _give_way()
 
 
+@numba.njit(**_bare)
+def _append(t, threads, projected, shape, keys, values, at, texts, place, cos, sin):
+    """Put thread t's share of the rows' keys and values into cache layer `at`."""
+    heads, kv_heads, d, _, _ = shape
+    for text in range(len(texts)):
+        slot, first_row, past = texts[text, SLOT], texts[text, FIRST], texts[text, PAST]
+        for i in range(t, texts[text, ROWS], threads):
+            r, column = first_row + i, past + i
+            for g in range(kv_heads):
+                first, last = (heads + g) * d, (heads + kv_heads + g) * d
+                k, v = projected[r, first : first + d], projected[r, last : last + d]
+                key = keys[slot, at, g, column // SPAN, :, column % SPAN]
+                _rotate(k, cos[place[r]], sin[place[r]], key, np.float32(1.0))
+                for j in range(0, d, SPAN):
+                    _copy(v[j : j + SPAN], values[slot, at, g, j // SPAN, column])
+
+
 @numba.njit(**_options)
 def run(
     t, threads, counter, x, weights, shape, source, keys, values, texts, hidden, asked, place, cos, sin, buffers, ranks
@@ -843,24 +890,13 @@ def run(
     [context, d / 2]. buffers: see `room_for`; the last takes the logits. ranks: see `no_ranks`, for the rows asked;
     with room for none there the logits are not ranked.
     """
-    heads, kv_heads, d, _, _ = shape
     projected, met = buffers[0], 0
     for layer in range(len(source) + 1 if len(asked) else len(source)):
         is_head = layer == len(source)
         at = source[0] if is_head else source[layer]
         for stage in range(HEAD if is_head else PROJECT, HEAD + 1 if is_head else HEAD):
             if stage == ATTEND:
-                for text in range(len(texts)):
-                    slot, first_row, past = texts[text, SLOT], texts[text, FIRST], texts[text, PAST]
-                    for i in range(t, texts[text, ROWS], threads):
-                        r, column = first_row + i, past + i
-                        for g in range(kv_heads):
-                            first, last = (heads + g) * d, (heads + kv_heads + g) * d
-                            k, v = projected[r, first : first + d], projected[r, last : last + d]
-                            key = keys[slot, at, g, column // SPAN, :, column % SPAN]
-                            _rotate(k, cos[place[r]], sin[place[r]], key, np.float32(1.0))
-                            for j in range(0, d, SPAN):
-                                _copy(v[j : j + SPAN], values[slot, at, g, j // SPAN, column])
+                _append(t, threads, projected, shape, keys, values, at, texts, place, cos, sin)
                 met += threads
                 _meet(counter, met)
                 if layer == len(source) - 1 and not len(asked):
