@@ -569,21 +569,26 @@ def _rotate(vector, cos, sin, out, factor):
         out[i + half] = (b * cos[i] + a * sin[i]) * factor
 
 
-def _fused(panels: int):
+def _fused(panels: int, is_first: bool = False, is_summed: bool = False):
     """An intrinsic: out[r.., SPAN j..] = sum over i < count of a[r.., i] b[j, i, :] for `rows` <= TILE rows and
     `panels` j.
 
     One fused multiply-add after the other, so that an element does not know of its neighbours.
-    a float32 [m, >= count], b float32 [panels, >= count, SPAN], out float32 [m, >= panels SPAN].
+    a float32 [m, >= count], b float32 [panels, >= count, SPAN], out float32 [m, >= panels SPAN]. is_first: the first
+    to read these b; with every line of it a line of `ahead` float32 is asked for: of its spans of SPAN lines, `far`
+    floats from one to the next, as many as b has SPANs of i, and in them of the j-th SPAN of lines. is_summed:
+    totals[r..] float32 take the sums of a[r.., i] too, by additions that the processor does beside the others.
     """
     floats = _vector(_float, LANES)
     pieces = [(panel, first) for panel in range(panels) for first in range(0, SPAN, LANES)]
 
     @intrinsic
-    def fused(typing, a, r, rows, b, j, count, out):
+    def fused(typing, a, r, rows, b, j, count, out, ahead, far, totals):
         def codegen(context, builder, signature, args):
-            a, b, out = (context.make_array(signature.args[i])(context, builder, args[i]) for i in (0, 3, 6))
-            r, rows, j, count = (args[i] for i in (1, 2, 4, 5))
+            a, b, out, ahead, totals = (
+                context.make_array(signature.args[i])(context, builder, args[i]) for i in (0, 3, 6, 7, 9)
+            )
+            r, rows, j, count, far = (args[i] for i in (1, 2, 4, 5, 8))
             width, columns = (cgutils.unpack_tuple(builder, array.shape)[1] for array in (a, out))
             depth = cgutils.unpack_tuple(builder, b.shape)[1]
             inputs = _beyond(builder, a.data, r, width)
@@ -596,57 +601,93 @@ def _fused(panels: int):
                 with builder.if_then(builder.icmp_signed("==", rows, ir.Constant(rows.type, n))):
                     sources = [_beyond(builder, inputs, i, width) for i in range(n)]
                     sums = [[cgutils.alloca_once(builder, floats) for _ in pieces] for _ in sources]
-                    for total in (total for totals in sums for total in totals):
+                    whole = [cgutils.alloca_once(builder, floats) for _ in sources]
+                    for total in (*whole, *(total for row in sums for total in row)):
                         builder.store(ir.Constant(floats, None), total)
                     with cgutils.for_range(builder, count, intp=_long) as loop:
                         here = [_beyond(builder, start, loop.index, SPAN) for start in starts]
                         loaded = [_load(builder, _beyond(builder, here[p], first), floats, 4) for p, first in pieces]
-                        for source, totals in zip(sources, sums, strict=True):
+                        for panel in range(panels if is_first else 0):
+                            span, line = (
+                                make(loop.index, ir.Constant(_long, SPAN)) for make in (builder.udiv, builder.urem)
+                            )
+                            place_ = _beyond(builder, ahead.data, span, far)
+                            place_ = _beyond(builder, place_, builder.add(j, ir.Constant(_long, panel)), SPAN * SPAN)
+                            _ask_for(builder, _beyond(builder, place_, line, SPAN))
+                        for i, source in enumerate(sources):
                             value = _repeated(builder, builder.load(builder.gep(source, [loop.index])), LANES)
-                            for piece, total in zip(loaded, totals, strict=True):
+                            if is_summed:
+                                builder.store(builder.fadd(builder.load(whole[i]), value), whole[i])
+                            for piece, total in zip(loaded, sums[i], strict=True):
                                 known = builder.load(total)
                                 fma = _call(builder, f"llvm.fma.v{LANES}f32", floats, value, piece, known)
                                 builder.store(fma, total)
-                    for i, totals in enumerate(sums):
+                    for i, row_sums in enumerate(sums):
+                        if is_summed:
+                            one = builder.extract_element(builder.load(whole[i]), ir.Constant(_int, 0))
+                            builder.store(one, builder.gep(totals.data, [builder.add(r, ir.Constant(_long, i))]))
                         row = _beyond(builder, place, i, columns)
-                        for (panel, first), total in zip(pieces, totals, strict=True):
+                        for (panel, first), total in zip(pieces, row_sums, strict=True):
                             to = builder.bitcast(_beyond(builder, row, panel * SPAN + first), floats.as_pointer())
                             builder.store(builder.load(total), to, align=4)
             return context.get_dummy_value()
 
         index = types.intp
-        return types.void(a, index, index, b, index, index, out), codegen
+        return types.void(a, index, index, b, index, index, out, ahead, index, totals), codegen
 
     return fused
 
 
-_one_panel, _panels = _fused(1), _fused(TOGETHER)
+_one_panel, _panels, _summed_panels = _fused(1), _fused(TOGETHER), _fused(TOGETHER, is_summed=True)
+_first_panels, _first_summed_panels = _fused(TOGETHER, True), _fused(TOGETHER, True, True)
 
 
 @numba.njit(**_bare)
-def _matrix(a, b, count, panels, out):
-    """out[:, SPAN j..] = a[:, :count] b[j, :count] for j < panels, each sum in the order of the text."""
+def _matrix(a, b, count, panels, out, is_new, ahead, far, is_summed, totals):
+    """out[:, SPAN j..] = a[:, :count] b[j, :count] for j < panels, each sum in the order of the text.
+
+    is_new: b was not read just before; ahead, far: what to ask for meanwhile, see `_fused`. is_summed: totals float32
+    take the sums of a[:, :count], in the order of the text too; for panels >= TOGETHER.
+    """
     for first in range(0, panels, TOGETHER):
         for r in range(0, len(a), TILE):
-            rows = min(TILE, len(a) - r)
-            if first + TOGETHER <= panels:
-                _panels(a, r, rows, b, first, count, out)
-            else:
+            rows, is_first, adds = min(TILE, len(a) - r), is_new and r == 0, is_summed and first == 0
+            if first + TOGETHER > panels:
                 for j in range(first, panels):
-                    _one_panel(a, r, rows, b, j, count, out)
+                    _one_panel(a, r, rows, b, j, count, out, ahead, far, totals)
+            elif is_first and adds:
+                _first_summed_panels(a, r, rows, b, first, count, out, ahead, far, totals)
+            elif is_first:
+                _first_panels(a, r, rows, b, first, count, out, ahead, far, totals)
+            elif adds:
+                _summed_panels(a, r, rows, b, first, count, out, ahead, far, totals)
+            else:
+                _panels(a, r, rows, b, first, count, out, ahead, far, totals)
 
 
 @numba.njit(**_bare)
-def _attend(queries, rows, keys, values, past, first, n, hidden, scores, totals, out):
+def _attend(queries, rows, keys, values, is_new, next_keys, past, first, n, hidden, scores, totals, out):
     """Query rows [m, d] of one key head, the i-th of the pass's row rows[i], over the past of their text and its block,
     rows first .. first + n - 1 of the pass.
 
     keys float32 [room / SPAN, d, SPAN], values [d / SPAN rounded up, room, SPAN]: in panels, which are read from
-    front to back; totals float32 [>= m]: room; out float32 [m, d rounded up to whole spans]. A column of the block that
-    a row must not see gets the weight 0, which no sum notices.
+    front to back; is_new, next_keys: whether this head was not the last one met, and the keys to be met next; totals
+    float32 [>= m]: room; out float32 [m, d rounded up to whole spans]. A column of the block that a row must not see
+    gets the weight 0, which no sum notices.
     """
     total = past + n
-    _matrix(queries, keys, queries.shape[1], -(-total // SPAN), scores)
+    _matrix(
+        queries,
+        keys,
+        queries.shape[1],
+        -(-total // SPAN),
+        scores,
+        is_new,
+        values,
+        values.shape[1] * SPAN,
+        False,
+        totals,
+    )
     for i in range(len(queries)):
         line, block, unseen = scores[i, :total], scores[i, past:total], hidden[rows[i]][first : first + n]
         for j in range(n):
@@ -656,8 +697,10 @@ def _attend(queries, rows, keys, values, past, first, n, hidden, scores, totals,
             line[j] = _exp(line[j] - highest)
         for j in range(n):
             block[j] = np.float32(0.0) if unseen[j] else block[j]
-    _matrix(scores, values, total, len(values), out)
-    _sums(scores, total, totals)
+    adds = TOGETHER > 1 and len(values) >= TOGETHER  # else there are no registers left for it
+    _matrix(scores, values, total, len(values), out, is_new, next_keys, keys.shape[1] * SPAN, adds, totals)
+    if not adds:
+        _sums(scores, total, totals)
     for i in range(len(queries)):
         for j in range(out.shape[1]):
             out[i, j] /= totals[i]
@@ -711,6 +754,7 @@ def _attend_queries(
     heads, kv_heads, d, _, _ = shape
     group, shrink, n, start = heads // kv_heads, np.float32(1.0 / math.sqrt(d)), text[ROWS], text[FIRST]
     query, out = room
+    before = -1
     while first < last:
         g, skip = first // (n * group), first % (n * group)
         size = min(CHUNK, last - first, n * group - skip)
@@ -718,7 +762,10 @@ def _attend_queries(
             head = (g * group + (skip + i) % group) * d
             r = rows[i] = start + (skip + i) // group
             _rotate(projected[r, head : head + d], cos[place[r]], sin[place[r]], query[i], shrink)
-        _attend(query[:size], rows, keys[g], values[g], text[PAST], start, n, hidden, scores[:size], totals, out[:size])
+        # A head's values are asked for while its keys are met, and the next head's keys while its values are.
+        is_new, after, before = g != before, keys[min(g + 1, kv_heads - 1)], g
+        part, into = scores[:size], out[:size]
+        _attend(query[:size], rows, keys[g], values[g], is_new, after, text[PAST], start, n, hidden, part, totals, into)
         for i in range(size):
             head = (g * group + (skip + i) % group) * d
             _copy(out[i, :d], mixed[rows[i], head : head + d])
