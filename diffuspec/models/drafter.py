@@ -338,15 +338,22 @@ def unpack(packed: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     }
 
 
-def pack_folder(source: Path, out: Path, tokens: torch.Tensor | None = None) -> tuple[int, int]:
+def pack_folder(
+    source: Path, out: Path, tokens: torch.Tensor | None = None, others: Sequence[Path] = ()
+) -> tuple[int, int]:
     """Write the 8-bit form of a drafter's folder to `out`; bytes of the weights before and after.
 
     tokens: int64, what is left of the draft vocabulary; by default all of it. The product with it is a third of a
-    draft pass, and most of its tokens are hardly ever drafted.
+    draft pass, and most of its tokens are hardly ever drafted. others: drafters of the same shape and vocabulary,
+    of whose weights and the source's the mean is taken; those of successive stages are better together
+    (Wortsman et al., "Model soups", arXiv 2203.05482).
+    Raises `WeightsError` where a folder is damaged or they do not go together.
     """
     try:
         config = json.loads((source / "config.json").read_text())
         weights = load_file(source / "model.safetensors")
+        if others:
+            weights = _mean([unpack(load_file(path / "model.safetensors")) for path in (source, *others)])
         if tokens is not None:
             kept = torch.isin(weights["draft_vocab"], tokens)
             for name in {"draft_vocab", "head.weight", "head.weight" + SCALE} & weights.keys():
@@ -358,6 +365,22 @@ def pack_folder(source: Path, out: Path, tokens: torch.Tensor | None = None) -> 
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise WeightsError(f"Cannot pack {source} into {out}: {error}.") from error
     return (source / "model.safetensors").stat().st_size, (out / "model.safetensors").stat().st_size
+
+
+def _mean(drafters: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Of each floating tensor, in float32; `ValueError` where shapes or draft vocabularies differ."""
+    first, mean = drafters[0], {}
+    for name, tensor in first.items():
+        all_ = [drafter.get(name) for drafter in drafters]
+        if any(other is None or other.shape != tensor.shape for other in all_):
+            raise ValueError(f"{name} is not of the same shape in all of them")
+        if tensor.is_floating_point():
+            mean[name] = torch.stack([other.float() for other in all_]).mean(0)
+        elif any(not torch.equal(other, tensor) for other in all_):
+            raise ValueError(f"{name} differs")
+        else:
+            mean[name] = tensor
+    return mean
 
 
 def load_block_drafter(folder: Path, target: Target) -> BlockDrafter:

@@ -58,8 +58,8 @@ def add_stages(parser: argparse.ArgumentParser, progress: Callable[[], Callable]
     synth.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="shards are added to what is there")
     much = synth.add_mutually_exclusive_group(required=True)
     much.add_argument("--tokens", metavar="N", type=int, help="answer tokens the folder shall hold")
-    much.add_argument("--questions", metavar="FILE.jsonl", type=Path,
-                      help="answer these (in Spec-Bench's format): for `evaluate`, never to be trained on")  # fmt: skip
+    much.add_argument("--questions", metavar="FILE.jsonl", type=Path, help="answer these, in Spec-Bench's format: to "
+                      "train on your own or those of `questions`; a benchmark's are for `evaluate` alone")  # fmt: skip
     synth.add_argument("--stride", metavar="N", type=int, default=1, help="every N-th question (default 1)")
     synth.add_argument("--slots", metavar="N", type=int, default=32, help="conversations at once (default %(default)s)")
     synth.add_argument("--capacity", metavar="N", type=int, default=1700,
@@ -129,7 +129,8 @@ def add_stages(parser: argparse.ArgumentParser, progress: Callable[[], Callable]
     ngram.add_argument("--out", metavar="FILE.npz", type=Path, required=True)
 
     pack = stage("pack", "store a block drafter's matrices in 8 bits", _pack)
-    pack.add_argument("source", metavar="FOLDER", type=Path, help="holds config.json and model.safetensors")
+    pack.add_argument("sources", metavar="FOLDER", type=Path, nargs="+", help="holds config.json and "
+                      "model.safetensors; of several, the mean of their weights is taken")  # fmt: skip
     pack.add_argument("--out", metavar="FOLDER", type=Path, required=True)
     pack.add_argument("--vocabulary", metavar="N", type=int, help="keep the N draft tokens most frequent in --data "
                       "(and what ends an answer): a draft pass is the sooner done")  # fmt: skip
@@ -388,6 +389,6 @@ def _pack(arguments: argparse.Namespace, progress: Callable) -> None:
         conversations = [c for folder in _folders(arguments.data) for c in folder.conversations()]
         _, _, stops = _load(arguments, progress)
         tokens = adapt.draft_vocabulary(conversations, arguments.vocabulary, [adapt.end_of_turn(conversations, stops)])
-    before, after = pack_folder(arguments.source, arguments.out, tokens)
+    before, after = pack_folder(arguments.sources[0], arguments.out, tokens, arguments.sources[1:])
     progress.close()
     print(f"{before / 2**20:.1f} MB -> {after / 2**20:.1f} MB in {arguments.out}")

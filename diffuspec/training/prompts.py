@@ -50,7 +50,7 @@ class Prompt:
 
 
 def asked(questions: Sequence[Question], limit: int) -> list[Prompt]:
-    """Questions of a file, answered turn by turn with at most `limit` tokens: for measuring, never for training."""
+    """Questions of a file, answered turn by turn with at most `limit` tokens each."""
     return [
         Prompt(i, q.category, tuple(part for turn in q.turns for part in (Say(turn), Answer(limit))))
         for i, q in enumerate(questions)

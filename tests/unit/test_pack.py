@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from diffuspec.errors import PairError, WeightsError
 from diffuspec.models.drafter import SCALE, load_block_drafter, pack, pack_folder, unpack
@@ -60,6 +61,28 @@ def test_a_packed_folder_is_about_a_quarter_and_drafts_nearly_the_same(folder, t
     )
     assert not torch.equal(plain, packed)
     assert torch.nn.functional.cosine_similarity(plain, packed).min() > 0.99
+
+
+def test_of_several_drafters_the_mean_is_packed(folder, tmp_path):
+    first = load_file(folder / "model.safetensors")
+    shutil.copytree(folder, tmp_path / "other")
+    moved = {name: t + 0.5 if t.is_floating_point() else t for name, t in first.items()}
+    save_file(moved, tmp_path / "other" / "model.safetensors")
+    pack_folder(folder, tmp_path / "mean", others=[tmp_path / "other"])
+    mean = unpack(load_file(tmp_path / "mean" / "model.safetensors"))
+    for name, tensor in first.items():
+        wanted = tensor.float() + 0.25 if tensor.is_floating_point() else tensor
+        assert mean[name].shape == tensor.shape
+        # Half a step of 8 bits: a row's largest is some 127 of them.
+        assert (mean[name] - wanted).abs().max() <= wanted.abs().max() / 127
+
+
+def test_drafters_of_different_vocabularies_have_no_mean(folder, tmp_path):
+    weights = load_file(folder / "model.safetensors")
+    shutil.copytree(folder, tmp_path / "other")
+    save_file({**weights, "draft_vocab": weights["draft_vocab"].flip(0)}, tmp_path / "other" / "model.safetensors")
+    with pytest.raises(WeightsError, match="draft_vocab"):
+        pack_folder(folder, tmp_path / "mean", others=[tmp_path / "other"])
 
 
 def test_a_smaller_vocabulary_leaves_the_other_tokens_as_they_were(folder, tiny_pair, tmp_path):
