@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,8 @@ STAGES = """\
 The stages, in their order (each goes on where it was stopped, and --help explains it):
 
   text        collect real text from unpacked packages        ->  text.jsonl.gz
-  synthesise  the target answers prompts made from it         ->  a folder of shards
+  questions   make prompts from BIG-bench's tasks             ->  questions.jsonl
+  synthesise  the target answers prompts made from either     ->  a folder of shards
   import      take over single turns answered elsewhere       ->  the same; `cache` follows
   overlap     check the prompts against a question file
   cache       the target's keys and values, where missing     ->  the same folder
@@ -51,6 +54,16 @@ def add_stages(parser: argparse.ArgumentParser, progress: Callable[[], Callable]
         "folders", metavar="FOLDER", type=Path, nargs="+", help="one package each; its name is the source"
     )
     text.add_argument("--out", metavar="FILE.jsonl.gz", type=Path, required=True)
+
+    asks = stage("questions", "make prompts of five families from BIG-bench's tasks, for `synthesise`", _questions)
+    asks.add_argument("folder", metavar="FOLDER", type=Path, help="the source package `bigbench`, unpacked")
+    asks.add_argument("--out", metavar="FILE.jsonl", type=Path, required=True, help="in Spec-Bench's format")
+    asks.add_argument("--avoid", metavar="FILE.jsonl", type=Path, required=True,
+                      help="questions that measure the drafter: what is like one of them is left out")  # fmt: skip
+    asks.add_argument("--shares", metavar="CATEGORY=N,...", type=_shares,
+                      help="the most of each (default: all there are): translation, summarization, qa, rag, "
+                      "math_reasoning")  # fmt: skip
+    asks.add_argument("--seed", metavar="N", type=int, default=0)
 
     synth = stage("synthesise", "let the target answer prompts of all families, greedily, many at once", _synthesise)
     synth.add_argument("--text", metavar="FILE.jsonl.gz", type=Path, help="what `train text` wrote; without it, only "
@@ -238,6 +251,29 @@ def _text(arguments: argparse.Namespace, progress: Callable) -> None:
         raise DiffuSpecError(f"{missing[0]} is not a folder.")
     n = text.save(text.collect(arguments.folders), arguments.out)
     print(f"{n} passages in {arguments.out}")
+
+
+def _questions(arguments: argparse.Namespace, progress: Callable) -> None:
+    from diffuspec.questions import read_questions
+    from diffuspec.training.bigbench import questions
+    from diffuspec.training.overlap import Kept
+
+    kept = Kept(turn for question in read_questions(arguments.avoid).questions for turn in question.turns)
+    made, rows, left_out = questions(arguments.folder, arguments.seed), [], 0
+    unknown = set(arguments.shares or ()) - set(made)
+    if unknown:
+        raise SettingsError(f"--shares: the categories are {', '.join(made)}.")
+    for category, prompts in made.items():
+        fit = [prompt for prompt in prompts if not kept.out(prompt)]
+        left_out += len(prompts) - len(fit)
+        rows += [(category, prompt) for prompt in fit[: (arguments.shares or {}).get(category)]]
+    random.Random(arguments.seed).shuffle(rows)
+    progress.close()
+    with open(arguments.out, "w", encoding="utf-8") as file:
+        for i, (category, prompt) in enumerate(rows):
+            row = {"question_id": i, "category": category, "turns": [prompt]}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    print(f"{len(rows)} questions in {arguments.out}; {left_out} were too like one in {arguments.avoid.name}")
 
 
 def _synthesise(arguments: argparse.Namespace, progress: Callable) -> None:

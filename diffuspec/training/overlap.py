@@ -20,6 +20,28 @@ def word_ngrams(text: str, n: int) -> set[tuple[str, ...]]:
     return {tuple(words[i : i + n]) for i in range(len(words) - n + 1)}
 
 
+class Kept:
+    """Keeps questions out of training data: as they stand, or asked in other words."""
+
+    NEAR = 0.55  # share of their words that two questions may have in common
+
+    def __init__(self, questions: Iterable[str], n: int = 8):
+        questions = list(questions)
+        self.n, self._known = n, set().union(*(word_ngrams(question, n) for question in questions))
+        self._short = [words for question in questions if 0 < len(words := _words(question)) <= 24]
+
+    def out(self, prompt: str) -> bool:
+        """Whether a prompt shares n words in a row with one of the questions, or its last line most of one's words."""
+        if word_ngrams(prompt, self.n) & self._known:
+            return True
+        asked = _words(prompt.rsplit("\n", 1)[-1])
+        return any(len(asked & words) > self.NEAR * len(asked | words) for words in self._short)
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.lower()))
+
+
 def shared(
     conversations: Iterable[Conversation], questions: Iterable[str], tokenizer, n: int
 ) -> Iterator[tuple[Conversation, str]]:

@@ -104,7 +104,7 @@ class Prompts:
         for _ in range(20):
             choice = sentences(rng.choice(self._foreign[language]).text)
             if choice:
-                return Say(ask + _tokenised(rng, rng.choice(choice))), Answer(96)
+                return Say(ask + tokenised(rng, rng.choice(choice))), Answer(96)
         return Invent(ask + _opening(rng, language), 48), Answer(96)
 
     def _summarization(self, rng: random.Random) -> tuple[Part, ...]:
@@ -153,7 +153,7 @@ class Prompts:
         return " ".join(found[:words])
 
 
-def _tokenised(rng: random.Random, sentence: str) -> str:
+def tokenised(rng: random.Random, sentence: str) -> str:
     """Half of the sentences with the spaced-out punctuation that translation corpora have."""
     if rng.random() < 0.5:
         return sentence
