@@ -305,7 +305,8 @@ class Int8Stack:
             ranks = kernels.no_ranks(len(asked), min(few, buffers[-1].shape[1]))
             pass_ = (
                 threads, np.zeros(1, np.int64), x, self._weights, self._shape, source, keys, values, texts, hidden,
-                asked, place, self._cos, self._sin, buffers, ranks,
+                asked, place, self._cos, self._sin, buffers,
+                kernels.rounding_room(len(x), self._weights, self._shape), ranks,
             )  # fmt: skip
             shares = [_helpers().submit(kernels.run, t, *pass_) for t in range(1, threads)]
             kernels.run(0, *pass_)

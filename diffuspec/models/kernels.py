@@ -68,6 +68,7 @@ CHUNK = 12  # query rows that pass one key head together
 SPAN = 16  # columns of a panel of a float product
 TILE, TOGETHER = 6, 2 if WAY == "vnni" else 1  # its rows and panels computed at a time
 PATIENCE = 20_000  # looks for the other threads before this one gives way
+SHARED = 24  # rows from which on threads round a stage's input together; fewer are done before the others could be met
 SUMS = 16  # chains in which squares are added up
 STRETCH = 128  # logits that are passed over together where none is among the best
 
@@ -416,14 +417,14 @@ def _normed(x, gain, eps):
     n, width = x.shape
     a, steps = _room(n, width)
     scaled, rest, totals = np.empty(width, np.float32), np.empty(BLOCK, np.float32), np.empty(SUMS)
-    _place_normed(x, gain, eps, scaled, rest, totals, a, steps)
+    _place_normed(x, gain, eps, 0, n, scaled, rest, totals, a, steps)
     return a, steps
 
 
 @numba.njit(**_bare)
-def _place_normed(x, gain, eps, scaled, rest, totals, a, steps):
+def _place_normed(x, gain, eps, first, last, scaled, rest, totals, a, steps):
     n, width = x.shape
-    for r in range(n):
+    for r in range(first, last):
         row = x[r]
         for i in range(width):
             scaled[i] = row[i] * gain[i]
@@ -435,13 +436,13 @@ def _rounded(x):
     """Rows x [n, K], placed."""
     n, width = x.shape
     a, steps = _room(n, width)
-    _place_all(x, np.empty(BLOCK, np.float32), a, steps)
+    _place_rows(x, 0, n, np.empty(BLOCK, np.float32), a, steps)
     return a, steps
 
 
 @numba.njit(**_bare)
-def _place_all(x, rest, a, steps):
-    for r in range(len(x)):
+def _place_rows(x, first, last, rest, a, steps):
+    for r in range(first, last):
         _place(x[r], np.float32(1.0), r, len(x), rest, a, steps)
 
 
@@ -793,25 +794,50 @@ SLOT, FIRST, ROWS, PAST = range(4)  # what is said of a text: see `run`
 
 
 @numba.njit(**_options)
+def _round(stage, t, threads, layer, x, weights, shape, buffers, rooms):
+    """Thread t's share of the rounding of a stage's input, of SHARED rows or more."""
+    _, mixed, _, gated, _, _ = buffers
+    n, width = x.shape
+    first, last, rest = n * t // threads, n * (t + 1) // threads, np.empty(BLOCK, np.float32)
+    if stage == PROJECT or stage == GATE:
+        gain = weights[4][layer] if stage == PROJECT else weights[5][layer]
+        scaled, totals = np.empty(width, np.float32), np.empty(SUMS)
+        a, steps = _part(rooms, n, width)
+        _place_normed(x, gain, shape[4], first, last, scaled, rest, totals, a, steps)
+    else:
+        rows = mixed if stage == OUTPUT else gated
+        a, steps = _part(rooms, n, rows.shape[1])
+        _place_rows(rows, first, last, rest, a, steps)
+
+
+@numba.njit(**_options)
+def _part(rooms, n, width):
+    """What n rows of this width take of the room that `_room` gave for wider ones."""
+    blocks = n * -(-width // BLOCK)
+    return rooms[0][: blocks * BLOCK], rooms[1][:blocks]
+
+
+@numba.njit(**_options)
 def _work(
-    stage, t, threads, layer, x, weights, shape, keys, values, at, texts, hidden, asked, place, cos, sin, buffers
+    stage, t, threads, layer, x, weights, shape, keys, values, at, texts, hidden, asked, place, cos, sin, buffers, rooms
 ):
-    """Thread t's share of one stage of a layer; every thread rounds the stage's input for itself."""
+    """Thread t's share of one stage of a layer; of fewer than SHARED rows every thread rounds the input for itself."""
     qkv, output, gate_up, down, norms, post, norm, head = weights
     heads, kv_heads, d, vocab, eps = shape
     projected, mixed, gates, gated, scores, logits = buffers
     n, width = x.shape
+    is_shared = n >= SHARED
     if stage == PROJECT:
-        a, steps = _normed(x, norms[layer], eps)
+        a, steps = _part(rooms, n, width) if is_shared else _normed(x, norms[layer], eps)
         weight, out, channels = qkv[layer], projected, projected.shape[1]
     elif stage == OUTPUT:
-        a, steps = _rounded(mixed)
+        a, steps = _part(rooms, n, mixed.shape[1]) if is_shared else _rounded(mixed)
         weight, out, channels = output[layer], x, width
     elif stage == GATE:
-        a, steps = _normed(x, post[layer], eps)
+        a, steps = _part(rooms, n, width) if is_shared else _normed(x, post[layer], eps)
         weight, out, channels = gate_up[layer], gates, gated.shape[1]
     elif stage == DOWN:
-        a, steps = _rounded(gated)
+        a, steps = _part(rooms, n, gated.shape[1]) if is_shared else _rounded(gated)
         weight, out, channels = down[layer], x, width
     elif stage == HEAD:
         rows = np.empty((len(asked), width), np.float32)
@@ -920,7 +946,8 @@ def _append(t, threads, projected, shape, keys, values, at, texts, place, cos, s
 
 @numba.njit(**_options)
 def run(
-    t, threads, counter, x, weights, shape, source, keys, values, texts, hidden, asked, place, cos, sin, buffers, ranks
+    t, threads, counter, x, weights, shape, source, keys, values, texts, hidden, asked, place, cos, sin, buffers, rooms,
+    ranks
 ):  # fmt: skip
     """Thread t's share of the layers of a Llama over n rows, in place in x float32 [n, h]; each of the threads 0 ..
     threads - 1 calls this once, at the same time, and with the same arguments but for t.
@@ -934,7 +961,8 @@ def run(
     that the slot holds, behind which its rows are appended; room for SPAN more is needed.
     hidden bool [n, n]: True where row i must not look at row j, both of one text; asked int64 [m]: the rows whose
     logits are wanted, or none (x is then not finished); place int64 [n]: the rows' positions; cos, sin float32
-    [context, d / 2]. buffers: see `room_for`; the last takes the logits. ranks: see `no_ranks`, for the rows asked;
+    [context, d / 2]. buffers: see `room_for`; the last takes the logits. rooms: what `_room` gives for the
+    rows at their widest. ranks: see `no_ranks`, for the rows asked;
     with room for none there the logits are not ranked.
     """
     projected, met = buffers[0], 0
@@ -948,6 +976,10 @@ def run(
                 _meet(counter, met)
                 if layer == len(source) - 1 and not len(asked):
                     return  # of the last layer, only keys and values outlive the pass
+            elif stage != HEAD and len(x) >= SHARED:
+                _round(stage, t, threads, layer, x, weights, shape, buffers, rooms)
+                met += threads
+                _meet(counter, met)
             _work(
                 stage,
                 t,
@@ -966,6 +998,7 @@ def run(
                 cos,
                 sin,
                 buffers,
+                rooms,
             )
             met += threads
             _meet(counter, met)
@@ -985,3 +1018,9 @@ def room_for(n: int, asked: int, longest: int, weights, shape, threads: int) -> 
         (threads, CHUNK, longest + SPAN), (asked, vocab),
     )  # fmt: skip
     return tuple(np.empty(shape, np.float32) for shape in shapes)
+
+
+def rounding_room(n: int, weights, shape) -> tuple[np.ndarray, np.ndarray]:
+    """Where the threads of a pass over n rows put their rounded input; hardly any for fewer than SHARED."""
+    heads, d = shape[0], shape[2]
+    return _room(n if n >= SHARED else 1, max(weights[4].shape[1], heads * d, weights[2].shape[1] // 2 * LANES))
