@@ -34,7 +34,7 @@ GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 READY = "ready.json"
-NGRAM_EDITION = 2  # of the fitted n-gram that runs use now; a trace is searched again with the one it was made with
+NGRAM_EDITION = 3  # of the fitted n-gram that runs use now; a trace is searched again with the one it was made with
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 

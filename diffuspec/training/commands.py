@@ -33,7 +33,7 @@ On two cores half an hour of synthesis and an hour of training give a drafter th
   python -m diffuspec train synthesise --text text.jsonl.gz --out data --tokens 500000 --layers 0,1,11,21,27,29
   python -m diffuspec train drafter data --layers 0,1,11,21,27,29 --out run --steps 4000
   python -m diffuspec train pack run/drafter --out assets/drafter
-  python -m diffuspec train ngram --answers data --out assets/ngram/2.npz
+  python -m diffuspec train ngram --answers data --out assets/ngram/3.npz
 """
 
 QUESTION_LIMIT = 128
