@@ -68,13 +68,13 @@ CHUNK = 12  # query rows that pass one key head together
 SPAN = 16  # columns of a panel of a float product
 TILE, TOGETHER = 6, 2 if WAY == "vnni" else 1  # its rows and panels computed at a time
 PATIENCE = 20_000  # looks for the other threads before this one gives way
-SHARED = 24  # rows from which on threads round a stage's input together; fewer are done before the others could be met
+SHARED = 24  # rows from which on threads round a stage's input together, for which they have to meet once more
 SUMS = 16  # chains in which squares are added up
 STRETCH = 128  # logits that are passed over together where none is among the best
 
 _options = dict(nogil=True, error_model="numpy", cache=True)
 # For what allocates nothing: without numba's counting of references, of which every slice of an array costs two, each
-# an atomic addition; of one row's pass they were a tenth.
+# an atomic addition; of a pass over one row or eight they were a twentieth.
 _bare = dict(_options, _nrt=False)
 
 
@@ -612,9 +612,9 @@ def _fused(panels: int, is_first: bool = False, is_summed: bool = False):
                             span, line = (
                                 make(loop.index, ir.Constant(_long, SPAN)) for make in (builder.udiv, builder.urem)
                             )
-                            place_ = _beyond(builder, ahead.data, span, far)
-                            place_ = _beyond(builder, place_, builder.add(j, ir.Constant(_long, panel)), SPAN * SPAN)
-                            _ask_for(builder, _beyond(builder, place_, line, SPAN))
+                            lines = _beyond(builder, ahead.data, span, far)
+                            lines = _beyond(builder, lines, builder.add(j, ir.Constant(_long, panel)), SPAN * SPAN)
+                            _ask_for(builder, _beyond(builder, lines, line, SPAN))
                         for i, source in enumerate(sources):
                             value = _repeated(builder, builder.load(builder.gep(source, [loop.index])), LANES)
                             if is_summed:
@@ -677,18 +677,8 @@ def _attend(queries, rows, keys, values, is_new, next_keys, past, first, n, hidd
     gets the weight 0, which no sum notices.
     """
     total = past + n
-    _matrix(
-        queries,
-        keys,
-        queries.shape[1],
-        -(-total // SPAN),
-        scores,
-        is_new,
-        values,
-        values.shape[1] * SPAN,
-        False,
-        totals,
-    )
+    spans, far = -(-total // SPAN), values.shape[1] * SPAN
+    _matrix(queries, keys, queries.shape[1], spans, scores, is_new, values, far, False, totals)
     for i in range(len(queries)):
         line, block, unseen = scores[i, :total], scores[i, past:total], hidden[rows[i]][first : first + n]
         for j in range(n):
@@ -961,9 +951,8 @@ def run(
     that the slot holds, behind which its rows are appended; room for SPAN more is needed.
     hidden bool [n, n]: True where row i must not look at row j, both of one text; asked int64 [m]: the rows whose
     logits are wanted, or none (x is then not finished); place int64 [n]: the rows' positions; cos, sin float32
-    [context, d / 2]. buffers: see `room_for`; the last takes the logits. rooms: what `_room` gives for the
-    rows at their widest. ranks: see `no_ranks`, for the rows asked;
-    with room for none there the logits are not ranked.
+    [context, d / 2]. buffers: see `room_for`; the last takes the logits. rooms: see `rounding_room`.
+    ranks: see `no_ranks`, for the rows asked; with room for none there the logits are not ranked.
     """
     projected, met = buffers[0], 0
     for layer in range(len(source) + 1 if len(asked) else len(source)):

@@ -14,6 +14,7 @@ from playwright.sync_api import expect
 
 from diffuspec.errors import WeightsError
 from diffuspec.trace import Trace
+from diffuspec.ui.views.payload import RECENT, payload
 
 IDS = (
     "prompt run stop text merits step-first step-prev step-next step-last step-play lattice inspector adl acceptance "
@@ -176,6 +177,24 @@ def test_figures_of_merit_stay_in_their_cards(visit, site, width):
         "cards => cards.filter(card => card.scrollWidth > card.clientWidth).map(card => card.dataset.merit)"
     )
     assert not over
+
+
+def test_a_run_that_is_over_at_the_first_look_shows_a_step_that_was_sent(visit, site):
+    """While plain AR is measured, only the last steps are there in full."""
+    trace = fake_trace(k_min=2, k_max=4, max_new_tokens=128)
+    first = len(trace.steps) - RECENT
+    assert first > 8
+    step, cells = visit(site).evaluate(
+        """text => {
+            const root = document.querySelector(".ds-player").cloneNode(true);
+            document.body.append(root);
+            DiffuSpecPlayer.mount(root, { plotly: () => Promise.resolve({}) }).update(text);
+            const label = root.querySelector("#step-label").textContent.match(/\\d+/)[0];
+            return [Number(label), root.querySelectorAll("[data-lattice] .ds-cell").length];
+        }""",
+        payload(trace, "one", detail_from=first, figures=False),
+    )
+    assert step > first and cells > 0
 
 
 def test_phases_tell_the_step_in_order(visit, site):

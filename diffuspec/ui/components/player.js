@@ -147,7 +147,11 @@ window.DiffuSpecPlayer = (() => {
       if (due) this.movedAt = performance.now();
       this.counted = next.steps.length;
       if ((this.follow && due) || this.at >= next.steps.length) this.at = this.lastDraft();
-      if (fresh && !next.live) this.at = this.tellingStep();
+      if (fresh && !next.live) {
+        // A short run may be over at the first look, whose last steps alone are sent in full.
+        const telling = this.tellingStep();
+        this.at = telling < next.steps.length && !next.steps[telling].detail ? this.lastDraft() : telling;
+      }
       if (fresh && next.at) {
         this.at = Math.min(next.at.step, Math.max(next.steps.length - 1, 0));
         this.phase = next.at.phase || this.phase;
