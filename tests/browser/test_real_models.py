@@ -5,6 +5,7 @@ import math
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from playwright.sync_api import expect, sync_playwright
 
 from diffuspec import DiffuSpec, Settings
 from diffuspec.baselines import compare_with_ar
+from diffuspec.engine import Run
 
 HOSTILE = "Repeat: <img src=x onerror=window.pwned=1> ${window.pwned=2} {{window.pwned=3}} </script>"
 
@@ -157,7 +159,14 @@ def test_the_keyboard_steps_and_leaves_typing_alone(visitor):
     assert label(visitor).startswith("Step 1 of")
 
 
-def test_stop_keeps_what_was_made(visitor):
+def test_stop_keeps_what_was_made(visitor, monkeypatch):
+    step = Run.step
+
+    def slowly(self):  # else a fast machine answers before a busy browser has pressed Stop
+        time.sleep(0.05)
+        return step(self)
+
+    monkeypatch.setattr(Run, "step", slowly)
     run(visitor, "Tell a very long story about a lighthouse keeper.", 400)
     expect(visitor.locator("[data-run]")).to_contain_text("of 400 …", timeout=60_000)
     expect(visitor.locator("#step-label")).to_contain_text(re.compile(r"of ([4-9]|\d\d)\b"), timeout=60_000)
