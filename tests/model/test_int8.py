@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -235,6 +236,46 @@ try:
 except ValueError:
     print("no threading layer")
 """
+
+
+PASSES = """
+import hashlib
+import numpy as np, torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from diffuspec.models import kernels
+from diffuspec.models.target import Target
+
+torch.manual_seed(0)
+shape = dict(hidden_size=192, intermediate_size=512, num_attention_heads=3, num_key_value_heads=1)
+target = Target(LlamaForCausalLM(LlamaConfig(vocab_size=500, num_hidden_layers=3, **shape)), arithmetic="int8")
+random, digest = np.random.default_rng(1), hashlib.sha256()
+for n in (1, 5, 30, 64, 200, 333):
+    cache = target.new_cache()
+    target.prefill(cache, random.integers(0, 500, n).tolist())
+    for rows, parents in ((1, None), (9, None), (8, [-1, 0, 0, 1, 1, 2, 3, 6]), (30, None)):
+        ids = random.integers(0, 500, rows).tolist()
+        logits = target.forward_tree(cache, ids, parents) if parents else target.forward(cache, ids)
+        digest.update(logits.numpy().tobytes())
+        target.keep(cache, rows, [0])
+print(kernels.WAY, digest.hexdigest())
+"""
+HASWELL = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma,+f16c,+bmi,+bmi2"}
+
+
+def test_whole_passes_have_the_same_bits_on_a_processor_without_avx_512():
+    """Attention, norms and the prompt too, not products alone; elsewhere than on x86 there is one way only."""
+
+    def logits(**environment):
+        command = [sys.executable, "-c", PASSES]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=400, cwd=ROOT, env={**os.environ, **environment}
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()
+
+    own, made = logits()
+    way, again = logits(**HASWELL if kernels.WAY != "plain" else {})
+    assert own == kernels.WAY and way == "plain" and made == again
 
 
 def test_interrupts_leave_no_pass_waiting_and_openmp_takes_no_part_in_one():
