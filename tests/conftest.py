@@ -205,6 +205,14 @@ def embedded_pair():
 
 
 @pytest.fixture(scope="session")
+def embedded_int8():
+    """The real models as the app loads them on a processor that can."""
+    pair = load_pair("embedded")
+    assert pair.info.dtype == "int8"
+    return pair
+
+
+@pytest.fixture(scope="session")
 def embedded_model(embedded_pair):
     """The embedded target as plain transformers loads it: its layers are not repacked."""
     return AutoModelForCausalLM.from_pretrained(weights.embedded_target(), dtype=torch.float32).eval()

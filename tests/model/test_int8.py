@@ -327,17 +327,15 @@ def test_other_architectures_are_refused_with_a_way_out():
         Target(model, arithmetic="int8")
 
 
-def test_the_embedded_pair_in_int8_says_what_plain_decoding_says(embedded_pair):
-    from diffuspec import DiffuSpec, Settings, load_pair
+def test_the_embedded_pair_in_int8_says_what_plain_decoding_says(embedded_int8):
+    from diffuspec import DiffuSpec, Settings
     from diffuspec.baselines import compare_with_ar
 
-    pair = load_pair("embedded")
-    assert pair.info.dtype == ("int8" if int8_fits() else "float32")
     choices = [{"search": "cps"}, {"search": "exact"}, {"search": "tree"}, {"search": "tree", "copy": 0}]
     choices += [{"search": "tree", "length": "throughput"}, {"search": "cps", "length": "confidence"}]
     for choice in choices:
-        trace = DiffuSpec(pair, Settings(**choice)).run("Name three colours of a rainbow.", max_new_tokens=48)
-        assert compare_with_ar(pair, trace).difference is None, choice
+        trace = DiffuSpec(embedded_int8, Settings(**choice)).run("Name three colours of a rainbow.", max_new_tokens=48)
+        assert compare_with_ar(embedded_int8, trace).difference is None, choice
 
 
 COMPILED_IN_A_STEP = """
