@@ -182,7 +182,7 @@ METHODS = {
                "length as set", _speculative(search="tree", copy=1)),
         Method("throughput", "Throughput", "a tree with copies and n-gram followers, its depth and size chosen for the "
                "most tokens per second, with or without a draft",
-               _speculative(search="tree", copy=1, followers=4, length="throughput", nodes=24, k_min=1)),
+               _speculative(search="tree", copy=1, followers=4, length="throughput", nodes=24, k_min=1, lam=0.7)),
         Method("confidence", "Confidence", "CPS over the columns that the drafter is sure enough of",
                _speculative(search="cps", length="confidence")),
         Method("as-set", "As set", "search and length as the settings say", _speculative()),
