@@ -14,6 +14,7 @@ import numba
 import numpy as np
 from numba.extending import overload
 
+FITTED = 11  # arrays of a fitted n-gram among a proxy's tables
 LONGEST = 4  # the longest suffix that a copy is looked up by
 COPIED, FOLLOWER = -1, -2  # the row of a token that is no kept cell: copied, or an n-gram's follower
 _MIX, _MIX2 = 0x1E3779B97F4A7C15, 0x3F58476D1CE4E5B9  # odd multipliers of the hashes
@@ -62,7 +63,8 @@ def _judge(proxy, column, tail, ids, kept, p):
 @numba.njit(**_options)
 def look_up(tables, column, tail, ids, kept, p):
     """`judge` from the tables of a proxy (see `method.proxy.tables`)."""
-    p1, backoff1, starts2, words2, logp2, backoff2, starts3, words3, logp3, counts, uniform, discount, mix = tables
+    p1, backoff1, starts2, words2, logp2, _, backoff2, starts3, words3, logp3, _ = tables[:FITTED]
+    counts, uniform, discount, mix = tables[FITTED:]
     fitted, here, n = mix[0], mix[1], len(tail)
     u = tail[n - 2] if n > 1 else -1
     v = tail[n - 1] if n > 0 else -1
@@ -125,11 +127,11 @@ def _propose(proxy, tail, tokens, p):
 @numba.njit(**_options)
 def followers(tables, tail, tokens, p):
     """`propose` from the tables of a proxy: what stood after the last two tokens, then what after the last alone."""
-    p1, _, starts2, words2, logp2, backoff2, starts3, words3, logp3, _, _, _, mix = tables
-    n, size = len(tail), 0
+    p1, _, starts2, words2, logp2, order2, backoff2, starts3, words3, logp3, order3 = tables[:FITTED]
+    n, size, most = len(tail), 0, len(tokens)
     u = tail[n - 2] if n > 1 else -1
     v = tail[n - 1] if n > 0 else -1
-    if mix[0] == 0.0 or v < 0 or len(tokens) == 0:
+    if tables[-1][0] == 0.0 or v < 0 or most == 0:
         return 0
     if u >= len(p1) or v >= len(p1):
         raise IndexError("a token id is outside the vocabulary of the n-gram")
@@ -137,11 +139,15 @@ def followers(tables, tail, tokens, p):
     row = _find(words2, np.int64(starts2[u]), np.int64(starts2[u + 1]), v) if u >= 0 else -1
     if row >= 0:
         first3, last3, weight3 = np.int64(starts3[row]), np.int64(starts3[row + 1]), np.float64(backoff2[row])
-        for at in range(first3, last3):
+        for i in range(first3, min(last3, first3 + most)):
+            at = order3[i]
             size = _enter(tokens, p, size, words3[at], np.float64(logp3[at]))
-    for at in range(np.int64(starts2[v]), np.int64(starts2[v + 1])):
+    for i in range(np.int64(starts2[v]), np.int64(starts2[v + 1])):
+        at = order2[i]
         value = weight3 + np.float64(logp2[at])
-        if (size < len(tokens) or value > p[size - 1]) and _find(words3, first3, last3, words2[at]) < 0:
+        if size == most and value <= p[size - 1]:
+            break
+        if _find(words3, first3, last3, words2[at]) < 0:
             size = _enter(tokens, p, size, words2[at], value)
     for i in range(size):
         p[i] = math.exp(p[i])

@@ -94,7 +94,7 @@ def _tables(fitted: tuple | None, context: tuple | None, mix: tuple[float, float
     return (*(fitted or _NO_FITTED), *(context or _NO_CONTEXT), mix)
 
 
-_NO_FITTED = tuple(np.zeros(0, kind) for kind in ("f8", "f4", "i4", "i4", "f4", "f4", "i4", "i4", "f4"))
+_NO_FITTED = tuple(np.zeros(0, kind) for kind in ("f8", "f4", "i4", "i4", "f4", "i4", "f4", "i4", "i4", "f4", "i4"))
 _NO_CONTEXT = np.zeros((1, 4), np.int64), 0.0, 0.0
 
 
@@ -113,8 +113,8 @@ class NGram(_Tabled):
     p(w | v)    = exp(logp2[vw])  or  exp(backoff1[v]) p(w), likewise,
     p(w)        = exp(logp1[w]), float over the whole vocabulary.
 
-    keys2 and keys3 are sorted int64: keys2 = v V + w, keys3 = (row of uv in keys2) V + w. Kept are the words w alone
-    and where those after each v, or uv, start.
+    keys2 and keys3 are sorted int64: keys2 = v V + w, keys3 = (row of uv in keys2) V + w. Kept are the words w alone,
+    where those after each v, or uv, start, and their rows by falling probability, history by history.
     """
 
     def __init__(self, vocab_size, logp1, backoff1, keys2, logp2, backoff2, keys3, logp3):
@@ -125,8 +125,9 @@ class NGram(_Tabled):
         self._starts2, self._words2 = _by_history(keys2, self.vocab_size, self.vocab_size)
         self._starts3, self._words3 = _by_history(keys3, len(keys2), self.vocab_size)
         self.arrays = (
-            np.exp(logp1, dtype=np.float64), self.backoff1, self._starts2, self._words2, self.logp2, self.backoff2,
-            self._starts3, self._words3, self.logp3,
+            np.exp(logp1, dtype=np.float64), self.backoff1,
+            self._starts2, self._words2, self.logp2, _likeliest_first(self._starts2, self.logp2), self.backoff2,
+            self._starts3, self._words3, self.logp3, _likeliest_first(self._starts3, self.logp3),
         )  # fmt: skip
         self.tables = _tables(self.arrays, None, (1.0, 0.0))
 
@@ -167,6 +168,12 @@ def _by_history(keys: np.ndarray, histories: int, vocab_size: int) -> tuple[np.n
     """Of sorted keys, history V + w: where each history's start, int32 [histories + 1], and the words w, int32."""
     starts = np.searchsorted(keys, np.arange(histories + 1, dtype=np.int64) * vocab_size)
     return starts.astype(np.int32), (keys % vocab_size).astype(np.int32)
+
+
+def _likeliest_first(starts: np.ndarray, logp: np.ndarray) -> np.ndarray:
+    """The rows of each history in turn, its likeliest word's first; of equals that of the smaller token id. int32."""
+    history = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+    return np.lexsort((-logp, history)).astype(np.int32)
 
 
 def _keys(starts: np.ndarray, words: np.ndarray, vocab_size: int) -> np.ndarray:
