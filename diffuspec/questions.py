@@ -41,6 +41,11 @@ class QuestionFile:
         """Every `stride`-th question, at most `limit` of them."""
         return dataclasses.replace(self, questions=self.questions[::stride][:limit])
 
+    def spread(self, limit: int) -> QuestionFile:
+        """At most `limit` questions, evenly spaced: families stand one after another, and each is to be asked."""
+        total, count = len(self.questions), min(limit, len(self.questions))
+        return dataclasses.replace(self, questions=tuple(self.questions[i * total // count] for i in range(count)))
+
 
 def read_questions(path: Path) -> QuestionFile:
     """Spec-Bench's format: {"question_id", "category", "turns": [...]} a line."""

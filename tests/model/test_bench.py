@@ -205,3 +205,7 @@ def test_the_bundled_questions_cover_the_six_families():
     assert any(len(q.turns) > 1 for q in questions.questions)
     assert len(questions.chosen(stride=4, limit=3).questions) == 3
     assert questions.chosen(stride=4).questions[1] == questions.questions[4]
+    for few in (6, 7, 12):
+        spread = questions.spread(few).questions
+        assert len(set(spread)) == few and {q.category for q in spread} == set(families)
+    assert questions.spread(100).questions == questions.questions

@@ -70,7 +70,7 @@ class Studies:
     def _work(self, session: str, study: str, file: str | None, limit: int, settings: Settings) -> StudyWork:
         if study not in STUDIES:
             raise SettingsError(f"There is no study {study!r}.")
-        questions = (asked(file) if file else bundled_questions()).chosen(limit=max(1, min(limit, MOST_QUESTIONS)))
+        questions = (asked(file) if file else bundled_questions()).spread(max(1, min(limit, MOST_QUESTIONS)))
         same = orjson.dumps([study, settings.to_dict(), questions.sha256, len(questions.questions)])
         folder = self.folders.setdefault(session, Path(tempfile.mkdtemp(prefix="diffuspec-study-")))
         return StudyWork(study, settings, questions, folder / f"{hashlib.sha256(same).hexdigest()[:16]}.jsonl")
