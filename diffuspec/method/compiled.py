@@ -14,7 +14,6 @@ import numba
 import numpy as np
 from numba.extending import overload
 
-FITTED = 11  # arrays of a fitted n-gram among a proxy's tables
 LONGEST = 4  # the longest suffix that a copy is looked up by
 COPIED, FOLLOWER = -1, -2  # the row of a token that is no kept cell: copied, or an n-gram's follower
 _MIX, _MIX2 = 0x1E3779B97F4A7C15, 0x3F58476D1CE4E5B9  # odd multipliers of the hashes
@@ -63,8 +62,9 @@ def _judge(proxy, column, tail, ids, kept, p):
 @numba.njit(**_options)
 def look_up(tables, column, tail, ids, kept, p):
     """`judge` from the tables of a proxy (see `method.proxy.tables`)."""
-    p1, backoff1, starts2, words2, logp2, _, backoff2, starts3, words3, logp3, _ = tables[:FITTED]
-    counts, uniform, discount, mix = tables[FITTED:]
+    ngram, context, mix = tables
+    p1, backoff1, starts2, words2, logp2, _, backoff2, starts3, words3, logp3, _ = ngram
+    counts, uniform, discount = context
     fitted, here, n = mix[0], mix[1], len(tail)
     u = tail[n - 2] if n > 1 else -1
     v = tail[n - 1] if n > 0 else -1
@@ -127,11 +127,12 @@ def _propose(proxy, tail, tokens, p):
 @numba.njit(**_options)
 def followers(tables, tail, tokens, p):
     """`propose` from the tables of a proxy: what stood after the last two tokens, then what after the last alone."""
-    p1, _, starts2, words2, logp2, order2, backoff2, starts3, words3, logp3, order3 = tables[:FITTED]
+    ngram, _, mix = tables
+    p1, _, starts2, words2, logp2, order2, backoff2, starts3, words3, logp3, order3 = ngram
     n, size, most = len(tail), 0, len(tokens)
     u = tail[n - 2] if n > 1 else -1
     v = tail[n - 1] if n > 0 else -1
-    if tables[-1][0] == 0.0 or v < 0 or most == 0:
+    if mix[0] == 0.0 or v < 0 or most == 0:
         return 0
     if u >= len(p1) or v >= len(p1):
         raise IndexError("a token id is outside the vocabulary of the n-gram")

@@ -91,7 +91,7 @@ def searching(search: Callable, proxy: Proxy) -> tuple[Callable, tuple | _Asked]
 
 def _tables(fitted: tuple | None, context: tuple | None, mix: tuple[float, float]) -> tuple:
     """Arrays of a fitted n-gram and of one of the text so far, either None, and the weight of each; of none, p = 1."""
-    return (*(fitted or _NO_FITTED), *(context or _NO_CONTEXT), mix)
+    return fitted or _NO_FITTED, context or _NO_CONTEXT, mix
 
 
 _NO_FITTED = tuple(np.zeros(0, kind) for kind in ("f8", "f4", "i4", "i4", "f4", "i4", "f4", "i4", "i4", "f4", "i4"))
@@ -172,12 +172,18 @@ def _by_history(keys: np.ndarray, histories: int, vocab_size: int) -> tuple[np.n
 
 def _likeliest_first(starts: np.ndarray, logp: np.ndarray) -> np.ndarray:
     """The rows of each history in turn, its likeliest word's first; of equals that of the smaller token id. int32."""
-    history = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-    return np.lexsort((-logp, history)).astype(np.int32)
+    # Without their signs, floats are ordered as integers are; one sort of one key takes a tenth of a sort by two.
+    size = np.abs(logp, dtype=np.float32).view(np.int32)
+    return np.argsort(_histories(starts) << 32 | size, kind="stable").astype(np.int32)
 
 
 def _keys(starts: np.ndarray, words: np.ndarray, vocab_size: int) -> np.ndarray:
-    return np.repeat(np.arange(len(starts) - 1), np.diff(starts)) * vocab_size + words
+    return _histories(starts) * vocab_size + words
+
+
+def _histories(starts: np.ndarray) -> np.ndarray:
+    """Of each row, the history that it belongs to."""
+    return np.repeat(np.arange(len(starts) - 1), np.diff(starts))
 
 
 class ContextNGram(_Tabled):

@@ -13,8 +13,9 @@ from fake import fake_result  # noqa: E402
 from diffuspec import paper  # noqa: E402
 from diffuspec.errors import DiffuSpecError  # noqa: E402
 from diffuspec.models.weights import ASSETS  # noqa: E402
+from diffuspec.settings import Settings  # noqa: E402
 from diffuspec.studies import STUDIES  # noqa: E402
-from diffuspec.ui.events.measure import MOST_QUESTION_BYTES, asked, recorded  # noqa: E402
+from diffuspec.ui.events.measure import MOST_QUESTION_BYTES, Studies, asked, recorded  # noqa: E402
 from diffuspec.ui.views.measure import results_payload, tables  # noqa: E402
 from diffuspec.ui.views.merits import RECORDED  # noqa: E402
 from diffuspec.ui.views.study_figures import FIGURES, study_chart  # noqa: E402
@@ -31,6 +32,13 @@ def test_every_study_has_a_table_and_a_picture(name):
     picture = study_chart(result)
     assert picture["figure"]["data"], name
     assert len(picture["table"]["rows"]) == len(result.rows)
+
+
+def test_a_few_questions_are_of_every_family():
+    studies = Studies(None, [])
+    work = studies._work("visitor", "methods", None, 6, Settings())
+    studies.folders["visitor"].rmdir()
+    assert {question.category for question in work.questions.questions} == set(paper.TASKS)
 
 
 def test_no_figure_is_left_over():
