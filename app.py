@@ -10,9 +10,9 @@ from pathlib import Path
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-from diffuspec.ui.events.files import recorded  # noqa: E402
-from diffuspec.ui.host import Host  # noqa: E402
 from diffuspec.ui.page import build, launch_options  # noqa: E402
+from diffuspec.ui.shell.files import recorded  # noqa: E402
+from diffuspec.ui.shell.host import Host  # noqa: E402
 
 ON_SPACE = "SPACE_ID" in os.environ
 TRACES = Path(__file__).parent / "assets" / "traces"

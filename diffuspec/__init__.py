@@ -11,7 +11,7 @@ import importlib
 
 from diffuspec.errors import DiffuSpecError
 from diffuspec.settings import Settings
-from diffuspec.trace import Trace
+from diffuspec.trace.model import Trace
 
 __all__ = ["DiffuSpec", "DiffuSpecError", "Settings", "Trace", "load_pair"]
 

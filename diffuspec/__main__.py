@@ -1,3 +1,3 @@
-from diffuspec.cli import main
+from diffuspec.cli.main import main
 
 raise SystemExit(main())

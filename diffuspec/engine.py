@@ -27,9 +27,9 @@ from diffuspec.method.sampling import distribution, draw
 from diffuspec.method.search import SearchResult, TreeSearch, find, sample_path, warm_up
 from diffuspec.models.pair import Pair
 from diffuspec.models.ranking import RankedLogits
-from diffuspec.recorder import Recorder
 from diffuspec.settings import Settings
-from diffuspec.trace import Step, Trace
+from diffuspec.trace.model import Step, Trace
+from diffuspec.trace.recorder import Recorder
 
 LATTICE_ROWS = 15
 _NO_DRAFT = np.zeros((0, 0), np.int32), np.zeros((0, 0), np.float32)

@@ -20,8 +20,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from diffuspec import DiffuSpec, Settings, Trace, load_pair
-from diffuspec.baselines import compare_with_ar
-from diffuspec.models import weights
+from diffuspec.measure.baselines import compare_with_ar
+from diffuspec.models import embedded as weights
 from diffuspec.models.drafter import BlockDrafter, Convention, DiffusionDrafter
 
 hypothesis_settings.register_profile("shared machine", deadline=None)

@@ -27,10 +27,10 @@ from safetensors.torch import load_file, save_file
 from transformers import DynamicCache
 
 from diffuspec.errors import PairError, WeightsError
-from diffuspec.models.int8 import Int8Cache, Int8Stack, LayerWeights, Ranks
-from diffuspec.models.kernels import likeliest_few
-from diffuspec.models.linear import FloatLinear, fastest_arithmetic
-from diffuspec.models.llama import LayerView
+from diffuspec.models.float.linear import FloatLinear, fastest_arithmetic
+from diffuspec.models.float.llama import LayerView
+from diffuspec.models.int8.decoder import Int8Cache, Int8Stack, LayerWeights, Ranks
+from diffuspec.models.int8.kernels import likeliest_few
 from diffuspec.models.target import Target
 
 MASKED = -1

@@ -16,13 +16,13 @@ from diffuspec.errors import PairError, PromptError, WeightsError
 from diffuspec.method.length import StepCost
 from diffuspec.method.proxy import NGram
 from diffuspec.method.search import warm_up
-from diffuspec.models import weights
+from diffuspec.models import embedded as weights
 from diffuspec.models.cost import measure
 from diffuspec.models.drafter import Convention, DiffusionDrafter, StandaloneDrafter, load_block_drafter
-from diffuspec.models.int8 import int8_fits
+from diffuspec.models.int8.decoder import int8_fits
 from diffuspec.models.presets import CONVENTIONS, EMBEDDED, PRESETS
 from diffuspec.models.target import Target, load_target, stop_ids
-from diffuspec.trace import PairInfo
+from diffuspec.trace.model import PairInfo
 
 DTYPES = ("int8", "float32", "bfloat16")
 

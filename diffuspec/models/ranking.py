@@ -8,7 +8,7 @@ import numba
 import numpy as np
 import torch
 
-from diffuspec.models import kernels
+from diffuspec.models.int8 import kernels
 
 FEW = 8  # likeliest tokens of a row that are written down
 

@@ -13,9 +13,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from diffuspec.errors import PairError, WeightsError
-from diffuspec.models.int8 import Int8Cache, Int8Decoder, int8_fits
-from diffuspec.models.llama import KeyValueCache, LlamaDecoder, llama_fits, tail
-from diffuspec.models.packed import pack_linears, packed_fits
+from diffuspec.models.float.llama import KeyValueCache, LlamaDecoder, llama_fits, tail
+from diffuspec.models.float.packed import pack_linears, packed_fits
+from diffuspec.models.int8.decoder import Int8Cache, Int8Decoder, int8_fits
 from diffuspec.models.ranking import FEW, RankedLogits
 
 

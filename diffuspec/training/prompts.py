@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from diffuspec.questions import Question
+from diffuspec.measure.questions import Question
 from diffuspec.training.text import LANGUAGES, Passage, sentences
 
 

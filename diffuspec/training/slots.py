@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from diffuspec.models.int8 import PROMPT_ROWS, Int8Decoder
+from diffuspec.models.int8.decoder import PROMPT_ROWS, Int8Decoder
 
 
 class Slots(ABC):

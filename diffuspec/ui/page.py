@@ -10,21 +10,25 @@ from typing import Any
 import gradio as gr
 import orjson
 
-from diffuspec.trace import Trace
-from diffuspec.ui.components import gallery, quiz
-from diffuspec.ui.components.notice import message, notice
-from diffuspec.ui.components.player import SCRIPTS, STYLES
-from diffuspec.ui.components.race import CSS as RACE_CSS
-from diffuspec.ui.components.results import CSS as RESULTS_CSS
-from diffuspec.ui.events.api import Api, publish
-from diffuspec.ui.events.models import tick
-from diffuspec.ui.host import Host
-from diffuspec.ui.pages import lab, learn, measure, playground, race, traces
-from diffuspec.ui.sessions import KEPT_S, Sessions
-from diffuspec.ui.shared import QUIET, Shared
-from diffuspec.ui.views.terms import entries
+from diffuspec.trace.model import Trace
+from diffuspec.ui.api import Api, publish
+from diffuspec.ui.lab import page as lab
+from diffuspec.ui.lab.component import SCRIPT as LAB_JS
+from diffuspec.ui.learn import page as learn
+from diffuspec.ui.learn.terms import entries
+from diffuspec.ui.measure import page as measure
+from diffuspec.ui.player.component import SCRIPTS, STYLES
+from diffuspec.ui.playground import page as playground
+from diffuspec.ui.race import page as race
+from diffuspec.ui.shell.host import Host
+from diffuspec.ui.shell.models import tick
+from diffuspec.ui.shell.notice import message, notice
+from diffuspec.ui.shell.sessions import KEPT_S, Sessions
+from diffuspec.ui.shell.shared import QUIET, Shared
+from diffuspec.ui.traces import page as traces
 
 HERE = Path(__file__).parent
+TERMS_JS = HERE / "learn" / "terms.js"
 FILES_S = 6 * 3600  # how long uploaded and saved files are kept
 QUEUE_S = 0.02  # between two looks of the queue for work
 PAGES: tuple[ModuleType, ...] = (
@@ -41,9 +45,14 @@ MONO = ["ui-monospace", "Cascadia Code", "DejaVu Sans Mono", "Menlo", "Consolas"
 
 def head() -> str:
     """The scripts that all components share, once."""
-    scripts = [path.read_text(encoding="utf-8") for path in (HERE / "pages.js", *SCRIPTS, HERE / "terms.js")]
+    scripts = [path.read_text(encoding="utf-8") for path in (HERE / "pages.js", *SCRIPTS, LAB_JS, TERMS_JS)]
     terms = orjson.dumps({"entries": entries()}).decode().replace("<", "\\u003c")
     return "".join(f"<script>{script}</script>" for script in (f"window.DiffuSpecTerms = {terms};", *scripts))
+
+
+def page_styles() -> list[Path]:
+    """Each page's own style sheet, from its folder."""
+    return [sheet for page in PAGES for sheet in sorted((HERE / page.NAME).glob("*.css"))]
 
 
 def launch_options() -> dict[str, Any]:
@@ -61,15 +70,7 @@ def launch_options() -> dict[str, Any]:
             body_background_fill="#f4f6f8",
             body_background_fill_dark="#10161d",
         ),  # fmt: skip
-        "css_paths": [
-            HERE / "theme.css",
-            HERE / "page.css",
-            *STYLES,
-            RACE_CSS,
-            RESULTS_CSS,
-            quiz.CSS,
-            gallery.CSS,
-        ],  # fmt: skip
+        "css_paths": [STYLES[0], HERE / "page.css", *STYLES[1:], *page_styles()],
         "head": head(),
         "footer_links": ["api"],
         "max_file_size": "64mb",

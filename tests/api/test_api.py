@@ -10,8 +10,8 @@ from diffuspec import Settings, Trace
 
 @pytest.fixture(scope="module")
 def client(embedded_pair):
-    from diffuspec.ui.host import Host
     from diffuspec.ui.page import build, launch_options
+    from diffuspec.ui.shell.host import Host
 
     host = Host(load=lambda dtype, progress: embedded_pair)
     demo = build(host)

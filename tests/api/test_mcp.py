@@ -20,8 +20,8 @@ LATTICE = {
 @pytest.fixture(scope="module")
 def ask(tiny_pair):
     """ask(act) -> what act(session), a coroutine, gives on a client's open session."""
-    from diffuspec.ui.host import Host
     from diffuspec.ui.page import build, launch_options
+    from diffuspec.ui.shell.host import Host
 
     demo = build(Host(load=lambda dtype, progress: tiny_pair))
     _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options())

@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from fake import FakePair, FakeRun, fake_compare, fake_costs, fake_lane, fake_study, fake_trace, fake_verify  # noqa: E402
 
-from diffuspec.ui.host import Host  # noqa: E402
 from diffuspec.ui.page import build, launch_options  # noqa: E402
+from diffuspec.ui.shell.host import Host  # noqa: E402
 
 SLOW_MS = 60_000  # what a machine with other work on it may take for a page; nothing waits that long when idle
 expect.set_options(timeout=30_000)

@@ -14,19 +14,19 @@ import time
 import numpy as np
 
 from diffuspec.errors import MethodError, PromptError
+from diffuspec.measure.methods import Emission
+from diffuspec.measure.questions import Question, bundled_questions
+from diffuspec.measure.race import Lane, Race, finish, run_lane
+from diffuspec.measure.results import Measured
+from diffuspec.measure.studies import STUDIES, StudyResult
+from diffuspec.measure.studies.result import QuestionsUsed
 from diffuspec.method.acceptance import verify
 from diffuspec.method.lattice import generated_length, prune
 from diffuspec.method.length import StepCost, make_policy
 from diffuspec.method.proxy import ContextNGram
 from diffuspec.method.search import argmax_path, beam_search
-from diffuspec.methods import Emission
-from diffuspec.questions import Question, bundled_questions
-from diffuspec.race import Lane, Race, finish, run_lane
-from diffuspec.results import Measured
 from diffuspec.settings import Settings
-from diffuspec.studies import STUDIES, StudyResult
-from diffuspec.studies.result import QuestionsUsed
-from diffuspec.trace import Baseline, Difference, PairInfo, Provenance, Step, Timing, Trace, Verification
+from diffuspec.trace.model import Baseline, Difference, PairInfo, Provenance, Step, Timing, Trace, Verification
 
 SCRIPT = (
     "To find the car's acceleration, we need to know the initial speed and the time it took to reach that speed.\n\n"

@@ -9,10 +9,10 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from diffuspec import Settings
-from diffuspec.gallery import gallery
-from diffuspec.ui.glossary import glossary
-from diffuspec.ui.lessons import lesson, lessons
-from diffuspec.ui.lessons.puzzles import solve
+from diffuspec.trace.gallery import gallery
+from diffuspec.ui.learn.glossary import glossary
+from diffuspec.ui.learn.lessons import lesson, lessons
+from diffuspec.ui.learn.lessons.puzzles import solve
 
 
 def learn(visit, site, name="", **options):

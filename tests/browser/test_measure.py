@@ -9,7 +9,7 @@ from conftest import serious
 from fake import fake_result
 from playwright.sync_api import expect
 
-from diffuspec.studies import StudyResult
+from diffuspec.measure.studies import StudyResult
 
 COUNT = "#results [data-count]"
 # window.counts: the numbers of answers that the page shows from now on.

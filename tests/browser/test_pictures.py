@@ -15,7 +15,7 @@ from playwright.sync_api import expect
 
 from diffuspec import DiffuSpec, Settings
 from diffuspec.method.tree import COPIED, FOLLOWER
-from diffuspec.trace import Trace
+from diffuspec.trace.model import Trace
 from diffuspec.training.ngram import fit
 
 SVG = "{http://www.w3.org/2000/svg}"

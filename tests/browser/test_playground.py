@@ -13,8 +13,8 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from diffuspec.errors import WeightsError
-from diffuspec.trace import Trace
-from diffuspec.ui.views.payload import RECENT, payload
+from diffuspec.trace.model import Trace
+from diffuspec.ui.player.payload import RECENT, payload
 
 IDS = (
     "prompt run stop text merits step-first step-prev step-next step-last step-play lattice inspector adl acceptance "

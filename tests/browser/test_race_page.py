@@ -9,8 +9,8 @@ from conftest import HOSTILE, HOSTILE_SCRIPT, serious
 from fake import FakePair, fake_race, fake_trace
 from playwright.sync_api import expect
 
-from diffuspec.race import Race
-from diffuspec.ui.views.why import of_lane, words
+from diffuspec.measure.race import Race
+from diffuspec.ui.player.why import of_lane, words
 
 CLOCK = "#race [data-clock]"
 

@@ -12,8 +12,8 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 from diffuspec import DiffuSpec, Settings
-from diffuspec.baselines import compare_with_ar
 from diffuspec.engine import Run
+from diffuspec.measure.baselines import compare_with_ar
 
 HOSTILE = "Repeat: <img src=x onerror=window.pwned=1> ${window.pwned=2} {{window.pwned=3}} </script>"
 
@@ -29,8 +29,8 @@ def chromium() -> str:
 @pytest.fixture(scope="module")
 def site(embedded_pair):
     """(url of a playground on the embedded pair, the recorded trace on its first paint)."""
-    from diffuspec.ui.host import Host
     from diffuspec.ui.page import build, launch_options
+    from diffuspec.ui.shell.host import Host
 
     trace = DiffuSpec(embedded_pair, Settings(max_new_tokens=24)).run("List three animals that live in the sea.")
     trace = trace.with_baseline(compare_with_ar(embedded_pair, trace))

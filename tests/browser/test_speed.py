@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diffuspec.gallery import gallery
+from diffuspec.trace.gallery import gallery
 
 SEEN = """(() => {
   const look = () => {

@@ -15,10 +15,10 @@ from playwright.sync_api import expect
 
 from diffuspec import Settings, Trace
 from diffuspec.errors import TraceError
-from diffuspec.gallery import gallery
-from diffuspec.ui import export
-from diffuspec.ui.links import address
-from diffuspec.ui.views.payload import payload
+from diffuspec.trace.gallery import gallery
+from diffuspec.ui.player import export
+from diffuspec.ui.player.payload import payload
+from diffuspec.ui.shell.links import address
 
 
 def traces(visit, site, query="", **options):

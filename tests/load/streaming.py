@@ -24,8 +24,8 @@ PROMPT = "Tell me a long story about a lighthouse keeper and the sea."
 @contextmanager
 def served(pair) -> Iterator[str]:
     """The address of a playground on these models, in this process."""
-    from diffuspec.ui.host import Host
     from diffuspec.ui.page import build, launch_options
+    from diffuspec.ui.shell.host import Host
 
     host = Host(load=lambda dtype, progress: pair)
     host.warm_up().result()

@@ -31,9 +31,9 @@ def serve() -> None:
     """The server's process: prints its address, then waits to be ended."""
     sys.path.insert(0, str(ROOT))
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    from diffuspec.ui.events.files import recorded
-    from diffuspec.ui.host import Host
     from diffuspec.ui.page import build, launch_options
+    from diffuspec.ui.shell.files import recorded
+    from diffuspec.ui.shell.host import Host
 
     host = Host()
     demo = build(host, *recorded(ROOT / "assets" / "traces"), kept_s=KEPT_S)

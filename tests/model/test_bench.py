@@ -6,12 +6,12 @@ import json
 import pytest
 
 from diffuspec import Settings
-from diffuspec.bench import key, measure
 from diffuspec.errors import DiffuSpecError, ResultsError
-from diffuspec.journal import Journal
-from diffuspec.methods import METHODS, Emission, Method, Variant
-from diffuspec.questions import bundled_questions, read_questions
-from diffuspec.results import summarise
+from diffuspec.measure.bench import key, measure
+from diffuspec.measure.journal import Journal
+from diffuspec.measure.methods import METHODS, Emission, Method, Variant
+from diffuspec.measure.questions import bundled_questions, read_questions
+from diffuspec.measure.results import summarise
 
 SETTINGS = Settings(proxy="context", k=4, k_min=2, k_max=6, max_new_tokens=10)
 METHOD_NAMES = ("ar", "plain", "diffuspec")

@@ -10,8 +10,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from diffuspec import DiffuSpec, Settings, load_pair
-from diffuspec.baselines import compare_with_ar
 from diffuspec.errors import PairError, WeightsError
+from diffuspec.measure.baselines import compare_with_ar
 from diffuspec.models.drafter import MASKED, Convention, StandaloneDrafter
 from diffuspec.models.presets import CONVENTIONS, PRESETS
 

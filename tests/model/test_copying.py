@@ -12,9 +12,9 @@ import pytest
 from diffuspec import DiffuSpec, Settings, Trace
 from diffuspec.method.length import StepCost
 from diffuspec.method.tree import COPIED, FOLLOWER
+from diffuspec.trace.whatif import search_again
 from diffuspec.training.ngram import fit
-from diffuspec.ui.views.lattice import detail, tokens_shown
-from diffuspec.whatif import search_again
+from diffuspec.ui.player.lattice import detail, tokens_shown
 
 REPEATED = [9, 40, 41, 42, 43, 44, 45, 46] * 4
 SETTINGS = dict(search="tree", proxy="context", nodes=12, lam=0.5)

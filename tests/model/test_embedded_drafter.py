@@ -8,10 +8,10 @@ from collections import defaultdict
 import pytest
 
 from diffuspec import Settings
-from diffuspec.bench import measure
-from diffuspec.methods import Variant
+from diffuspec.measure.bench import measure
+from diffuspec.measure.methods import Variant
+from diffuspec.measure.questions import bundled_questions
 from diffuspec.models.cost import measure as costs
-from diffuspec.questions import bundled_questions
 
 # The first drafter of this layout, an hour's training on short chat turns (the card's stage 1), measured the same way.
 PROTOTYPE = {"mt": 0.46, "translation": 0.24, "summarization": 0.33, "qa": 0.41, "math": 0.34, "rag": 0.32}

@@ -8,8 +8,8 @@ import pytest
 from grid import cover
 
 from diffuspec import DiffuSpec, Settings
-from diffuspec.baselines import compare_with_ar
 from diffuspec.errors import PromptError, SettingsError
+from diffuspec.measure.baselines import compare_with_ar
 from diffuspec.models.drafter import BlockDrafter
 from diffuspec.models.target import Target
 

@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from diffuspec.errors import PairError
-from diffuspec.models import kernels
-from diffuspec.models.int8 import Int8Cache, Int8Stack, int8_fits, quantise
+from diffuspec.models.int8.decoder import Int8Cache, Int8Stack, int8_fits, kernels, quantise
 from diffuspec.models.ranking import RankedLogits
 from diffuspec.models.target import Target
 
@@ -28,7 +27,7 @@ def test_this_machine_compiles_the_8_bit_kernels():
 
 def head_of(weight, gain):
     """The last norm and the product with a vocabulary, behind no layer."""
-    from diffuspec.models.int8 import LayerWeights
+    from diffuspec.models.int8.decoder import LayerWeights
 
     width = weight.shape[1]
     nothing = LayerWeights(
@@ -242,7 +241,7 @@ PASSES = """
 import hashlib
 import numpy as np, torch
 from transformers import LlamaConfig, LlamaForCausalLM
-from diffuspec.models import kernels
+from diffuspec.models.int8 import kernels
 from diffuspec.models.target import Target
 
 torch.manual_seed(0)
@@ -329,7 +328,7 @@ def test_other_architectures_are_refused_with_a_way_out():
 
 def test_the_embedded_pair_in_int8_says_what_plain_decoding_says(embedded_int8):
     from diffuspec import DiffuSpec, Settings
-    from diffuspec.baselines import compare_with_ar
+    from diffuspec.measure.baselines import compare_with_ar
 
     choices = [{"search": "cps"}, {"search": "exact"}, {"search": "tree"}, {"search": "tree", "copy": 0}]
     choices += [{"search": "tree", "length": "throughput"}, {"search": "cps", "length": "confidence"}]
@@ -342,7 +341,8 @@ COMPILED_IN_A_STEP = """
 from numba.core.dispatcher import Dispatcher
 from diffuspec import DiffuSpec, Settings, load_pair
 from diffuspec.method import compiled
-from diffuspec.models import kernels, ranking
+from diffuspec.models import ranking
+from diffuspec.models.int8 import kernels
 
 def known():
     found = [f for module in (compiled, kernels, ranking) for f in vars(module).values() if isinstance(f, Dispatcher)]

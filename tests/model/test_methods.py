@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from diffuspec import Settings
-from diffuspec.baselines import PromptLookup, TokenByToken, first_difference
 from diffuspec.errors import MethodError, SettingsError
-from diffuspec.methods import METHODS, never, parse_methods
+from diffuspec.measure.baselines import PromptLookup, TokenByToken, first_difference
+from diffuspec.measure.methods import METHODS, never, parse_methods
 from diffuspec.models.drafter import MASKED
 
 SETTINGS = Settings(proxy="context", k=4, k_min=2, k_max=6, max_new_tokens=40)

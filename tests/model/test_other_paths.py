@@ -3,7 +3,7 @@
 import pytest
 
 from diffuspec import DiffuSpec
-from diffuspec.whatif import context, continuation, verify_path
+from diffuspec.trace.whatif import context, continuation, verify_path
 
 
 @pytest.fixture(scope="module")

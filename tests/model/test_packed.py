@@ -5,7 +5,7 @@ import llvmlite.binding
 import pytest
 import torch
 
-from diffuspec.models.packed import PackedLinear, packed_fits
+from diffuspec.models.float.packed import PackedLinear, packed_fits
 
 
 @pytest.mark.parametrize("shape", [(960, 576), (576, 576), (3072, 576), (576, 1536), (4096, 576)])

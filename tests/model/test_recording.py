@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diffuspec import DiffuSpec, Settings, Trace
-from diffuspec.recorder import IMPOSSIBLE
+from diffuspec.trace.recorder import IMPOSSIBLE
 
 
 @torch.inference_mode()

@@ -8,14 +8,15 @@ import math
 
 import pytest
 
-from diffuspec import Settings, paper
+from diffuspec import Settings
 from diffuspec.errors import ResultsError, SettingsError
-from diffuspec.questions import QuestionFile, bundled_questions
-from diffuspec.studies import STUDIES, StudyResult, run_study, stream_study
-from diffuspec.studies.memory import memory
-from diffuspec.studies.side_by_side import comparison
-from diffuspec.studies.sweep import sweep
-from diffuspec.tables import report, text_table
+from diffuspec.measure import paper
+from diffuspec.measure.questions import QuestionFile, bundled_questions
+from diffuspec.measure.studies import STUDIES, StudyResult, run_study, stream_study
+from diffuspec.measure.studies.memory import memory
+from diffuspec.measure.studies.methods import comparison
+from diffuspec.measure.studies.sweep import sweep
+from diffuspec.measure.tables import report, text_table
 
 SETTINGS = Settings(proxy="context", k=4, k_min=2, k_max=6, max_new_tokens=12)
 

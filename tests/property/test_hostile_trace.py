@@ -16,12 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from diffuspec import Trace
-from diffuspec import trace as trace_module
 from diffuspec.errors import TraceError
-from diffuspec.gallery import gallery
-from diffuspec.ui import export
-from diffuspec.ui.views.misses import misses
-from diffuspec.ui.views.payload import payload
+from diffuspec.trace import model as trace_module
+from diffuspec.trace.gallery import gallery
+from diffuspec.ui.player import export
+from diffuspec.ui.player.misses import misses
+from diffuspec.ui.player.payload import payload
 
 DROP, TWICE = object(), object()
 

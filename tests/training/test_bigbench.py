@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from diffuspec.cli import main
-from diffuspec.questions import read_questions
+from diffuspec.cli.main import main
+from diffuspec.measure.questions import read_questions
 from diffuspec.training.bigbench import ARTICLE_WORDS, RAG_WORDS, questions
 from diffuspec.training.overlap import Kept
 

@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file
 
 from diffuspec import load_pair
-from diffuspec.cli import main
+from diffuspec.cli.main import main
 from diffuspec.engine import DiffuSpec
 from diffuspec.models.drafter import Convention, load_block_drafter
 from diffuspec.models.target import load_target

@@ -9,14 +9,14 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "browser"))
 
 from fake import fake_trace  # noqa: E402
 
-from diffuspec.gallery import gallery  # noqa: E402
 from diffuspec.method.tree import COPIED  # noqa: E402
-from diffuspec.ui.views import lab  # noqa: E402
-from diffuspec.ui.views.acceptance import acceptance_figure, reached  # noqa: E402
-from diffuspec.ui.views.adl import adl_figure, decision  # noqa: E402
-from diffuspec.ui.views.breakeven import OURS, Point, _beside  # noqa: E402
-from diffuspec.ui.views.stages import STAGES, stages_figure  # noqa: E402
-from diffuspec.ui.views.text import answer_units, token_label, visible  # noqa: E402
+from diffuspec.trace.gallery import gallery  # noqa: E402
+from diffuspec.ui.lab import view as lab
+from diffuspec.ui.player.acceptance import acceptance_figure, reached  # noqa: E402
+from diffuspec.ui.player.adl import adl_figure, decision  # noqa: E402
+from diffuspec.ui.player.stages import STAGES, stages_figure  # noqa: E402
+from diffuspec.ui.player.text import answer_units, token_label, visible  # noqa: E402
+from diffuspec.ui.race.breakeven import OURS, Point, _beside  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "browser"))
 from fake import FakePair, FakeRun, fake_compare  # noqa: E402
 
 from diffuspec.settings import Settings  # noqa: E402
-from diffuspec.ui.host import Host, Job  # noqa: E402
+from diffuspec.ui.shell.host import Host, Job  # noqa: E402
 
 
 class Watched:

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from diffuspec.interrupt import interruptible
+from diffuspec.cli.interrupt import interruptible
 
 
 def press():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from diffuspec.settings import Settings
-from diffuspec.ui.knobs import applies
+from diffuspec.ui.shell.knobs import applies
 
 
 def live(adl=True, cps=True, **changes):

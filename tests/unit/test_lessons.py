@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from diffuspec import Settings
-from diffuspec.gallery import gallery
-from diffuspec.ui.glossary import glossary
-from diffuspec.ui.lessons import lesson, lessons
-from diffuspec.ui.lessons.puzzles import PUZZLES, solve
-from diffuspec.ui.views import quiz
-from diffuspec.ui.views.terms import entries, glossary_page
+from diffuspec.trace.gallery import gallery
+from diffuspec.ui.learn import view as quiz
+from diffuspec.ui.learn.glossary import glossary
+from diffuspec.ui.learn.lessons import lesson, lessons
+from diffuspec.ui.learn.lessons.puzzles import PUZZLES, solve
+from diffuspec.ui.learn.terms import entries, glossary_page
 
 NAMES = [entry.name for entry in lessons()]
 PHASES = {"mask", "lattice", "search", "verify", "commit"}
@@ -227,11 +227,11 @@ def test_every_knob_has_an_entry():
 
 
 def test_headings_of_the_app_name_terms_that_exist():
-    from diffuspec.ui import components
+    from diffuspec import ui
 
     named = set()
-    for path in components.__path__:
+    for path in ui.__path__:
         for suffix in ("html", "js"):
-            for file in __import__("pathlib").Path(path).glob(f"*.{suffix}"):
+            for file in __import__("pathlib").Path(path).rglob(f"*.{suffix}"):
                 named |= set(re.findall(r'data-(?:explain|term)="([\w-]+)"', file.read_text(encoding="utf-8")))
     assert named <= set(glossary())

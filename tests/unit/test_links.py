@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from diffuspec import Settings
 from diffuspec.errors import PromptError
-from diffuspec.ui.links import LONGEST_PROMPT, Link, address, read
+from diffuspec.ui.shell.links import LONGEST_PROMPT, Link, address, read
 
 
 def parsed(query: str) -> Link:

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from diffuspec.ui.host import Host
 from diffuspec.ui.page import build, launch_options
+from diffuspec.ui.shell.host import Host
 
 
 @pytest.mark.parametrize("installed", [True, False])

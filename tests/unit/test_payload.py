@@ -12,8 +12,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "browser"))
 
 from fake import fake_trace  # noqa: E402
 
-from diffuspec.ui.views.merits import MEASURED, Source  # noqa: E402
-from diffuspec.ui.views.payload import FIGURES_S, RECENT, Stream, payload  # noqa: E402
+from diffuspec.ui.player.merits import MEASURED, Source  # noqa: E402
+from diffuspec.ui.player.payload import FIGURES_S, RECENT, Stream, payload  # noqa: E402
 
 SOURCE = Source(MEASURED)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from diffuspec.errors import DiffuSpecError, SettingsError, WeightsError
 from diffuspec.method.proxy import ContextNGram, Mixture, NGram, NoProxy, make_proxy
-from diffuspec.models.weights import ASSETS, NGRAM_EDITION, embedded_ngram
+from diffuspec.models.embedded import ASSETS, NGRAM_EDITION, embedded_ngram
 from diffuspec.training.ngram import fit
 
 V = 11

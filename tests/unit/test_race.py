@@ -12,9 +12,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "browser"))
 from fake import fake_race  # noqa: E402
 
 from diffuspec.errors import TraceError  # noqa: E402
-from diffuspec.race import ACCEPTED, CORRECTION, OWN, Race  # noqa: E402
-from diffuspec.ui.views import breakeven  # noqa: E402
-from diffuspec.ui.views.race import HEAD, race_payload, table  # noqa: E402
+from diffuspec.measure.race import ACCEPTED, CORRECTION, OWN, Race  # noqa: E402
+from diffuspec.ui.race import breakeven
+from diffuspec.ui.race.view import HEAD, race_payload, table  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from datetime import datetime
 from types import SimpleNamespace
 
-from diffuspec.ui.sessions import Sessions
+from diffuspec.ui.shell.sessions import Sessions
 
 
 def app(*names: str) -> SimpleNamespace:

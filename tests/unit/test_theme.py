@@ -16,7 +16,7 @@ TEXTS = ("ink", "ink-soft", "quiet", "correction", "bonus", "average", "accepted
 
 def colours(theme: str) -> dict[str, str]:
     """Name -> value in a theme; dark changes some of light's."""
-    sheet = (UI / "theme.css").read_text(encoding="utf-8")
+    sheet = (UI / "draw" / "theme.css").read_text(encoding="utf-8")
     blocks = {"light": [r":root"], "dark": [r":root", r"\.dark"]}[theme]
     found = {}
     for block in blocks:
@@ -59,7 +59,7 @@ def test_text_is_readable_on_every_surface(theme):
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_a_cell_is_readable_at_every_q(theme):
     found = colours(theme)
-    sheet = (UI / "components" / "lattice.css").read_text(encoding="utf-8")
+    sheet = (UI / "player" / "lattice.css").read_text(encoding="utf-8")
     base, slope = re.search(r"rgba\(var\(--ds-heat\), calc\(([\d.]+) \+ ([\d.]+) \* var\(--q", sheet).groups()
     for q in range(0, 101):
         alpha = float(base) + float(slope) * q / 100

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from diffuspec import Settings, Trace
-from diffuspec import trace as trace_module
 from diffuspec.errors import TraceError
 from diffuspec.method.search import BeamLevels
-from diffuspec.trace import Baseline
+from diffuspec.trace import model as trace_module
+from diffuspec.trace.model import Baseline
 
 
 def lines_of(trace) -> list[dict]:

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from diffuspec.errors import BusyError
-from diffuspec.ui.turns import LONGEST, Turns
+from diffuspec.ui.shell.queue import LONGEST, Turns
 
 
 def test_first_come_first_served():

@@ -12,7 +12,7 @@ import zipfile
 import pytest
 
 from diffuspec.errors import WeightsError
-from diffuspec.models import weights
+from diffuspec.models import embedded as weights
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from diffuspec.errors import SettingsError
 from diffuspec.method.acceptance import verify, verify_tree
 from diffuspec.method.tree import FOLLOWER
-from diffuspec.models.weights import NGRAM_EDITION
-from diffuspec.trace import Trace
-from diffuspec.whatif import as_step, context, continuation, judge, judge_tree, proxies, search_again, verify_path
+from diffuspec.models.embedded import NGRAM_EDITION
+from diffuspec.trace.model import Trace
+from diffuspec.trace.whatif import as_step, context, continuation, judge, judge_tree, proxies, search_again, verify_path
 
 TRACES = sorted((Path(__file__).parents[2] / "assets" / "traces").glob("*.jsonl.gz"))
 

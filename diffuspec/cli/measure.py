@@ -1,0 +1,134 @@
+"""The commands that measure: `python -m diffuspec bench | study | race`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from diffuspec.cli.interrupt import interruptible
+from diffuspec.cli.main import INTERRUPTED, add_pair, add_settings, chosen_settings, open_pair
+from diffuspec.errors import SettingsError
+from diffuspec.measure.methods import METHODS, never, parse_methods
+from diffuspec.measure.questions import BUNDLED, read_questions
+from diffuspec.measure.studies import STUDIES, Study, StudyResult
+from diffuspec.measure.studies.methods import comparison
+from diffuspec.measure.studies.sweep import sweep
+
+
+def add_commands(commands) -> None:
+    bench = commands.add_parser(
+        "bench", help="measure methods by Spec-Bench's protocol", allow_abbrev=False,
+        description="Measures methods side by side by Spec-Bench's protocol, question by question in turn. "
+                    "Methods: " + "; ".join(f"{m.name}: {m.about}" for m in METHODS.values()) + ".",
+    )  # fmt: skip
+    bench.add_argument("--methods", default="ar,plain,diffuspec",
+                       help=f"comma-separated: {', '.join(METHODS)} (default: %(default)s)")  # fmt: skip
+    _add_measuring(bench)
+    bench.set_defaults(command=lambda arguments: _measure(comparison(parse_methods(arguments.methods)), arguments))
+
+    study = commands.add_parser(
+        "study", help="a table or figure of the paper on this machine, the paper's values beside it",
+        allow_abbrev=False,
+        description="; ".join(f"{s.name}: {s.title} ({s.source or 'not in the paper'})" for s in STUDIES.values()),
+    )  # fmt: skip
+    study.add_argument("study", choices=list(STUDIES), metavar="STUDY", help=", ".join(STUDIES))
+    study.add_argument("--values", action="append", metavar="NAME=V1,V2,...", default=[],
+                       help="for sweep: a setting and its values, repeatable, search and length as set (default: "
+                            "the paper's four, for its own method)")  # fmt: skip
+    _add_measuring(study)
+    study.set_defaults(command=lambda arguments: _measure(_study(arguments), arguments))
+
+    race = commands.add_parser(
+        "race", help="race methods on one prompt and save it for the playground", allow_abbrev=False
+    )
+    race.add_argument("prompt", metavar="PROMPT")
+    race.add_argument("--methods", default="ar,plain,diffuspec,throughput,prompt-lookup,ar-drafter",
+                      help=f"comma-separated: {', '.join(METHODS)} (default: %(default)s)")  # fmt: skip
+    race.add_argument("--out", metavar="FILE.json", type=Path, required=True)
+    add_pair(race)
+    add_settings(race)
+    race.set_defaults(command=_race)
+
+
+def _add_measuring(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--questions", metavar="FILE.jsonl", type=Path, default=BUNDLED,
+                        help="in Spec-Bench's format (default: a few of our own)")  # fmt: skip
+    parser.add_argument("--limit", type=_count, metavar="N", help="only the first N questions")
+    parser.add_argument("--stride", type=_count, metavar="N", default=1, help="only every Nth question")
+    parser.add_argument("--json", metavar="OUT", type=Path,
+                        help="write rows, settings and remark to this file; the same command goes on where an "
+                             "interrupted one stopped, by OUT.state.jsonl")  # fmt: skip
+    parser.add_argument("--csv", metavar="OUT", type=Path, help="write the rows to this file")
+    parser.add_argument("--restart", action="store_true", help="measure anew what was measured before")
+    add_pair(parser)
+    add_settings(parser)
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
+
+
+def _study(arguments: argparse.Namespace) -> Study:
+    if not arguments.values:
+        return STUDIES[arguments.study]
+    if arguments.study != "sweep":
+        raise SettingsError("--values belongs to the study sweep.")
+    grid = {}
+    for assignment in arguments.values:
+        name, equals, values = assignment.partition("=")
+        if not equals or not values:
+            raise SettingsError(f"--values {assignment}: write it as NAME=V1,V2, for example --values beam=1,3,5.")
+        grid[name.strip().lower()] = [value.strip() for value in values.split(",")]
+    return sweep(grid, "as-set")
+
+
+def _measure(study: Study, arguments: argparse.Namespace) -> int:
+    settings = chosen_settings(arguments)
+    questions = read_questions(arguments.questions).chosen(arguments.stride, arguments.limit)
+    outputs = [out for out in (arguments.json, arguments.csv) if out]
+    for out in outputs:
+        if not out.parent.is_dir():
+            raise SettingsError(f"Cannot write {out}: there is no such folder.")
+    state = outputs[0].with_name(outputs[0].name + ".state.jsonl") if outputs else None
+    if state and arguments.restart:
+        state.unlink(missing_ok=True)
+    pair = open_pair(arguments)
+
+    from tqdm import tqdm
+
+    from diffuspec.measure.studies import stream_study
+    from diffuspec.measure.tables import report
+
+    result: StudyResult | None = None
+    with interruptible() as interrupted:
+        with tqdm(unit="answer", file=sys.stderr, mininterval=0.2 if sys.stderr.isatty() else 10) as bar:
+            for result in stream_study(study, pair, settings, questions, state=state, should_stop=interrupted):
+                bar.total = result.total
+                bar.set_postfix_str(result.now, refresh=False)
+                bar.update(result.done - bar.n)
+        if result is None:
+            return INTERRUPTED
+        for out in outputs:
+            result.save(out)
+        if result.rows:
+            print(report(result))
+        return INTERRUPTED if interrupted() else 0
+
+
+def _race(arguments: argparse.Namespace) -> None:
+    settings, names = chosen_settings(arguments).replace(temperature=0), parse_methods(arguments.methods)
+    pair = open_pair(arguments)
+    from diffuspec.measure.race import finish, pass_costs, run_lane
+    from diffuspec.trace.recorder import provenance
+
+    ids = pair.encode(arguments.prompt)
+    lanes = []
+    for name in names:
+        lane = run_lane(name, METHODS[name].start(pair, settings, ids, never), lambda made: None, never)
+        print(f"{METHODS[name].label}: {len(lane.token_ids)} tokens, {lane.tokens_per_second:.1f} tokens/s")
+        lanes.append(lane)
+    finish(pair, arguments.prompt, settings, lanes, pass_costs(pair, ids), provenance()).save(arguments.out)

@@ -1,0 +1,126 @@
+"""What a user would pick instead: transformers' own `generate`, and llama.cpp on the same file.
+
+Nothing here touches our kernels. Both decode greedily and report each pass with the time it took.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from transformers.generation.streamers import BaseStreamer
+
+from diffuspec.errors import MethodError
+from diffuspec.measure import llama_server
+from diffuspec.models import embedded as weights
+from diffuspec.models.pair import Pair
+from diffuspec.models.presets import EMBEDDED
+from diffuspec.models.target import stock_model
+from diffuspec.settings import Settings
+
+Pass = tuple[tuple[int, ...], float]  # the tokens a target pass gave, and its milliseconds
+
+
+class _Passes(BaseStreamer):
+    """Takes from `generate` the tokens of each pass as they come; the first call hands over the prompt."""
+
+    def __init__(self):
+        self.seen: list[Pass] = []
+        self._last: float | None = None
+
+    def put(self, value):
+        now = time.perf_counter()
+        if self._last is None:
+            self._last = self.started
+            return
+        self.seen.append((tuple(value.flatten().tolist()), (now - self._last) * 1e3))
+        self._last = now
+
+    def end(self):
+        pass
+
+
+@functools.lru_cache(2)
+def _stock(source, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
+    return stock_model(source, dtype).to(device)
+
+
+@torch.inference_mode()
+def generate(
+    pair: Pair, settings: Settings, ids: Sequence[int], should_stop: Callable[[], bool],
+    *, dtype: str | None = None, **options,
+) -> list[Pass]:  # fmt: skip
+    """What transformers does by itself, on its own layers; `dtype` other than the pair's where given.
+
+    options go to `generate`. A pair in a dtype of our own making is held against float32.
+    """
+    dtype = {"bfloat16": torch.bfloat16}.get(dtype or pair.info.dtype, torch.float32)
+    model = _stock(pair.target.source, dtype, pair.target.device)
+    passes = _Passes()
+    passes.started = time.perf_counter()
+    prompt = torch.tensor([list(ids)], device=model.device)
+    model.generate(
+        prompt, attention_mask=torch.ones_like(prompt), do_sample=False, streamer=passes,
+        max_new_tokens=min(settings.max_new_tokens, pair.info.context - len(ids)),
+        eos_token_id=sorted(pair.stop_ids) or None, pad_token_id=min(pair.stop_ids, default=0),
+        stopping_criteria=[lambda tokens, scores: torch.full((1,), should_stop(), device=tokens.device)], **options,
+    )  # fmt: skip
+    return passes.seen
+
+
+def llama_cpp(pair: Pair, settings: Settings, ids: Sequence[int], should_stop: Callable[[], bool]) -> Iterator[Pass]:
+    """Plain decoding of the embedded target's GGUF by llama.cpp, with as many threads as torch has.
+
+    Its server, a process of its own, listens on 127.0.0.1 only; the prompt goes in as token ids, nothing is kept
+    between prompts. Raises `MethodError` where it cannot run.
+    """
+    if pair.info.name != EMBEDDED or pair.target.device.type != "cpu":
+        raise MethodError(f"llama-cpp decodes the embedded pair on a CPU, not {pair.info.name} on {pair.info.device}.")
+    _, address = _llama_server(pair.info.context, torch.get_num_threads())
+    budget = min(settings.max_new_tokens, pair.info.context - len(ids))
+    body = dict(prompt=list(ids), n_predict=budget, temperature=0, cache_prompt=False, return_tokens=True, stream=True)
+    last = time.perf_counter()
+    request = urllib.request.Request(
+        f"{address}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    try:
+        events = urllib.request.urlopen(request)
+    except OSError as error:
+        raise MethodError(f"llama.cpp refused the prompt: {error}.") from error
+    with events:
+        for line in events:
+            if should_stop():
+                return
+            if not line.startswith(b"data: "):
+                continue
+            event = json.loads(line[6:])
+            tokens = event["tokens"]
+            if event.get("stop_type") == "eos":  # it ends on this token without handing it out
+                tokens = [*tokens, pair.tokenizer.eos_token_id]
+            if tokens:
+                now = time.perf_counter()
+                yield tuple(tokens), (now - last) * 1e3
+                last = now
+
+
+@functools.lru_cache(1)
+def _llama_server(context: int, threads: int) -> tuple[subprocess.Popen, str]:
+    """A server, which ends when it is held no longer, and its address."""
+    try:
+        import xllamacpp  # noqa: F401
+    except ImportError as error:
+        raise MethodError(
+            "The method llama-cpp needs the package xllamacpp: `pip install xllamacpp`, or leave the method out."
+        ) from error
+    program = [sys.executable, llama_server.__file__, str(weights.embedded_gguf()), str(context), str(threads)]
+    server = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    address = next((line.split()[-1] for line in server.stdout if line.startswith(llama_server.LISTENING)), None)
+    if address is None:
+        raise MethodError(f"llama.cpp's server ended by itself, with code {server.wait()}; its own words are above.")
+    return server, address

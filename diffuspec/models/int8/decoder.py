@@ -1,0 +1,412 @@
+"""A Llama in 4- and 8-bit weights, whose rows do not care what else shares the pass; the arithmetic is in `kernels`.
+
+A pass is bound by reading the weights: the fewer bits, the sooner. They are never rounded to 4 bits here, but a model
+whose weights come from a 4-bit file holds at most 16 evenly spaced values in each block of 32, and is then stored in 4
+bits without loss; other weights are rounded to 8. Activations keep 8 bits with one scale for 32 of them, so that the
+few channels which tower over the others cost only their neighbours levels.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+import numba
+import numpy as np
+import torch
+
+from diffuspec.models.int8 import kernels
+from diffuspec.models.visibility import visibility
+
+ROOM = 256  # the caches grow by this many tokens at least
+PROMPT_ROWS = 64  # rows of a pass over the prompt
+
+# Of each row: ids int32 and logits float32 [m, few] of its likeliest, best first, and logsumexp float32 [m].
+Ranks = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+_one_pass = threading.Lock()  # two at a time would only share the cores, and wait for each other's helpers
+
+
+class _Leader:
+    """A thread that carries out what the main thread asks for, one thing after the other.
+
+    An interrupt reaches the main thread alone. Between two shares of a pass it would leave the first waiting for the
+    second for ever; inside an executor or any other lock of `threading` it can end as a RuntimeError. A SimpleQueue
+    bears it at any moment.
+    """
+
+    def __init__(self):
+        self._asked: SimpleQueue = SimpleQueue()
+        threading.Thread(target=self._lead, name="int8-leader", daemon=True).start()
+
+    def _lead(self) -> None:
+        while True:
+            work, arguments, answer = self._asked.get()
+            try:
+                answer.put((work(*arguments), None))
+            except BaseException as error:  # noqa: BLE001  it is raised where the work was asked for
+                answer.put((None, error))
+            del work, arguments, answer
+
+    def __call__(self, work: Callable, *arguments):
+        answer: SimpleQueue = SimpleQueue()
+        self._asked.put((work, arguments, answer))
+        result, error = answer.get()
+        if error is not None:
+            raise error
+        return result
+
+
+_leader = functools.cache(_Leader)
+
+
+@functools.cache
+def _helpers() -> ThreadPoolExecutor:
+    """Threads that take a share of a pass each, beside the one that asks for it.
+
+    OpenMP would have done, but for its habit of sending all threads to sleep at every wait, 150 times a pass, once a
+    second one of the program's threads has used it: in the app a pass then takes three times as long.
+    """
+    return ThreadPoolExecutor(max(1, numba.config.NUMBA_NUM_THREADS - 1), "int8-pass")
+
+
+@functools.cache
+def int8_fits() -> bool:
+    """Whether this machine compiles the kernels and computes 8-bit products as they should be."""
+    try:
+        x, weight = np.ones((3, 32), np.float32), torch.arange(-128.0, 128.0).reshape(8, 32)
+        a, steps = kernels._rounded(x)
+        y = np.zeros((3, 8), np.float32)
+        kernels.product(quantise([weight])[0], a, steps, 3, 0, 8, False, y)
+        return bool(np.allclose(y, weight.sum(1), rtol=0.01, atol=0.5))
+    except (numba.NumbaError, RuntimeError, OSError):
+        return False
+
+
+def quantise(matrices: Sequence[torch.Tensor], bits: int | None = None, lanes: int = kernels.LANES) -> np.ndarray:
+    """Matrices [out, in] of one shape as `kernels.product` reads them, uint8 [matrices, groups, bytes].
+
+    bits: 4 or 8; by default 4 where that loses nothing in any of them, else 8. lanes: channels of a record.
+    """
+    blocks = [_blocks(matrix, lanes) for matrix in matrices]
+    if bits != 8:
+        halves = [_in_4_bits(part) for part in blocks]
+        if bits == 4 or all(_are(*half, part) for half, part in zip(halves, blocks, strict=True)):
+            return np.stack([_records(*half) for half in halves])
+    return np.stack([_records(*_in_8_bits(part)) for part in blocks])
+
+
+def _blocks(matrix: torch.Tensor, lanes: int) -> torch.Tensor:
+    """float32 [groups, lanes, blocks, BLOCK], zeros where channels or inputs end before."""
+    matrix = matrix.detach().float().cpu()
+    out, width = matrix.shape
+    matrix = torch.nn.functional.pad(matrix, (0, -width % kernels.BLOCK, 0, -out % lanes))
+    return matrix.unflatten(1, (-1, kernels.BLOCK)).unflatten(0, (-1, lanes))
+
+
+def _in_4_bits(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Codes 0 .. 15, scales and minima float16 [.., 1]."""
+    least, most = blocks.aminmax(dim=-1, keepdim=True)
+    scale, least = ((most - least) / 15).half(), least.half()
+    codes = ((blocks - least) / torch.where(scale == 0, 1, scale)).round_().clamp_(0, 15)
+    return codes.to(torch.uint8), scale, least
+
+
+def _are(codes: torch.Tensor, scale: torch.Tensor, least: torch.Tensor, blocks: torch.Tensor) -> bool:
+    """Whether nothing was lost."""
+    return torch.equal(codes * scale.float() + least.float(), blocks)
+
+
+def _in_8_bits(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes 0 .. 255 around 128, and scales float16 [.., 1]."""
+    scale = (blocks.abs().amax(-1, keepdim=True) / 127).half()
+    codes = (blocks / torch.where(scale == 0, 1, scale)).round_().clamp_(-128, 127) + 128
+    return codes.to(torch.uint8), scale
+
+
+def _records(codes: torch.Tensor, *numbers: torch.Tensor) -> np.ndarray:
+    """uint8 [groups, bytes] of codes [groups, lanes, blocks, BLOCK] and of float16 numbers of each block."""
+    fours = codes.unflatten(-1, (-1, 4)).permute(0, 2, 3, 1, 4)  # [groups, blocks, fours, lanes, 4]
+    if len(numbers) == 2:
+        fours = fours[:, :, 0::2] | fours[:, :, 1::2] << 4
+    parts = [fours.flatten(2)]
+    parts += [number.squeeze(-1).transpose(1, 2).contiguous().view(torch.uint8) for number in numbers]
+    return torch.cat(parts, 2).flatten(1).numpy()
+
+
+class Int8Cache:
+    """Keys and values of all layers, in arrays that grow ahead of need.
+
+    In panels of SPAN columns, as `kernels` reads them, S = SPAN: keys float32 [layers, kv heads, room / S, d, S],
+    values float32 [layers, kv heads, d / S rounded up, room, S]; what lies behind `length` is scratch.
+    """
+
+    def __init__(self, layers: int, heads: int, head_dim: int):
+        span = kernels.SPAN
+        self.length, self.head_dim = 0, head_dim
+        self.keys = np.zeros((layers, heads, 0, head_dim, span), np.float32)
+        self.values = np.zeros((layers, heads, -(-head_dim // span), 0, span), np.float32)
+
+    @property
+    def layers(self) -> list[LayerView]:
+        """The layers as `transformers`' caches show them."""
+        return [LayerView(self, i) for i in range(len(self.keys))]
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+    def reserve(self, total: int) -> None:
+        """Make room for `total` tokens and a span behind them."""
+        room = self.values.shape[3]
+        if total + kernels.SPAN <= room:
+            return
+        panels = -(-max(total + kernels.SPAN, room + ROOM, room * 5 // 4) // kernels.SPAN)
+        more = panels - room // kernels.SPAN
+        self.keys = np.pad(self.keys, ((0, 0), (0, 0), (0, more), (0, 0), (0, 0)))
+        self.values = np.pad(self.values, ((0, 0), (0, 0), (0, 0), (0, more * kernels.SPAN), (0, 0)))
+
+    def keep(self, first: int, rows: Sequence[int]) -> None:
+        """Move the tokens first + rows to first, first + 1, ...; forget all behind them."""
+        self.length = first + len(rows)
+        if list(rows) != list(range(len(rows))):
+            kernels.move(self.keys, self.values, first, np.array(rows))
+
+    def crop(self, more: int) -> None:
+        """Forget the newest -more tokens, as `transformers`' caches do."""
+        self.length += more
+
+    @contextmanager
+    def scratch(self, start: int, n: int) -> Iterator[None]:
+        """Room for n tokens at `start`; whatever was there comes back afterwards."""
+        self.reserve(start + n)
+        kept = range(start, min(self.length, start + n))
+        tokens = self._tokens(kept) if kept else None
+        yield
+        if kept:
+            self._put(kept, tokens)
+
+    def _tokens(self, slots: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Copies of keys [tokens, layers, kv heads, d] and values [layers, kv heads, panels, tokens, S]."""
+        panel, column = np.divmod(np.asarray(slots, np.int64), kernels.SPAN)
+        return self.keys[:, :, panel, :, column], self.values[:, :, :, slots]
+
+    def _put(self, slots: Sequence[int], tokens: tuple[np.ndarray, np.ndarray]) -> None:
+        panel, column = np.divmod(np.asarray(slots, np.int64), kernels.SPAN)
+        self.keys[:, :, panel, :, column], self.values[:, :, :, slots] = tokens
+
+
+class Int8Slots:
+    """Caches of several texts, of `capacity` tokens each, in one array: what `Int8Decoder.forward_several` reads."""
+
+    def __init__(self, slots: int, capacity: int, layers: int, heads: int, head_dim: int):
+        span = kernels.SPAN
+        panels, self.head_dim = -(-capacity // span) + 1, head_dim
+        self.lengths = np.zeros(slots, np.int64)
+        self.keys = np.zeros((slots, layers, heads, panels, head_dim, span), np.float32)
+        self.values = np.zeros((slots, layers, heads, -(-head_dim // span), panels * span, span), np.float32)
+
+    def kept(self, slot: int, layers: Sequence[int], length: int) -> np.ndarray:
+        """float16 [length, layers, 2, kv heads * d]: keys and values of a slot's first tokens."""
+        keys = self.keys[slot, list(layers)].swapaxes(3, 4)  # [layers, heads, panels, S, d]
+        keys = keys.reshape(*keys.shape[:2], -1, self.head_dim)[:, :, :length]
+        values = self.values[slot, list(layers)].swapaxes(2, 3)[:, :, :length]
+        values = values.reshape(*values.shape[:3], -1)[..., : self.head_dim]
+        both = np.stack([keys, values], 1)  # [layers, 2, heads, length, d]
+        return both.transpose(3, 0, 1, 2, 4).reshape(length, len(layers), 2, -1).astype(np.float16)
+
+
+@dataclass(frozen=True)
+class LayerView:
+    """One layer: keys and values float32 [1, kv heads, length, d], copied."""
+
+    cache: Int8Cache
+    index: int
+
+    @property
+    def keys(self) -> torch.Tensor:
+        panels = torch.from_numpy(self.cache.keys[self.index])
+        return panels.transpose(2, 3).flatten(1, 2)[None, :, : self.cache.length]
+
+    @property
+    def values(self) -> torch.Tensor:
+        panels = torch.from_numpy(self.cache.values[self.index, :, :, : self.cache.length])
+        return panels.transpose(1, 2).flatten(2)[None, ..., : self.cache.head_dim]
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """One layer's weights, [out, in] and [h]: projections that share an input stand below each other."""
+
+    qkv: torch.Tensor
+    output: torch.Tensor
+    gate_up: torch.Tensor
+    down: torch.Tensor
+    norm: torch.Tensor
+    post_norm: torch.Tensor
+
+
+class Int8Stack:
+    """Llama layers over a key-value cache, a last norm and the product with a vocabulary.
+
+    bits: of the layers' weights, see `quantise`.
+    """
+
+    def __init__(
+        self, layers: Iterable[LayerWeights], norm: torch.Tensor, head: torch.Tensor, *, heads: int, kv_heads: int,
+        head_dim: int, eps: float, theta: float, positions: int, bits: int | None = None,
+    ):  # fmt: skip
+        layers = list(layers)
+        products = [quantise([getattr(layer, name) for layer in layers], bits) for name in ("qkv", "output")]
+        products.append(quantise([_whole_groups(layer.gate_up) for layer in layers], bits))
+        products.append(quantise([layer.down for layer in layers], bits))
+        gains = (np.stack([_array(getattr(layer, name)) for layer in layers]) for name in ("norm", "post_norm"))
+        self._weights = (*products, *gains, _array(norm), quantise([head])[0])
+        self._shape = (heads, kv_heads, head_dim, len(head), float(eps))
+        inverse = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+        angle = torch.arange(positions, dtype=torch.float32)[:, None] * inverse
+        self._cos, self._sin = angle.cos().numpy(), angle.sin().numpy()
+        _leader()  # a thread's start is another thing that does not bear an interrupt
+
+    def __call__(
+        self, x: np.ndarray, cache: Int8Cache, source: np.ndarray, past: int, hidden: np.ndarray, place: np.ndarray,
+        want_logits: bool = True, few: int = 0,
+    ) -> tuple[np.ndarray, Ranks]:  # fmt: skip
+        """Logits float32 [n, V] of rows x float32 [n, h], which become the last layer's output, and the `few` likeliest
+        of each row.
+
+        Layer i reads `past` tokens of the cache's layer source[i] and appends n, for which there is room.
+        hidden: bool [n, n] as `visibility` gives it; place: int64 [n], the rows' positions.
+        """
+        n = len(x)
+        texts, asked = np.array([[0, 0, n, past]]), np.arange(n if want_logits else 0)
+        return self.several(x, cache.keys[None], cache.values[None], source, texts, hidden, asked, place, few)
+
+    def several(
+        self, x: np.ndarray, keys: np.ndarray, values: np.ndarray, source: np.ndarray, texts: np.ndarray,
+        hidden: np.ndarray, asked: np.ndarray, place: np.ndarray, few: int = 0,
+    ) -> tuple[np.ndarray, Ranks]:  # fmt: skip
+        """Logits float32 [m, V] of the m rows `asked` of a pass over rows of several texts, and the `few` likeliest of
+        each, which the threads of the pass look for together; see `kernels.run`."""
+        threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+        arguments = x, keys, values, source, texts, hidden, asked, place, few, threads
+        if threading.current_thread() is threading.main_thread():
+            return _leader()(self._pass, *arguments)
+        return self._pass(*arguments)
+
+    def _pass(self, x, keys, values, source, texts, hidden, asked, place, few, threads):
+        longest = int((texts[:, kernels.PAST] + texts[:, kernels.ROWS]).max())
+        with _one_pass:
+            buffers = kernels.room_for(len(x), len(asked), longest, self._weights, self._shape, threads)
+            ranks = kernels.no_ranks(len(asked), min(few, buffers[-1].shape[1]))
+            pass_ = (
+                threads, np.zeros(1, np.int64), x, self._weights, self._shape, source, keys, values, texts, hidden,
+                asked, place, self._cos, self._sin, buffers,
+                kernels.rounding_room(len(x), self._weights, self._shape), ranks,
+            )  # fmt: skip
+            shares = [_helpers().submit(kernels.run, t, *pass_) for t in range(1, threads)]
+            kernels.run(0, *pass_)
+            for share in shares:
+                share.result()
+        return buffers[-1], ranks
+
+
+def _whole_groups(gate_up: torch.Tensor) -> torch.Tensor:
+    """Gate and up filled with zeros to whole groups each."""
+    halves = [torch.nn.functional.pad(half, (0, 0, 0, -len(half) % kernels.LANES)) for half in gate_up.chunk(2)]
+    return torch.cat(halves)
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().float().cpu().numpy()
+
+
+class Int8Decoder:
+    """The layers and the head of a `transformers` Llama (see `llama.llama_fits`)."""
+
+    def __init__(self, model: torch.nn.Module):
+        config = model.config
+        self._kv_heads = config.num_key_value_heads
+        self._head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        # In numpy's hands: torch looks several rows up in two threads, of which one goes on waiting for more work for
+        # milliseconds, on the core that a helper of the pass needs.
+        self._embedding = _array(model.get_input_embeddings().weight)
+        base = model.base_model
+        self._stack = Int8Stack(
+            map(_layer_weights, base.layers), base.norm.weight, model.get_output_embeddings().weight,
+            heads=config.num_attention_heads, kv_heads=self._kv_heads, head_dim=self._head_dim,
+            eps=config.rms_norm_eps, theta=config.rope_parameters["rope_theta"],
+            positions=int(config.max_position_embeddings),
+        )  # fmt: skip
+        self._source = np.arange(len(base.layers), dtype=np.int32)
+        cache = self.new_cache()
+        self.forward(cache, [0, 0])  # compiles, where this machine has not done so before
+        self.keep(cache, 0, [1])
+
+    def new_cache(self) -> Int8Cache:
+        return Int8Cache(len(self._source), self._kv_heads, self._head_dim)
+
+    def keep(self, cache: Int8Cache, first: int, rows: Sequence[int]) -> None:
+        cache.keep(first, rows)
+
+    def prefill(self, cache: Int8Cache, ids: Sequence[int]) -> None:
+        """Read `ids` into an empty cache; no logits."""
+        cache.reserve(len(ids))
+        for first in range(0, len(ids), PROMPT_ROWS):
+            self._read(cache, ids[first : first + PROMPT_ROWS], None, want_logits=False)
+
+    def forward(self, cache: Int8Cache, ids: Sequence[int], parents: Sequence[int] | None = None) -> torch.Tensor:
+        """Append n `ids` to the cache, a chain or the tree that `parents` describe; logits float32 [n, V]."""
+        return self.ranked(cache, ids, parents, 0)[0]
+
+    def ranked(
+        self, cache: Int8Cache, ids: Sequence[int], parents: Sequence[int] | None, few: int
+    ) -> tuple[torch.Tensor, Ranks]:
+        """`forward`, and the `few` likeliest tokens of each row."""
+        cache.reserve(cache.length + len(ids))
+        logits, ranks = self._read(cache, ids, parents, few=few)
+        return torch.from_numpy(logits), ranks
+
+    def new_slots(self, slots: int, capacity: int) -> Int8Slots:
+        return Int8Slots(slots, capacity, len(self._source), self._kv_heads, self._head_dim)
+
+    def forward_several(self, slots: Int8Slots, parts: Sequence[tuple[int, Sequence[int]]], ask: bool) -> np.ndarray:
+        """Append to each slot of parts (slot, ids) its ids, in one pass; no slot twice.
+
+        Logits float32 [parts, V] after the last of each part's ids, or [0, V] unless one asks.
+        """
+        rows = np.array([len(ids) for _, ids in parts])
+        first = np.cumsum(rows) - rows
+        numbers = np.array([slot for slot, _ in parts])
+        texts = np.stack([numbers, first, rows, slots.lengths[numbers]], 1)
+        n = int(rows.sum())
+        hidden = np.triu(np.ones((n, n), bool), 1)
+        place = np.arange(n) - np.repeat(first, rows) + np.repeat(slots.lengths[numbers], rows)
+        x = self._embedding[[token for _, ids in parts for token in ids]]
+        asked = first + rows - 1 if ask else np.zeros(0, np.int64)
+        logits, _ = self._stack.several(x, slots.keys, slots.values, self._source, texts, hidden, asked, place)
+        slots.lengths[numbers] += rows
+        return logits
+
+    def _read(self, cache, ids, parents, want_logits=True, few=0) -> tuple[np.ndarray, Ranks]:
+        hidden, depth = visibility(len(ids), parents)
+        x = self._embedding[list(ids)]
+        found = self._stack(x, cache, self._source, cache.length, hidden, cache.length + depth, want_logits, few)
+        cache.length += len(ids)
+        return found
+
+
+def _layer_weights(layer: torch.nn.Module) -> LayerWeights:
+    attention, mlp = layer.self_attn, layer.mlp
+    return LayerWeights(
+        qkv=torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]),
+        output=attention.o_proj.weight,
+        gate_up=torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]),
+        down=mlp.down_proj.weight,
+        norm=layer.input_layernorm.weight,
+        post_norm=layer.post_attention_layernorm.weight,
+    )

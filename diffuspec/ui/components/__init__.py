@@ -1,1 +1,0 @@
-"""Our own components: a Python file with its HTML, CSS and JavaScript beside it."""

@@ -1,0 +1,1 @@
+"""Colours, charts and the drawing shared by all pictures."""

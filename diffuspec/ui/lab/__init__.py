@@ -1,0 +1,1 @@
+"""One recorded step, searched and verified again."""

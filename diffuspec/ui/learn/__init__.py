@@ -1,0 +1,1 @@
+"""Lessons that ask before they tell, and the glossary."""

@@ -1,1 +1,0 @@
-"""One file a page: NAME and TITLE for the navigation, and `build(shared)`, called inside the page's tab."""

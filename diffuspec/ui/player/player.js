@@ -1,0 +1,712 @@
+/* The player: draws one trace payload (diffuspec/ui/player/payload.py) and steps through it.
+
+   No framework, no request, no Gradio: mount(root, {plotly}) returns {update(json)}. `plotly` is a
+   function that gives a promise of the Plotly object. Token text is untrusted: it reaches the page
+   through textContent only. Needs draw.js, reason.js and lattice.js. */
+window.DiffuSpecPlayer = (() => {
+  "use strict";
+
+  const { make, prob, signed, plural } = window.DiffuSpecDraw;
+  const { cellFacts, reason, defaultCell, lostBeams, story, searched, p } = window.DiffuSpecReasons;
+  const Draw = window.DiffuSpecDraw;
+  const Lattice = window.DiffuSpecLattice;
+
+  const PHASES = ["mask", "lattice", "search", "verify", "commit"];
+  const STAGES = ["draft", "search", "verify", "commit", "record"];
+  const SEARCHES = { cps: "CPS path", exact: "exact path", tree: "tree", argmax: "argmax path" };
+  const PROXIES = { ngram: "3-gram", "ngram+context": "3-gram + context", context: "3-gram of this text", none: "no proxy" };
+  const TOLD_MS = { mask: 700, lattice: 1000, search: 1400, verify: 1600, commit: 1000 }; // how long play stays in a phase
+  const STEP_MS = 900; // how long play stays in a step where it does not tell the phases
+  const LIVE_MS = 1000; // a run under way moves on to its newest step no oftener: drawing takes the engine's cores
+  const SPEEDS = [0.5, 1, 2, 4];
+  const SIGN = { accepted: "✓", correction: "↺", bonus: "+" };
+
+  class Player {
+    constructor(root, options) {
+      this.root = root;
+      this.options = options;
+      this.data = null;
+      this.at = 0;
+      this.phase = "verify";
+      this.cell = null;
+      this.follow = true;
+      this.playing = null;
+      this.speed = 1;
+      this.told = true; // play goes through the phases of each step
+      this.show = { prompt: false, ghosts: false, path: true, argmax: false, oracle: false, target: false, beams: false, rows: false };
+      this.find = (selector) => root.querySelector(selector);
+      this.figures = {};
+      for (const node of root.querySelectorAll("[data-figure]")) this.figures[node.dataset.figure] = node;
+      this.lifetime = new AbortController();
+      this.wire();
+    }
+
+    on(target, event, act, options = {}) {
+      target.addEventListener(event, act, { ...options, signal: this.lifetime.signal });
+    }
+
+    wire() {
+      const click = (selector, act) => this.on(this.find(selector), "click", act);
+      click("#step-first", () => this.go(0));
+      click("#step-prev", () => this.go(this.at - 1));
+      click("#step-next", () => this.go(this.at + 1));
+      click("#step-last", () => this.go(Infinity));
+      click("#step-play", () => this.play(!this.playing));
+      click("#step-speed", (event) => {
+        this.speed = SPEEDS[(SPEEDS.indexOf(this.speed) + 1) % SPEEDS.length];
+        event.currentTarget.textContent = `${this.speed}×`;
+      });
+      this.on(this.find("#step-scrub"), "input", (event) => this.go(Number(event.target.value) - 1));
+      this.on(this.find("#text"), "click", (event) => {
+        const unit = event.target.closest("[data-step]");
+        if (unit) this.go(Number(unit.dataset.step));
+      });
+      for (const button of this.root.querySelectorAll("[data-toggle]")) {
+        this.on(button, "click", () => this.toggle(button.dataset.toggle, button));
+      }
+      const phases = this.find(".ds-phases");
+      PHASES.forEach((name, number) => {
+        const button = make("button", "", name);
+        button.type = "button";
+        button.id = `phase-${name}`;
+        button.setAttribute("role", "radio");
+        button.title = `${name} (key ${number + 1})`;
+        this.on(button, "click", () => this.setPhase(name));
+        phases.append(button);
+      });
+      this.on(phases, "keydown", (event) => {
+        const move = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+        if (!move) return;
+        event.preventDefault();
+        event.stopPropagation();
+        this.setPhase(PHASES[(PHASES.indexOf(this.phase) + move + PHASES.length) % PHASES.length]);
+        this.find(`#phase-${this.phase}`).focus();
+      });
+      const lattice = this.find("[data-lattice]");
+      this.on(lattice, "click", (event) => {
+        const cell = event.target.closest("[data-col]");
+        if (cell) this.select(Number(cell.dataset.col), Number(cell.dataset.rank));
+      });
+      this.on(lattice, "keydown", (event) => this.latticeKey(event));
+      this.on(this.find("[data-beams]"), "click", (event) => {
+        const beam = event.target.closest("[data-beam]");
+        if (beam) this.select(...beam.dataset.beam.split(",").map(Number));
+      });
+      this.on(document, "keydown", (event) => this.key(event));
+      for (const details of this.root.querySelectorAll("[data-table]")) {
+        const name = details.dataset.table;
+        this.on(details, "toggle", () => this.drawTable(details));
+        const node = this.find(`[data-picture=${name}]`);
+        details.after(Draw.downloads({
+          name: () => `diffuspec-${name}${this.stepwise(name) ? `-step-${this.at + 1}` : ""}`,
+          title: details.dataset.title,
+          node: node && (() => node.querySelector(".ds-grid") || node),
+          read: () => this[`${name}Table`](),
+        }));
+      }
+      Draw.onTheme(() => this.drawFigures(), this.lifetime.signal);
+      const size = new ResizeObserver(() => this.resize());
+      size.observe(this.root);
+      this.lifetime.signal.addEventListener("abort", () => {
+        size.disconnect();
+        this.play(false);
+      });
+    }
+
+    /** Whether a table tells of one step only. */
+    stepwise(name) {
+      return ["lattice", "bars", "beams"].includes(name);
+    }
+
+    /** Draw a payload; payloads of one run are merged. */
+    update(json) {
+      if (!json || json === this.json) return;
+      this.json = json;
+      const next = JSON.parse(json);
+      const fresh = !this.data || this.data.run !== next.run;
+      if (fresh) {
+        this.play(false);
+        this.follow = next.live;
+        this.at = 0;
+        this.cell = null;
+        this.drawn = [];
+        this.find("#text").replaceChildren();
+      } else {
+        next.labels = Object.assign(this.data.labels, next.labels);
+        next.steps.forEach((step, i) => {
+          if (!step.detail && this.data.steps[i]) step.detail = this.data.steps[i].detail;
+        });
+      }
+      const pictured = Boolean(next.figures);
+      if (!pictured && !fresh) next.figures = this.data.figures;
+      // Those of the run before stand in their place until this one's are drawn.
+      for (const node of Object.values(this.figures)) node.classList.toggle("ds-stale", !next.figures);
+      this.data = next;
+      const before = this.at;
+      const due = fresh || !next.live || !this.counted || performance.now() - this.movedAt >= LIVE_MS;
+      if (due) this.movedAt = performance.now();
+      this.counted = next.steps.length;
+      if ((this.follow && due) || this.at >= next.steps.length) this.at = this.lastDraft();
+      if (fresh && !next.live) {
+        // A short run may be over at the first look, whose last steps alone are sent in full.
+        const telling = this.tellingStep();
+        this.at = telling < next.steps.length && !next.steps[telling].detail ? this.lastDraft() : telling;
+      }
+      if (fresh && next.at) {
+        this.at = Math.min(next.at.step, Math.max(next.steps.length - 1, 0));
+        this.phase = next.at.phase || this.phase;
+      }
+      if (this.at !== before) this.cell = null;
+      if (!next.live) this.follow = false;
+      this.find("[data-toggle=path]").textContent = SEARCHES[next.settings.search];
+      this.drawMerits();
+      this.drawText();
+      if (pictured) this.drawFigures();
+      if (due) this.drawStep();
+      else this.drawBar();
+    }
+
+    /** A step worth opening with: the first where the search could have done better, else one cut short. */
+    tellingStep() {
+      const { steps } = this.data;
+      const cut = (s) => s.path.length > 1 && s.seen > 0 && s.seen < s.path.length;
+      let found = steps.findIndex((s) => cut(s) && s.oracle > s.accepted);
+      if (found < 0) found = steps.findIndex(cut);
+      return Math.max(found, 0);
+    }
+
+    /** The newest step that drafted anything: the very last may have had one token of the budget left. */
+    lastDraft() {
+      const { steps } = this.data;
+      const last = Math.max(steps.length - 1, 0);
+      return steps.length > 1 && !steps[last].k ? last - 1 : last;
+    }
+
+    get step() {
+      return this.data && this.data.steps[this.at];
+    }
+
+    go(index) {
+      if (!this.data || !this.data.steps.length) return;
+      const last = this.data.steps.length - 1;
+      const to = Math.min(Math.max(index, 0), last);
+      this.follow = this.data.live && to === last;
+      if (to === this.at) return;
+      this.at = to;
+      this.cell = null;
+      this.drawStep();
+    }
+
+    /** Tell the steps one after another, each phase by phase; a second call with false stops. */
+    play(on) {
+      clearTimeout(this.playing);
+      this.playing = null;
+      if (on && this.data && this.data.steps.length) {
+        if (this.at === this.data.steps.length - 1 && this.phase === "commit") this.go(0);
+        if (this.told) this.setPhase(PHASES[0]);
+        this.wait();
+      }
+      const button = this.find("#step-play");
+      button.textContent = this.playing ? "⏸ pause" : "▶ play";
+      button.setAttribute("aria-pressed", String(Boolean(this.playing)));
+    }
+
+    wait() {
+      const told = this.told && this.step && this.step.k;
+      this.playing = setTimeout(() => this.tick(), (told ? TOLD_MS[this.phase] : STEP_MS) / this.speed);
+    }
+
+    tick() {
+      const place = PHASES.indexOf(this.phase);
+      if (this.told && this.step.k && place < PHASES.length - 1) {
+        this.setPhase(PHASES[place + 1]);
+      } else if (this.at < this.data.steps.length - 1) {
+        if (this.told) this.phase = PHASES[0];
+        this.go(this.at + 1);
+      } else if (!this.data.live) return this.play(false);
+      this.wait();
+    }
+
+    toggle(name, button) {
+      if (name === "told") {
+        this.told = !this.told;
+        button.setAttribute("aria-pressed", String(this.told));
+        return;
+      }
+      this.show[name] = !this.show[name];
+      button.setAttribute("aria-pressed", String(this.show[name]));
+      if (name === "prompt" || name === "ghosts") {
+        this.drawn = [];
+        this.find("#text").replaceChildren();
+        this.drawText();
+      } else this.drawLattice();
+    }
+
+    setPhase(name) {
+      this.phase = name;
+      this.drawStep(true);
+    }
+
+    select(col, rank, focus = false) {
+      this.cell = { col, rank };
+      const old = this.find("[data-lattice] [aria-selected=true]");
+      if (old) {
+        old.setAttribute("aria-selected", "false");
+        old.tabIndex = -1;
+      }
+      const cell = this.find(`[data-lattice] [data-col="${col}"][data-rank="${rank}"]`);
+      if (cell) {
+        cell.setAttribute("aria-selected", "true");
+        cell.tabIndex = 0;
+        if (focus) cell.focus();
+      }
+      this.drawInspector();
+    }
+
+    key(event) {
+      if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || !this.root.offsetParent) return;
+      const from = event.target;
+      if (from.closest && from.closest("input:not(.ds-scrub), textarea, select, [contenteditable], [role=listbox], [role=dialog], [role=tab]")) return;
+      const steps = { ArrowLeft: -1, ArrowRight: 1 };
+      if (event.key in steps) this.go(this.at + steps[event.key]);
+      else if (event.key === "Home") this.go(0);
+      else if (event.key === "End") this.go(Infinity);
+      else if (PHASES[Number(event.key) - 1]) this.setPhase(PHASES[Number(event.key) - 1]);
+      else if (event.key === " " && !(from.closest && from.closest("button, a, summary, label"))) this.play(!this.playing);
+      else return;
+      event.preventDefault();
+    }
+
+    latticeKey(event) {
+      const cell = event.target.closest("[data-col]");
+      const move = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+      if (!cell) return;
+      let col = Number(cell.dataset.col);
+      let rank = Number(cell.dataset.rank);
+      if (move) {
+        const rows = this.phase === "mask" ? [0] : this.rows;
+        col += move[0];
+        rank = rows[rows.indexOf(rank) + move[1]];
+      } else if (event.key === "Home") col = 0;
+      else if (event.key === "End") col = Lattice.span(this.step) - 1;
+      else if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      event.stopPropagation();
+      if (this.find(`[data-lattice] [data-col="${col}"][data-rank="${rank}"]`)) this.select(col, rank, true);
+    }
+
+    /* --------------------------------------------------------------------------- drawing */
+
+    label(id) {
+      return Lattice.label(this.data, id);
+    }
+
+    drawMerits() {
+      const m = this.data.merits;
+      const card = (name, figure, note, title = "") => {
+        const node = this.find(`[data-merit=${name}]`);
+        node.querySelector(".ds-figure").textContent = figure;
+        node.querySelector(".ds-note").textContent = note;
+        node.title = title;
+        return node;
+      };
+      const here = m.provenance.kind === "measured" ? "measured here" : "as recorded";
+      const waiting = m.verdict.state === "pending";
+      this.find("[data-mat=tokens]").textContent = m.tokens_per_step.toFixed(2);
+      this.find("[data-mat=accepted]").textContent = m.accepted_per_step.toFixed(2);
+      this.find("[data-merit=mat]").title =
+        "Mean accepted tokens, two conventions: tokens/step counts the correction or bonus, accepted/step (the paper’s Eq. 2) does not.";
+      card("speedup", m.speedup === null ? (waiting ? "…" : "–") : `${m.speedup.toFixed(2)}×`, `over plain AR, ${here}`,
+        "Tokens per second over plain AR decoding by the same target, dtype, kernels and cache, prefill included.");
+      const ar = m.ar_tokens_per_second;
+      card("rate", m.tokens_per_second.toFixed(1), `tokens/s · plain AR ${ar === null ? (waiting ? "…" : "–") : ar.toFixed(1)}`);
+      const verdict = card("verdict", m.verdict.headline, m.verdict.detail, m.verdict.detail);
+      verdict.dataset.state = m.verdict.state;
+      this.find("[data-why-speed]").textContent = m.why || "";
+
+      const total = Math.max(STAGES.reduce((sum, name) => sum + m.stage_ms[name], 0), 1e-9);
+      const bar = this.find(".ds-stages");
+      bar.replaceChildren(...STAGES.map((name) => {
+        const part = make("i", `ds-stage-${name}`);
+        part.style.flexGrow = String(m.stage_ms[name] / total);
+        part.title = `${name}: ${m.stage_ms[name].toFixed(0)} ms`;
+        return part;
+      }));
+      const percent = (name) => `${name} ${((100 * m.stage_ms[name]) / total).toFixed(0)}`;
+      bar.setAttribute("aria-label", `Time by stage in percent: ${STAGES.map(percent).join(", ")}`);
+      const note = this.find("[data-merit=stages] .ds-note");
+      note.replaceChildren(...STAGES.map((name) => make("span", `ds-key ds-stage-${name}`, percent(name))), document.createTextNode("%"));
+
+      const badge = this.find("[data-badge]");
+      badge.textContent = m.provenance.badge;
+      badge.title = m.provenance.title;
+      this.find("[data-run]").textContent = this.data.live
+        ? `${plural(m.new_tokens, "token")} of ${m.budget} …`
+        : `${plural(m.new_tokens, "token")} in ${plural(this.data.steps.length, "step")}, ${m.wall_s.toFixed(1)} s · ended by ${m.stop_reason === "stopped" ? "you" : m.stop_reason}`;
+    }
+
+    drawText() {
+      const box = this.find("#text");
+      const wanted = [];
+      if (this.show.prompt) for (const unit of this.data.prompt) wanted.push({ ...unit, o: ["prompt"] });
+      let ghostsFor = -1;
+      for (const unit of this.data.units) {
+        const step = this.data.steps[unit.s[unit.s.length - 1]];
+        const own = unit.o[unit.o.length - 1];
+        if (this.show.ghosts && own !== "accepted" && step.i > ghostsFor) {
+          const rest = step.path.slice(step.seen);
+          if (rest.length) wanted.push({ t: rest.map((id) => this.label(id)).join(""), s: [step.i], o: ["ghost"], x: false });
+          ghostsFor = step.i;
+        }
+        wanted.push(unit);
+      }
+      const sign = (unit) => `${unit.t}|${unit.s.join()}|${unit.o.join()}`;
+      const signs = wanted.map(sign);
+      let same = 0;
+      while (same < signs.length && signs[same] === this.drawn[same]) same++;
+      while (box.children.length > same) box.lastChild.remove();
+      const pinned = box.scrollTop + box.clientHeight >= box.scrollHeight - 24;
+      box.append(...wanted.slice(same).map((unit) => this.unitNode(unit)));
+      this.drawn = signs;
+      if (this.data.live && this.follow && pinned) box.scrollTop = box.scrollHeight;
+      this.markText();
+    }
+
+    unitNode(unit) {
+      const origin = unit.o[unit.o.length - 1];
+      const node = make(origin === "ghost" ? "del" : "span", `ds-unit ${origin}${unit.x ? " special" : ""}`);
+      const step = unit.s[unit.s.length - 1];
+      if (step >= 0) node.dataset.step = String(step);
+      // A line break is drawn as its sign, then as a break.
+      if (!unit.x && unit.t.includes("\n")) {
+        for (const part of unit.t.split(/(\n)/)) {
+          if (part !== "\n") node.append(part);
+          else node.append(make("span", "ds-return", "↵"), make("br"));
+        }
+      } else node.textContent = unit.t;
+      if (origin in SIGN && origin !== "accepted") node.dataset.sign = SIGN[origin];
+      const spread = unit.o.length > 1 ? `, one character out of ${unit.o.length} tokens` : "";
+      node.title = step >= 0 ? `step ${step + 1}: ${origin === "ghost" ? "rejected draft" : origin}${spread}` : "prompt";
+      return node;
+    }
+
+    markText() {
+      const box = this.find("#text");
+      for (const node of box.querySelectorAll(".now")) node.classList.remove("now");
+      let first = null;
+      for (const node of box.querySelectorAll(`[data-step="${this.at}"]`)) {
+        node.classList.add("now");
+        first = first || node;
+      }
+      if (!first || box.scrollHeight <= box.clientHeight) return;
+      const top = first.offsetTop - box.offsetTop;
+      if (top < box.scrollTop || top > box.scrollTop + box.clientHeight - 28) box.scrollTop = top - box.clientHeight / 2;
+    }
+
+    /** Which step is in front, and what can be done about it. */
+    drawBar() {
+      const { step, data } = this;
+      const count = data.steps.length;
+      const scrub = this.find("#step-scrub");
+      scrub.max = String(Math.max(count, 1));
+      scrub.value = String(this.at + 1);
+      scrub.disabled = count < 2;
+      scrub.setAttribute("aria-valuetext", `Step ${this.at + 1} of ${count}`);
+      this.find("#step-first").disabled = this.find("#step-prev").disabled = this.at === 0;
+      this.find("#step-last").disabled = this.find("#step-next").disabled = this.at >= count - 1;
+      for (const name of PHASES) {
+        const button = this.find(`#phase-${name}`);
+        button.setAttribute("aria-checked", String(name === this.phase));
+        button.tabIndex = name === this.phase ? 0 : -1;
+      }
+      this.root.dataset.at = String(this.at);
+      const label = this.find("#step-label");
+      label.replaceChildren(make("b", "", count ? `Step ${this.at + 1} of ${count}` : "No step yet"));
+      if (step) label.append(` ${this.summary(step)}`);
+    }
+
+    drawStep(told = false) {
+      this.drawBar();
+      this.markText();
+      this.drawLattice(told);
+      this.drawBars();
+      this.markFigures();
+      for (const details of this.root.querySelectorAll("[data-table][open]")) this.drawTable(details);
+    }
+
+    summary(step) {
+      if (!step.k) return step.path.length ? `k = 0 · no draft, accepted ${step.accepted}` : "k = 0 · no draft";
+      const tail = { correction: "then the target’s correction", bonus: "then the target’s bonus token" };
+      const end = step.emitted.length > step.accepted ? tail[step.kind] : "ends the answer";
+      return `k = ${step.k} · accepted ${step.accepted} · ${end}`;
+    }
+
+    /** told: the phase was entered just now, so that what is new in it is brought on. */
+    drawLattice(told = false) {
+      const box = this.find("[data-lattice]");
+      const { step } = this;
+      this.find("[data-story]").textContent = step ? story(this.data, step, this.phase) : "";
+      const empty = (text) => {
+        box.replaceChildren(make("p", "ds-empty", text));
+        this.drawBeams();
+        this.drawInspector();
+      };
+      if (!step) return empty(this.data.live ? "The first step is on its way: the target reads the prompt." : "The run was stopped before its first step.");
+      if (!step.k && !step.path.length) return empty(`Nothing was drafted in this step: the target wrote ${step.emitted.map((id) => `“${this.label(id)}”`).join("")} itself.`);
+      if (!step.detail) return empty("This step’s lattice arrives when the run ends.");
+      if (!this.cell || !Lattice.holds(step, this.cell)) this.cell = defaultCell(step);
+
+      const hadFocus = box.contains(document.activeElement);
+      const scroll = box.scrollLeft;
+      this.rows = Lattice.draw(box, { data: this.data, step, phase: this.phase, show: this.show, story: told });
+      if (scroll) box.scrollLeft = scroll;
+      this.drawBeams();
+      if (this.cell) this.select(this.cell.col, this.cell.rank, hadFocus);
+      else this.drawInspector();
+    }
+
+    /** Where each losing beam was dropped, and by how much. */
+    drawBeams() {
+      const box = this.find("[data-beams]");
+      const { step } = this;
+      box.hidden = !this.show.beams;
+      if (box.hidden) return;
+      const lost = step && step.detail && step.k ? lostBeams(step) : [];
+      const list = make("ol");
+      for (const beam of lost) {
+        const item = make("li");
+        const button = make("button", "ds-beam-row");
+        button.type = "button";
+        button.dataset.beam = `${beam.depth},${beam.ranks[beam.depth]}`;
+        const how = beam.kept === null
+          ? `lost at the end, ${signed(beam.best, 1)} behind`
+          : `dropped, ${signed(beam.kept, 1)} behind the last kept, ${signed(beam.best, 1)} behind the best`;
+        button.append(make("b", "", `+${beam.depth + 1}`), make("span", "ds-token", beam.ids.map((id) => this.label(id)).join("")), make("span", "ds-hint", how));
+        item.append(button);
+        list.append(item);
+      }
+      const none = step && step.detail && !searched(step) ? "No search, so no beams: the draft is each column’s likeliest token." : "No beam lost in this step.";
+      box.replaceChildren(make("h3", "ds-sub", `Losing beams (${lost.length})`), lost.length ? list : make("p", "ds-hint", none));
+    }
+
+    drawInspector() {
+      const box = this.find("#inspector");
+      const { step, cell } = this;
+      if (!step || !step.detail || !cell || !Lattice.holds(step, cell)) {
+        box.replaceChildren(make("h2", "", "Inspector"), make("p", "ds-empty", "Pick a cell of the lattice to see its numbers and why it was accepted or rejected."));
+        return;
+      }
+      const f = cellFacts(this.data, step, cell.col, cell.rank);
+      const why = reason(this.data, step, cell.col, cell.rank);
+      const title = make("h2", "", `“${f.label}” at +${f.col + 1} `);
+      const status = f.onPath ? (f.col < step.seen ? "accepted ✓" : f.col === step.seen ? "rejected ✗" : "not looked at") : f.kept ? "kept, not taken" : "pruned";
+      title.append(make("span", "ds-hint", status));
+      const search = searched(step);
+      const rowsOf = [
+        ["drafter q", f.outside ? `none: ${f.outside.from}` : `${prob(f.q)} · rank ${f.rank + 1}`],
+        [`proxy p (${search ? PROXIES[this.data.settings.proxy] : "not used"})`, prob(f.proxy)],
+        ["λ·log q + (1−λ)·log p", signed(f.combined)],
+        ["beams through it", step.detail.levels.length ? `${f.beams} of ${f.survivors}` : "no beam"],
+        ["target p", f.target === null ? "–" : `${prob(f.target)} · rank ${f.targetRank === null ? "> 8" : f.targetRank}`],
+      ];
+      const lost = step.detail.levels.length ? lostBeams(step).filter((beam) => beam.depth === f.col && beam.ranks[f.col] === f.rank) : [];
+      if (lost.length) rowsOf.push([lost.length === 1 ? "beam lost here by" : `${lost.length} beams lost here, best by`, signed(Math.min(...lost.map((beam) => beam.best)), 1)]);
+      const list = make("dl", "ds-facts");
+      for (const [name, value] of rowsOf) list.append(make("dt", "", name), make("dd", "", value));
+      const note = make("p", `ds-why ${why.tone}`);
+      note.append(make("b", "", why.head), ` ${why.text}`);
+      const parts = [title, list, note];
+      if (f.col < step.detail.topIds.length) {
+        const looked = f.col <= step.seen;
+        const box2 = make("div", "ds-alternatives");
+        box2.append(make("h3", "ds-sub", looked ? "The target’s likeliest here" : "The target’s likeliest, after a rejected prefix"));
+        const ol = make("ol");
+        step.detail.topIds[f.col].slice(0, 5).forEach((id, i) => {
+          const li = make("li", id === f.id ? "this" : "");
+          li.append(make("span", "ds-token", this.label(id)));
+          const meter = make("i");
+          const value = p(step.detail.topLogp[f.col][i]);
+          meter.style.setProperty("--p", value.toFixed(3));
+          li.append(meter, make("span", "ds-q", prob(value)));
+          ol.append(li);
+        });
+        box2.append(ol);
+        parts.push(box2);
+      }
+      box.replaceChildren(...parts);
+    }
+
+    /** Target's p of each drafted token of the step. */
+    drawBars() {
+      const box = this.find("[data-picture=bars]");
+      const { step } = this;
+      if (!step || !step.detail || !step.path.length) {
+        box.replaceChildren(make("p", "ds-empty", step && !step.path.length ? "No draft in this step." : "…"));
+        return;
+      }
+      this.find("[data-bars-hint]").textContent = step.detail.ratios.length
+        ? "the ratio each was accepted by; the line is its u, below the top: accepted" : "the target’s p of each drafted token";
+      const list = make("ol", "ds-bar-list");
+      step.path.forEach((id, col) => {
+        const fate = col < step.seen ? "accepted" : col === step.seen ? "rejected" : "unseen";
+        const value = p(step.detail.pathLogp[col]);
+        const item = make("li", fate);
+        const ratio = step.detail.ratios[col];
+        const u = step.detail.uniforms[col];
+        const compared = ratio === undefined ? "" : `, ratio ${prob(ratio)}, u ${prob(u)}`;
+        item.title = `+${col + 1} “${this.label(id)}”: p ${prob(value)}, rank ${step.detail.pathRank[col] + 1}${compared}, ${fate === "unseen" ? "not looked at" : fate}`;
+        const well = make("i");
+        const fill = make("b");
+        const shown = ratio === undefined ? value : ratio;
+        fill.style.height = `${(100 * shown).toFixed(1)}%`;
+        well.append(fill);
+        if (ratio !== undefined) {
+          const line = make("s", "ds-draw");
+          line.style.bottom = `${(100 * u).toFixed(1)}%`;
+          well.append(line);
+        }
+        item.append(
+          make("span", "ds-q", prob(shown)), well,
+          make("span", "ds-mark", { accepted: "✓", rejected: "✗", unseen: "·" }[fate]), make("span", "ds-token", this.label(id)),
+        );
+        list.append(item);
+      });
+      box.replaceChildren(list);
+    }
+
+    /* --------------------------------------------------------------------------- figures */
+
+    async drawFigures() {
+      if (!this.data || !this.data.figures) return;
+      if (this.drawing) {
+        this.redraw = true;
+        return;
+      }
+      this.drawing = true;
+      this.redraw = false;
+      try {
+        this.Plotly = await this.options.plotly();
+        for (const [name, node] of Object.entries(this.figures)) {
+          const act = name === "acceptance" ? null : (point) => this.go(point.x - 1);
+          await Draw.figure(this.Plotly, node, this.data.figures[name], this.data.colours, act);
+        }
+        this.describeFigures();
+        this.markFigures();
+      } finally {
+        this.drawing = false;
+      }
+      if (this.redraw) this.drawFigures();
+    }
+
+    describeFigures() {
+      const { steps, merits } = this.data;
+      const lengths = steps.map((step) => step.k);
+      const say = (name, text) => this.figures[name].setAttribute("aria-label", `${text}; the table below has the numbers`);
+      say("adl", steps.length ? `Draft length over ${steps.length} steps, from ${Math.min(...lengths)} to ${Math.max(...lengths)}` : "Draft length, no step yet");
+      say("acceptance", `Acceptance by position; ${merits.accepted_per_step.toFixed(2)} accepted a step`);
+      say("stages", `Milliseconds of each step by stage, ${STAGES.join(", ")}`);
+    }
+
+    /** Show in the figures over steps which step is in front. */
+    markFigures() {
+      const { step } = this;
+      this.find("[data-adl-caption]").textContent = step ? `Step ${this.at + 1}: L_gen ${step.length.generated}, L_acc ${step.length.accepted}; ${step.length.words}.` : "";
+      this.find("[data-stages-caption]").textContent = step ? `Step ${this.at + 1}: ${STAGES.map((name, i) => `${name} ${step.ms[i].toFixed(1)}`).join(" · ")} ms` : "";
+      for (const name of ["adl", "stages"]) {
+        const node = this.figures[name];
+        const layout = node._fullLayout;
+        if (!this.Plotly || !layout) continue;
+        let marker = node.querySelector(".ds-marker");
+        if (!marker) {
+          marker = make("i", "ds-marker");
+          node.append(marker);
+        }
+        marker.hidden = !step;
+        // Moved by hand: relayout would draw the whole figure again at every step.
+        marker.style.left = `${layout.xaxis._offset + layout.xaxis.l2p(this.at + 1)}px`;
+        marker.style.top = `${layout.yaxis._offset}px`;
+        marker.style.height = `${layout.yaxis._length}px`;
+      }
+    }
+
+    resize() {
+      clearTimeout(this.resizing);
+      this.resizing = setTimeout(() => {
+        if (this.data && this.root.offsetParent) {
+          this.drawFigures();
+          this.drawLattice();
+        }
+      }, 120);
+    }
+
+    /* ---------------------------------------------------------------------------- tables */
+
+    drawTable(details) {
+      if (this.data) Draw.table(details, () => this[`${details.dataset.table}Table`]());
+    }
+
+    latticeTable() {
+      const head = ["position", "rank", "token", "q", "kept", "path", "proxy p", "λ·log q + (1−λ)·log p", "target p", "result"];
+      const { step } = this;
+      if (!step || !step.detail) return { head, rows: [] };
+      const rows = [];
+      for (let col = 0; col < step.k; col++) {
+        for (let rank = 0; rank < step.detail.ids[col].length; rank++) {
+          const f = cellFacts(this.data, step, col, rank);
+          const fate = !f.onPath ? "" : col < step.seen ? "accepted" : col === step.seen ? "rejected" : "not looked at";
+          rows.push([`+${col + 1}`, rank + 1, f.label, prob(f.q), f.kept ? "yes" : "pruned", f.onPath ? "yes" : "", prob(f.proxy), signed(f.combined), prob(f.target), fate]);
+        }
+      }
+      return { head, rows };
+    }
+
+    beamsTable() {
+      const { step } = this;
+      const lost = step && step.detail && step.k ? lostBeams(step) : [];
+      return {
+        head: ["dropped at", "tokens", "score", "behind the last kept", "behind the best"],
+        rows: lost.map((beam) => [`+${beam.depth + 1}`, beam.ids.map((id) => this.label(id)).join(""), signed(beam.score), signed(beam.kept), signed(beam.best)]),
+      };
+    }
+
+    adlTable() {
+      return {
+        head: ["step", "k", "L_gen", "L_acc", "EMA_gen", "EMA_acc", "wanted", "next k", "decided by"],
+        rows: this.data.steps.map(({ i, k, length: l }) => [i + 1, k, l.generated, l.accepted, l.ema_gen, l.ema_acc, l.wanted, l.next_k, l.decided]),
+      };
+    }
+
+    stagesTable() {
+      return { head: ["step", ...STAGES.map((name) => `${name} ms`)], rows: this.data.steps.map(({ i, ms }) => [i + 1, ...ms]) };
+    }
+
+    acceptanceTable() {
+      const { steps } = this.data;
+      const longest = Math.max(0, ...steps.map((step) => step.k));
+      const rows = Array.from({ length: longest }, (_, place) => {
+        const count = steps.filter((step) => step.accepted > place).length;
+        return [`+${place + 1}`, count, `${((100 * count) / steps.length).toFixed(0)} %`];
+      });
+      return { head: ["position", "steps that reach it", "share"], rows };
+    }
+
+    barsTable() {
+      const { step } = this;
+      const path = step && step.detail ? step.path : [];
+      return {
+        head: ["position", "drafted", "target p", "rank under the target", "ratio", "u", "result"],
+        rows: path.map((id, col) => [
+          `+${col + 1}`, this.label(id), prob(p(step.detail.pathLogp[col])), step.detail.pathRank[col] + 1,
+          prob(step.detail.ratios[col]), prob(step.detail.uniforms[col]),
+          col < step.seen ? "accepted" : col === step.seen ? "rejected" : "not looked at",
+        ]),
+      };
+    }
+
+    destroy() {
+      this.lifetime.abort();
+    }
+  }
+
+  return { mount: (root, options) => new Player(root, options) };
+})();

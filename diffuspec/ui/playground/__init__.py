@@ -1,0 +1,1 @@
+"""The first page: type a prompt, run it, walk through what happened."""

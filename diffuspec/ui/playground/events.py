@@ -1,0 +1,83 @@
+"""A run: checked, queued, streamed, stopped."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from diffuspec.errors import DiffuSpecError, PromptError, SettingsError
+from diffuspec.settings import Settings
+from diffuspec.ui.player.payload import Stream, payload
+from diffuspec.ui.shell.explain import explain
+from diffuspec.ui.shell.host import DTYPES, Host, Job
+from diffuspec.ui.shell.knobs import to_settings
+from diffuspec.ui.shell.notice import ended, loading, message
+
+
+class Runs:
+    """From Run to the end of the comparison with plain AR; `jobs` holds each visitor's run by session."""
+
+    def __init__(self, host: Host, knob_names: list[str]):
+        self.host, self.knob_names = host, knob_names
+        self.jobs: dict[str, Job] = {}
+
+    def enter(self, request: gr.Request, prompt: str, dtype: str, compare: bool, adl: bool, cps: bool, *values: Any):
+        """Check the input and take a place in the queue. -> notice, run, stop, ticket"""
+        try:
+            settings = to_settings(adl, cps, dict(zip(self.knob_names, values, strict=True)))
+            job = make_job(prompt, settings, dtype, compare)
+        except DiffuSpecError as error:
+            return message(str(error)), gr.skip(), gr.skip(), gr.skip()
+        self.leave(request)
+        self.jobs[request.session_hash] = job
+        return message(None), gr.Button(interactive=False), gr.Button(interactive=True), uuid.uuid4().hex
+
+    def follow(self, ticket: str, request: gr.Request) -> Iterator[tuple]:
+        """Stream the visitor's job. -> player, trace, notice, run, stop"""
+        job = self.jobs.get(request.session_hash)
+        idle = gr.Button(interactive=True), gr.Button(interactive=False)
+        keep = gr.skip()
+        if job is None or not ticket:
+            yield keep, keep, keep, *idle
+            return
+        last, said, stream = None, ended(), Stream(ticket)
+        try:
+            for look in self.host.follow(job):
+                if look.status is not None:
+                    yield keep, keep, loading(look.status.text, look.status.fraction), keep, keep
+                    continue
+                last = look.trace
+                drawn = payload(last, ticket, look.source) if look.final else stream.look(last, look.source)
+                yield drawn, last if look.final else keep, loading(None), keep, keep
+        except Exception as error:  # whatever the engine raises must not take the page down
+            said = ended(explain(error))
+            if last is not None:
+                yield payload(last, ticket), last, said, *idle
+                return
+        finally:
+            if self.jobs.get(request.session_hash) is job:
+                del self.jobs[request.session_hash]
+        yield keep, keep, said, *idle
+
+    def stop(self, request: gr.Request) -> None:
+        job = self.jobs.get(request.session_hash)
+        if job is not None:
+            job.stop()
+
+    def leave(self, request: gr.Request) -> None:
+        """A closed tab frees its run."""
+        job = self.jobs.pop(request.session_hash, None)
+        if job is not None:
+            job.stop()
+
+
+def make_job(prompt: str, settings: Settings, dtype: str, compare: bool) -> Job:
+    """Raises `PromptError` and `SettingsError` on what need not wait for a model to be refused."""
+    if not (prompt or "").strip():
+        raise PromptError("The prompt is empty: type a question or pick an example.")
+    if dtype not in DTYPES:
+        raise SettingsError(f"dtype = {dtype!r}: choose one of {', '.join(DTYPES)}.")
+    return Job(prompt, settings, dtype, compare)

@@ -1,0 +1,1 @@
+"""Methods replayed side by side, and the break-even map."""

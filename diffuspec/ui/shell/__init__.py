@@ -1,0 +1,1 @@
+"""What every page stands on: the models' host, its queue, sessions, knobs and notices."""

@@ -1,0 +1,85 @@
+"""Traces as files: opened, saved, and the recorded ones that come along."""
+
+from __future__ import annotations
+
+import tempfile
+import uuid
+from pathlib import Path
+
+import gradio as gr
+
+from diffuspec.errors import DiffuSpecError, TraceError, WeightsError
+from diffuspec.trace.model import Trace
+from diffuspec.ui.player.export import file_stem, replay_page, steps_csv, tokens_csv
+from diffuspec.ui.player.merits import RECORDED, Source
+from diffuspec.ui.player.payload import payload
+from diffuspec.ui.shell.explain import explain
+from diffuspec.ui.shell.notice import message
+
+
+def open_trace(path: str | None):
+    """Show a trace from a file. -> player, trace, notice"""
+    if not path:
+        return gr.skip(), gr.skip(), gr.skip()
+    try:
+        trace = Trace.load(path)
+        drawn = payload(trace, uuid.uuid4().hex, Source(RECORDED))
+    except DiffuSpecError as error:
+        return gr.skip(), gr.skip(), message(f"{error} The trace on the page is kept.")
+    except Exception as error:
+        explain(error)
+        return gr.skip(), gr.skip(), message("This file cannot be shown as a trace. The trace on the page is kept.")
+    return drawn, trace, message(None)
+
+
+def save_trace(trace: Trace | None):
+    """Write the present trace to a file for download. -> download, notice"""
+    try:
+        return write(trace), message(None)
+    except DiffuSpecError as error:
+        return gr.skip(), message(str(error))
+
+
+def write(trace: Trace | None) -> str:
+    """The trace in a new temporary folder; gives the file's path."""
+    if trace is None:
+        raise TraceError("There is no trace yet: run a prompt first.")
+    path = Path(tempfile.mkdtemp(prefix="diffuspec-")) / "diffuspec-trace.jsonl.gz"
+    trace.save(path)
+    return str(path)
+
+
+# Export formats: name -> (what the button says, ending of the file).
+FORMATS = {
+    "jsonl-gz": ("JSON Lines, compressed (.jsonl.gz)", ".jsonl.gz"),
+    "jsonl": ("JSON Lines (.jsonl)", ".jsonl"),
+    "steps": ("Table of steps (.csv)", "-steps.csv"),
+    "tokens": ("Table of tokens (.csv)", "-tokens.csv"),
+    "page": ("A page that replays it offline (.html)", ".html"),
+}
+
+
+def export(trace: Trace | None, name: str) -> str:
+    """The trace in a format of `FORMATS`, in a new temporary folder; gives the file's path."""
+    if trace is None:
+        raise TraceError("There is no trace yet: run a prompt first.")
+    path = Path(tempfile.mkdtemp(prefix="diffuspec-")) / (file_stem(trace) + FORMATS[name][1])
+    if name.startswith("jsonl"):
+        trace.save(path)
+    else:
+        made = {"steps": steps_csv, "tokens": tokens_csv, "page": replay_page}[name](trace)
+        path.write_text(made, encoding="utf-8", newline="")
+    return str(path)
+
+
+def recorded(folder: Path) -> tuple[Trace | None, str | None]:
+    """The first recorded trace of a folder that can be read, and what is wrong where none can."""
+    said = None
+    for path in sorted(folder.glob("*.jsonl.gz")):
+        try:
+            return Trace.load(path), None
+        except DiffuSpecError as error:
+            said = f"The recorded trace {path.name} cannot be shown. {error}"
+    return None, said or str(
+        WeightsError("No recorded trace in assets/traces. Restore it with `git checkout -- assets`, or run a prompt.")
+    )

@@ -1,0 +1,255 @@
+"""The models of this process, shared by all visitors, and the runs they make on them.
+
+Models are loaded in the background, one pair a dtype. Everything that computes with them runs on
+one thread, in turn (`turns.py`); a visitor's `Job` is followed from another thread, which is told
+its place in the line, and can be stopped at any time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from diffuspec.measure.questions import QuestionFile
+from diffuspec.measure.race import Lane, pass_costs, run_lane
+from diffuspec.measure.studies import StudyResult, stream_study
+from diffuspec.settings import Settings
+from diffuspec.trace.model import Trace
+from diffuspec.trace.whatif import verify_path
+from diffuspec.ui.player.merits import MEASURED, Source
+from diffuspec.ui.shell.queue import Turns
+
+DTYPES = ("int8", "float32", "bfloat16")
+POLL_S = 0.33  # between two looks at what is waited for
+# And at what computes: a browser on the same two cores takes some 45 ms of them to draw one.
+LOOK_S = 0.5
+
+T = TypeVar("T")
+
+
+def _load_embedded(dtype: str, progress: Callable[[float | None, str], None]) -> Any:
+    from diffuspec import load_pair
+
+    return load_pair("embedded", dtype=dtype, progress=progress)
+
+
+def _start(pair: Any, settings: Settings, prompt: str | tuple[int, ...]) -> Any:
+    from diffuspec import DiffuSpec
+
+    engine = DiffuSpec(pair, settings)
+    return engine.stream(ids=prompt) if isinstance(prompt, tuple) else engine.stream(prompt)
+
+
+def _compare(pair: Any, trace: Trace, on_token: Callable[[int], bool]) -> Any:
+    from diffuspec.measure.baselines import compare_with_ar
+
+    return compare_with_ar(pair, trace, on_token=on_token)
+
+
+def _lane(
+    pair: Any, settings: Settings, prompt: str, method: str, heard: Callable[[int], None], stop: Callable[[], bool]
+) -> Lane:
+    from diffuspec.measure.methods import METHODS
+
+    return run_lane(method, METHODS[method].start(pair, settings, pair.encode(prompt), stop), heard, stop)
+
+
+def _study(
+    name: str, pair: Any, settings: Settings, questions: QuestionFile, state: Path, stop: Callable[[], bool]
+) -> Iterator[StudyResult]:
+    return stream_study(name, pair, settings, questions, state=state, should_stop=stop)
+
+
+def _costs(pair: Any, prompt: str) -> tuple[tuple[float, float], ...]:
+    return pass_costs(pair, pair.encode(prompt))
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a pair is. fraction: 0 to 1, None where unknown; error: why it failed."""
+
+    text: str
+    fraction: float | None = None
+    ready: bool = False
+    error: BaseException | None = None
+
+
+@dataclass
+class Work:
+    """What one visitor asked the models for; may be stopped from anywhere, at any time."""
+
+    stopped: threading.Event = field(default_factory=threading.Event, kw_only=True)
+
+    def stop(self) -> None:
+        """No further step; a step under way is finished first."""
+        self.stopped.set()
+
+
+@dataclass
+class Job(Work):
+    """One run, from the click to the end of the comparison with plain AR. prompt: a user turn, or token ids."""
+
+    prompt: str | tuple[int, ...]
+    settings: Settings
+    dtype: str = DTYPES[0]
+    compare: bool = True
+    run: Any = None
+    compared: int | None = None
+
+    def stop(self) -> None:
+        super().stop()
+        if self.run is not None:
+            self.run.stop()
+
+    def heard(self, count: int) -> bool:
+        """Plain AR has made so many tokens. True: it may stop."""
+        self.compared = count
+        return self.stopped.is_set()
+
+    def look(self) -> Progress:
+        if self.run is None:
+            return Progress(Status("Starting"))
+        return Progress(trace=self.run.trace, source=Source(MEASURED, comparing=self.compared))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One look at a job: waiting for the models or for its turn (status), or the trace so far and its source."""
+
+    status: Status | None = None
+    trace: Trace | None = None
+    source: Source = Source(MEASURED)
+    final: bool = False
+
+
+class Host:
+    """load(dtype, progress) gives a pair, start(pair, settings, prompt) a run of the engine,
+    compare(pair, trace, on_token) plain AR's `Baseline`, verify(pair, trace, index, ranks) a `Step` with
+    another path, lane(pair, settings, prompt, method, heard, stop) a lane of a race, costs(pair, prompt) what passes
+    of the target take, study(name, pair, settings, questions, state, stop) a stream of a study's results;
+    pair_name: the pair whose traces these models can go on with."""
+
+    def __init__(
+        self, load=_load_embedded, start=_start, compare=_compare, verify=verify_path, lane=_lane, costs=_costs,
+        study=_study, pair_name="embedded",
+    ):  # fmt: skip
+        self._load, self._start, self._compare = load, start, compare
+        self.verify, self.lane, self.costs, self.study, self.pair_name = verify, lane, costs, study, pair_name
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
+        self._models = ThreadPoolExecutor(1, thread_name_prefix="models")
+        self._turns = Turns()
+        self._pairs: dict[str, Future] = {}
+        self._said: dict[str, tuple[str, float | None]] = {}
+        self._lock = threading.Lock()
+
+    def warm_up(self, dtype: str = DTYPES[0]) -> Future:
+        """Begin to load a pair; once failed, the next call tries again."""
+        with self._lock:
+            known = self._pairs.get(dtype)
+            if known is None or (known.done() and known.exception()):
+                self._said[dtype] = ("Loading the models", None)
+                self._pairs[dtype] = self._loader.submit(self._load, dtype, self._progress(dtype))
+            return self._pairs[dtype]
+
+    def _progress(self, dtype: str) -> Callable[[float | None, str], None]:
+        def say(fraction: float | None, text: str) -> None:
+            self._said[dtype] = (text, fraction)
+
+        return say
+
+    def status(self, dtype: str = DTYPES[0]) -> Status:
+        known = self._pairs.get(dtype)
+        text, fraction = self._said.get(dtype, ("The models are not loaded yet", None))
+        if known is None or not known.done():
+            return Status(text, fraction)
+        error = known.exception()
+        return Status(text, error=error) if error else Status("The models are ready", 1.0, ready=True)
+
+    def spell(self, pair_name: str, tokens: Iterable[int]) -> dict[int, str]:
+        """The bytes of tokens, as `Trace.pieces` has them; of none while no models of that pair are loaded."""
+        loaded = [known.result() for known in self._pairs.values() if known.done() and not known.exception()]
+        if pair_name != self.pair_name or not loaded:
+            return {}
+        return {token: loaded[0].piece(token).decode("latin-1") for token in tokens}
+
+    def pair(self, work: Work, dtype: str, waiting: Callable[[Status], T]) -> Generator[T, None, Any]:
+        """The pair of models once it is loaded, None where the work was stopped before.
+
+        Yields what `waiting` makes of the loader's status, a few times a second.
+        """
+        loading = self.warm_up(dtype)
+        while not loading.done():
+            yield waiting(self.status(dtype))
+            wait([loading], POLL_S)
+        return None if work.stopped.is_set() else loading.result()
+
+    def in_turn(
+        self, work: Work, act: Callable[[], Any], waiting: Callable[[Status], T], acting: Callable[[], T]
+    ) -> Generator[T, None, Any]:
+        """What `act` gives, run on the models' thread when its turn comes; None where the work was stopped before.
+
+        Yields every `POLL_S` what `waiting` makes of the place in the line, then every `LOOK_S` `acting()`.
+        Raises what `act` raises, and `BusyError` where too many wait already.
+        """
+        turn = self._turns.join()
+        try:
+            while not (turn.wait(0) or work.stopped.is_set()):
+                yield waiting(Status(_in_line(turn.ahead or 1)))
+                turn.wait(POLL_S)
+            if work.stopped.is_set():
+                return None
+            acted = self._models.submit(act)
+            while not acted.done():
+                yield acting()
+                wait([acted], LOOK_S)
+            return acted.result()
+        finally:
+            turn.leave()
+
+    def later(self, act: Callable[[], Any]) -> None:
+        """Run `act` on the models' thread after what it does now; nobody waits for it."""
+        self._models.submit(act)
+
+    def follow(self, job: Job) -> Iterator[Progress]:
+        """Run a job, with a look at it every `LOOK_S`; the last look is `final`.
+
+        Closing the iterator stops the run. A job that is stopped before its turn has no final look.
+        Raises what loading, the engine or the comparison raise.
+        """
+
+        def waiting(status: Status) -> Progress:
+            return Progress(status)
+
+        try:
+            pair = yield from self.pair(job, job.dtype, waiting)
+            if pair is None:
+                return
+            trace = yield from self.in_turn(job, lambda: self._answer(job, pair), waiting, job.look)
+            if trace is not None:
+                yield Progress(trace=trace, final=True)
+        finally:
+            job.stop()
+
+    def _answer(self, job: Job, pair: Any) -> Trace:
+        """The whole of a job, on the models' thread."""
+        job.run = self._start(pair, job.settings, job.prompt)
+        if job.stopped.is_set():
+            job.run.stop()
+        for _ in job.run:
+            pass
+        trace = job.run.trace
+        if job.compare and not job.stopped.is_set():
+            baseline = self._compare(pair, trace, job.heard)
+            # A comparison that was cut short says nothing.
+            if not job.stopped.is_set():
+                trace = trace.with_baseline(baseline)
+        return trace
+
+
+def _in_line(ahead: int) -> str:
+    others = "1 run before yours" if ahead == 1 else f"{ahead} runs before yours"
+    return f"Place {ahead} in the queue: {others}"

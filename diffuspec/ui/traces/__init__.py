@@ -1,0 +1,1 @@
+"""Recorded runs: cards, import, export, links."""

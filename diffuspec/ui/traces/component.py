@@ -1,0 +1,20 @@
+"""The cards of the recorded traces, from the JSON text of `traces.view`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gradio as gr
+
+HERE = Path(__file__).parent
+
+
+def gallery(value: str, **options) -> gr.HTML:
+    """Triggers `select` with {"name": trace} when a card is opened."""
+    return gr.HTML(
+        value=value,
+        html_template='<div class="ds ds-gallery"></div>',
+        js_on_load=(HERE / "traces.js").read_text(encoding="utf-8"),
+        apply_default_css=False,
+        **options,
+    )
