@@ -265,9 +265,19 @@ class Int8Stack:
         products.append(quantise([_whole_groups(layer.gate_up) for layer in layers], bits))
         products.append(quantise([layer.down for layer in layers], bits))
         gains = (np.stack([_array(getattr(layer, name)) for layer in layers]) for name in ("norm", "post_norm"))
-        self._weights = (*products, *gains, _array(norm), quantise([head])[0])
-        self._shape = (heads, kv_heads, head_dim, len(head), float(eps))
+        weights = (*map(alike, products), *gains, _array(norm), quantise([head])[0], *nothing_more(len(layers)))
         inverse = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+        self._take(weights, (heads, kv_heads, head_dim, len(head), float(eps)), inverse, positions)
+
+    @classmethod
+    def packed(cls, weights: tuple, shape: tuple, inverse: torch.Tensor, positions: int) -> Int8Stack:
+        """weights, shape: as `kernels.run` reads them; inverse: float32 [d / 2], angles of the rotation a position."""
+        stack = cls.__new__(cls)
+        stack._take(weights, shape, inverse, positions)
+        return stack
+
+    def _take(self, weights, shape, inverse, positions) -> None:
+        self._weights, self.shape = weights, shape
         angle = torch.arange(positions, dtype=torch.float32)[:, None] * inverse
         self._cos, self._sin = angle.cos().numpy(), angle.sin().numpy()
         _leader()  # a thread's start is another thing that does not bear an interrupt
@@ -301,18 +311,28 @@ class Int8Stack:
     def _pass(self, x, keys, values, source, texts, hidden, asked, place, few, threads):
         longest = int((texts[:, kernels.PAST] + texts[:, kernels.ROWS]).max())
         with _one_pass:
-            buffers = kernels.room_for(len(x), len(asked), longest, self._weights, self._shape, threads)
+            buffers = kernels.room_for(len(x), len(asked), longest, self._weights, self.shape, threads)
             ranks = kernels.no_ranks(len(asked), min(few, buffers[-1].shape[1]))
             pass_ = (
-                threads, np.zeros(1, np.int64), x, self._weights, self._shape, source, keys, values, texts, hidden,
+                threads, np.zeros(1, np.int64), x, self._weights, self.shape, source, keys, values, texts, hidden,
                 asked, place, self._cos, self._sin, buffers,
-                kernels.rounding_room(len(x), self._weights, self._shape), ranks,
+                kernels.rounding_room(len(x), self._weights, self.shape), ranks,
             )  # fmt: skip
             shares = [_helpers().submit(kernels.run, t, *pass_) for t in range(1, threads)]
             kernels.run(0, *pass_)
             for share in shares:
                 share.result()
         return buffers[-1], ranks
+
+
+def alike(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The matrices of layers that are all of 4 bits or all of 8, as `kernels._of` takes them."""
+    return matrices, matrices[:0], np.arange(len(matrices))
+
+
+def nothing_more(layers: int) -> tuple[np.ndarray, np.ndarray]:
+    """Neither biases nor norms of heads."""
+    return np.zeros((layers, 0), np.float32), np.zeros((layers, 2, 0), np.float32)
 
 
 def _whole_groups(gate_up: torch.Tensor) -> torch.Tensor:
@@ -330,19 +350,29 @@ class Int8Decoder:
 
     def __init__(self, model: torch.nn.Module):
         config = model.config
-        self._kv_heads = config.num_key_value_heads
-        self._head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        # In numpy's hands: torch looks several rows up in two threads, of which one goes on waiting for more work for
-        # milliseconds, on the core that a helper of the pass needs.
-        self._embedding = _array(model.get_input_embeddings().weight)
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         base = model.base_model
-        self._stack = Int8Stack(
+        stack = Int8Stack(
             map(_layer_weights, base.layers), base.norm.weight, model.get_output_embeddings().weight,
-            heads=config.num_attention_heads, kv_heads=self._kv_heads, head_dim=self._head_dim,
+            heads=config.num_attention_heads, kv_heads=config.num_key_value_heads, head_dim=head_dim,
             eps=config.rms_norm_eps, theta=config.rope_parameters["rope_theta"],
             positions=int(config.max_position_embeddings),
         )  # fmt: skip
-        self._source = np.arange(len(base.layers), dtype=np.int32)
+        # In numpy's hands: torch looks several rows up in two threads, of which one goes on waiting for more work for
+        # milliseconds, on the core that a helper of the pass needs.
+        self._take(stack, _array(model.get_input_embeddings().weight), len(base.layers))
+
+    @classmethod
+    def packed(cls, stack: Int8Stack, embedding, layers: int) -> Int8Decoder:
+        """embedding: gives float32 [n, h] for embedding[ids]."""
+        decoder = cls.__new__(cls)
+        decoder._take(stack, embedding, layers)
+        return decoder
+
+    def _take(self, stack: Int8Stack, embedding, layers: int) -> None:
+        self._stack, self._embedding = stack, embedding
+        _, self._kv_heads, self._head_dim, _, _ = stack.shape
+        self._source = np.arange(layers, dtype=np.int32)
         cache = self.new_cache()
         self.forward(cache, [0, 0])  # compiles, where this machine has not done so before
         self.keep(cache, 0, [1])

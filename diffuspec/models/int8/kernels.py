@@ -728,21 +728,35 @@ def _share(total, part, parts, grain):
     return min(total, (total // grain * part // parts) * grain) if part < parts else total
 
 
+@numba.njit(**_bare)
+def _norm_head(vector, gain, eps):
+    """Root mean square norm of one head [d] times gain, in place; nothing where the gain is empty."""
+    if len(gain) == 0:
+        return
+    total = 0.0
+    for i in range(len(vector)):
+        total += float(vector[i]) * float(vector[i])
+    factor = np.float32(1.0 / math.sqrt(total / len(vector) + eps))
+    for i in range(len(vector)):
+        vector[i] = vector[i] * factor * gain[i]
+
+
 @numba.njit(**_options)
-def _attend_text(first, last, projected, keys, values, text, shape, hidden, place, cos, sin, scores, mixed):
+def _attend_text(first, last, projected, keys, values, text, shape, gain, hidden, place, cos, sin, scores, mixed):
     """Queries first .. last - 1 of a text's rows, key head by key head, into mixed [n, heads d]."""
     room = np.empty((CHUNK, shape[2]), np.float32), np.empty((CHUNK, len(values[0]) * SPAN), np.float32)
     rows, totals = np.empty(CHUNK, np.int64), np.empty(CHUNK, np.float32)
     _attend_queries(
-        first, last, projected, keys, values, text, shape, hidden, place, cos, sin, scores, mixed, room, rows, totals
-    )
+        first, last, projected, keys, values, text, shape, gain, hidden, place, cos, sin, scores, mixed, room, rows,
+        totals,
+    )  # fmt: skip
 
 
 @numba.njit(**_bare)
 def _attend_queries(
-    first, last, projected, keys, values, text, shape, hidden, place, cos, sin, scores, mixed, room, rows, totals
+    first, last, projected, keys, values, text, shape, gain, hidden, place, cos, sin, scores, mixed, room, rows, totals
 ):  # fmt: skip
-    heads, kv_heads, d, _, _ = shape
+    heads, kv_heads, d, _, eps = shape
     group, shrink, n, start = heads // kv_heads, np.float32(1.0 / math.sqrt(d)), text[ROWS], text[FIRST]
     query, out = room
     before = -1
@@ -752,6 +766,7 @@ def _attend_queries(
         for i in range(size):
             head = (g * group + (skip + i) % group) * d
             r = rows[i] = start + (skip + i) // group
+            _norm_head(projected[r, head : head + d], gain, eps)
             _rotate(projected[r, head : head + d], cos[place[r]], sin[place[r]], query[i], shrink)
         # A head's values are asked for while its keys are met, and the next head's keys while its values are.
         is_new, after, before = g != before, keys[min(g + 1, kv_heads - 1)], g
@@ -808,27 +823,34 @@ def _part(rooms, n, width):
 
 
 @numba.njit(**_options)
+def _of(matrices, layer):
+    """A layer's matrix, of (those of 4 bits, those of 8, int64 [layers]): the place in the first, or ~ in the second."""
+    four, eight, places = matrices
+    return four[places[layer]] if places[layer] >= 0 else eight[~places[layer]]
+
+
+@numba.njit(**_options)
 def _work(
     stage, t, threads, layer, x, weights, shape, keys, values, at, texts, hidden, asked, place, cos, sin, buffers, rooms
 ):
     """Thread t's share of one stage of a layer; of fewer than SHARED rows every thread rounds the input for itself."""
-    qkv, output, gate_up, down, norms, post, norm, head = weights
+    qkv, output, gate_up, down, norms, post, norm, head, biases, gains = weights
     heads, kv_heads, d, vocab, eps = shape
     projected, mixed, gates, gated, scores, logits = buffers
     n, width = x.shape
     is_shared = n >= SHARED
     if stage == PROJECT:
         a, steps = _part(rooms, n, width) if is_shared else _normed(x, norms[layer], eps)
-        weight, out, channels = qkv[layer], projected, projected.shape[1]
+        weight, out, channels = _of(qkv, layer), projected, projected.shape[1]
     elif stage == OUTPUT:
         a, steps = _part(rooms, n, mixed.shape[1]) if is_shared else _rounded(mixed)
-        weight, out, channels = output[layer], x, width
+        weight, out, channels = _of(output, layer), x, width
     elif stage == GATE:
         a, steps = _part(rooms, n, width) if is_shared else _normed(x, post[layer], eps)
-        weight, out, channels = gate_up[layer], gates, gated.shape[1]
+        weight, out, channels = _of(gate_up, layer), gates, gated.shape[1]
     elif stage == DOWN:
         a, steps = _part(rooms, n, gated.shape[1]) if is_shared else _rounded(gated)
-        weight, out, channels = down[layer], x, width
+        weight, out, channels = _of(down, layer), x, width
     elif stage == HEAD:
         rows = np.empty((len(asked), width), np.float32)
         for i in range(len(asked)):
@@ -853,6 +875,7 @@ def _work(
                 values[slot, at],
                 texts[text],
                 shape,
+                gains[layer, 0],
                 hidden,
                 place,
                 cos,
@@ -866,6 +889,10 @@ def _work(
     for half in range(2 if stage == GATE else 1):
         skip = half * channels
         product(weight, a, steps, n, skip + first, skip + last, stage in (OUTPUT, DOWN), out)
+    if stage == PROJECT and biases.shape[1]:
+        for r in range(n):
+            for i in range(first, last):
+                projected[r, i] += biases[layer, i]
     if stage == GATE:
         for r in range(n):
             _gate(gates[r, first:last], gates[r, channels + first : channels + last], gated[r, first:last])
@@ -918,9 +945,9 @@ def _meet(counter, goal):
 
 
 @numba.njit(**_bare)
-def _append(t, threads, projected, shape, keys, values, at, texts, place, cos, sin):
+def _append(t, threads, projected, shape, gain, keys, values, at, texts, place, cos, sin):
     """Put thread t's share of the rows' keys and values into cache layer `at`."""
-    heads, kv_heads, d, _, _ = shape
+    heads, kv_heads, d, _, eps = shape
     for text in range(len(texts)):
         slot, first_row, past = texts[text, SLOT], texts[text, FIRST], texts[text, PAST]
         for i in range(t, texts[text, ROWS], threads):
@@ -929,6 +956,7 @@ def _append(t, threads, projected, shape, keys, values, at, texts, place, cos, s
                 first, last = (heads + g) * d, (heads + kv_heads + g) * d
                 k, v = projected[r, first : first + d], projected[r, last : last + d]
                 key = keys[slot, at, g, column // SPAN, :, column % SPAN]
+                _norm_head(k, gain, eps)
                 _rotate(k, cos[place[r]], sin[place[r]], key, np.float32(1.0))
                 for j in range(0, d, SPAN):
                     _copy(v[j : j + SPAN], values[slot, at, g, j // SPAN, column])
@@ -942,9 +970,10 @@ def run(
     """Thread t's share of the layers of a Llama over n rows, in place in x float32 [n, h]; each of the threads 0 ..
     threads - 1 calls this once, at the same time, and with the same arguments but for t.
 
-    counter: int64 [1], 0; weights: the layers' qkv, output, gate_up, down, uint8 [layers, groups, bytes] as `product`
-    reads them, gate and up each a whole number of groups; the gains of their two norms float32 [layers, h]; the head's
-    gain [h] and weights. shape: (heads, kv heads, d, V, eps).
+    counter: int64 [1], 0; weights: the layers' qkv, output, gate_up, down, each as `_of` has them, of uint8 [.., groups,
+    bytes] as `product` reads them, gate and up each a whole number of groups; the gains of their two norms float32
+    [layers, h]; the head's gain [h] and weights; the biases of qkv float32 [layers, channels or 0]; the gains of the
+    norms of queries' and keys' heads [layers, 2, d or 0]. shape: (heads, kv heads, d, V, eps).
     source int32 [layers]: the cache layer that layer l reads and appends to; keys float32 [slots, cache layers, kv
     heads, room / SPAN, d, SPAN], values float32 [.., kv heads, d / SPAN rounded up, room, SPAN].
     texts int64 [texts, 4]: each text's slot of the cache, its first row of the pass, how many there are, and the tokens
@@ -960,7 +989,7 @@ def run(
         at = source[0] if is_head else source[layer]
         for stage in range(HEAD if is_head else PROJECT, HEAD + 1 if is_head else HEAD):
             if stage == ATTEND:
-                _append(t, threads, projected, shape, keys, values, at, texts, place, cos, sin)
+                _append(t, threads, projected, shape, weights[9][layer, 1], keys, values, at, texts, place, cos, sin)
                 met += threads
                 _meet(counter, met)
                 if layer == len(source) - 1 and not len(asked):
@@ -997,11 +1026,16 @@ def run(
             norms[i] = _rank(buffers[-1][i], ids[i], best[i])
 
 
+def _inner(weights) -> int:
+    """Channels of a feed-forward, to whole groups."""
+    return weights[2][0].shape[1] // 2 * LANES
+
+
 def room_for(n: int, asked: int, longest: int, weights, shape, threads: int) -> tuple[np.ndarray, ...]:
     """What the threads of a pass over n rows write down for each other, float32, and last the logits [asked, V];
     longest: tokens of the longest text, these rows among them."""
     heads, kv_heads, d, vocab, _ = shape
-    inner = weights[2].shape[1] // 2 * LANES
+    inner = _inner(weights)
     shapes = (
         (n, (heads + 2 * kv_heads) * d), (n, heads * d), (n, 2 * inner), (n, inner),
         (threads, CHUNK, longest + SPAN), (asked, vocab),
@@ -1012,4 +1046,4 @@ def room_for(n: int, asked: int, longest: int, weights, shape, threads: int) -> 
 def rounding_room(n: int, weights, shape) -> tuple[np.ndarray, np.ndarray]:
     """Where the threads of a pass over n rows put their rounded input; hardly any for fewer than SHARED."""
     heads, d = shape[0], shape[2]
-    return _room(n if n >= SHARED else 1, max(weights[4].shape[1], heads * d, weights[2].shape[1] // 2 * LANES))
+    return _room(n if n >= SHARED else 1, max(weights[4].shape[1], heads * d, _inner(weights)))
