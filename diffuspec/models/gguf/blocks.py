@@ -22,7 +22,7 @@ from gguf.constants import GGML_QUANT_SIZES
 from gguf.constants import GGMLQuantizationType as Kind
 from gguf.quants import dequantize
 
-from diffuspec.models.kernels import BLOCK, LANES, record_bytes
+from diffuspec.models.int8.kernels import BLOCK, LANES, record_bytes
 
 HALF_KINDS = (Kind.Q4_0, Kind.Q4_1, Kind.Q4_K)  # those that fit into 4 bits
 KINDS = (*HALF_KINDS, Kind.Q8_0, Kind.Q5_K, Kind.Q6_K, Kind.F16, Kind.BF16, Kind.F32)

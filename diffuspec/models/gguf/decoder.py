@@ -12,8 +12,8 @@ from gguf.constants import GGMLQuantizationType as Kind
 from diffuspec.errors import WeightsError
 from diffuspec.models.gguf.blocks import HALF_KINDS, KINDS, floats, pack
 from diffuspec.models.gguf.file import GGUF, Tensor
-from diffuspec.models.int8 import Int8Decoder, Int8Stack
-from diffuspec.models.kernels import LANES
+from diffuspec.models.int8.decoder import Int8Decoder, Int8Stack
+from diffuspec.models.int8.kernels import LANES
 
 Progress = Callable[[float | None, str], None]
 

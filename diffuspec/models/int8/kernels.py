@@ -824,7 +824,7 @@ def _part(rooms, n, width):
 
 @numba.njit(**_options)
 def _of(matrices, layer):
-    """A layer's matrix, of (those of 4 bits, those of 8, int64 [layers]): the place in the first, or ~ in the second."""
+    """A layer's matrix, of (those of 4 bits, those of 8, int64 [layers]: places in the first, or ~ in the second)."""
     four, eight, places = matrices
     return four[places[layer]] if places[layer] >= 0 else eight[~places[layer]]
 
@@ -970,7 +970,7 @@ def run(
     """Thread t's share of the layers of a Llama over n rows, in place in x float32 [n, h]; each of the threads 0 ..
     threads - 1 calls this once, at the same time, and with the same arguments but for t.
 
-    counter: int64 [1], 0; weights: the layers' qkv, output, gate_up, down, each as `_of` has them, of uint8 [.., groups,
+    counter: int64 [1], 0; weights: the layers' qkv, output, gate_up, down, each as `_of` has them, uint8 [.., groups,
     bytes] as `product` reads them, gate and up each a whole number of groups; the gains of their two norms float32
     [layers, h]; the head's gain [h] and weights; the biases of qkv float32 [layers, channels or 0]; the gains of the
     norms of queries' and keys' heads [layers, 2, d or 0]. shape: (heads, kv heads, d, V, eps).
