@@ -21,7 +21,7 @@ from diffuspec.errors import PromptError, SettingsError
 from diffuspec.method.acceptance import Verdict, verify, verify_ratio, verify_tree
 from diffuspec.method.copying import make_source
 from diffuspec.method.lattice import TokenLattice, generated_length, prune
-from diffuspec.method.length import TreeBudget, make_policy
+from diffuspec.method.length import NoDraft, TreeBudget, make_policy
 from diffuspec.method.proxy import NoProxy, make_proxy
 from diffuspec.method.sampling import distribution, draw
 from diffuspec.method.search import SearchResult, TreeSearch, find, sample_path, warm_up
@@ -38,12 +38,20 @@ _NO_DRAFT = np.zeros((0, 0), np.int32), np.zeros((0, 0), np.float32)
 class DiffuSpec:
     """Speculative decoding of one pair with one choice of settings.
 
-    Raises `SettingsError` where a draft length exceeds what the pair's drafter can fill.
+    settings: by default those that suit the pair. Raises `SettingsError` where a draft length exceeds what the pair's
+    drafter can fill, or where it has none and the search is not for a tree, which alone drafts without.
     """
 
     def __init__(self, pair: Pair, settings: Settings | None = None):
         self.pair = pair
-        self.settings = settings or Settings()
+        self.settings = settings or pair.settings
+        if not pair.drafter.max_block:
+            if self.settings.search != "tree":
+                raise SettingsError(
+                    f"The pair {pair.info.name!r} has no diffusion drafter, so there is nothing to search for search = "
+                    f"{self.settings.search}: only search = tree drafts without one, from copies and the n-gram."
+                )
+            return
         longest = "k" if self.settings.length == "fixed" else "k_max"
         if getattr(self.settings, longest) > pair.drafter.max_block:
             raise SettingsError(
@@ -93,7 +101,8 @@ class Run:
         self.prefix = list(ids)
         self.stop_ids = pair.stop_ids
         self.budget = min(settings.max_new_tokens, pair.info.context - len(ids))
-        self.policy = make_policy(settings, pair.step_cost if settings.length == "throughput" else None)
+        cost = pair.step_cost if settings.length == "throughput" else None
+        self.policy = make_policy(settings, cost) if pair.drafter.max_block else NoDraft(cost)
         self.proxy = make_proxy(
             settings.proxy if settings.search != "argmax" else "none",
             ngram=pair.proxy, vocab_size=pair.target.vocab_size, weight=settings.context_weight, prompt_ids=ids,

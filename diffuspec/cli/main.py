@@ -72,8 +72,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def add_pair(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("models")
-    group.add_argument("--pair", metavar="NAME", help="a known pair (default: embedded)")
-    group.add_argument("--target", metavar="MODEL", help="folder or Hub id of any causal LM; needs --drafter")
+    group.add_argument("--pair", metavar="NAME", help="a known pair, such as embedded (the default) or coder")
+    group.add_argument("--target", metavar="MODEL", help="folder or Hub id of any causal LM, with --drafter; or a "
+                       "Llama's or Qwen's FILE.gguf, without: drafts are then copies of the text")  # fmt: skip
     group.add_argument("--drafter", metavar="MODEL", help="folder or Hub id of a diffusion LM with the same token ids")
     group.add_argument("--mask-token", metavar="ID", help="the drafter's mask, an id or its text, if it is not known")
     group.add_argument(
@@ -99,7 +100,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         )  # fmt: skip
 
 
-def chosen_settings(arguments: argparse.Namespace) -> Settings:
+def chosen_settings(arguments: argparse.Namespace, usual: Settings | None = None) -> Settings:
+    """usual: what is not said; by default `Settings()`."""
     changes = {}
     for assignment in arguments.assignments:
         name, equals, value = assignment.partition("=")
@@ -110,7 +112,7 @@ def chosen_settings(arguments: argparse.Namespace) -> Settings:
         value = getattr(arguments, f"knob_{name}")
         if value is not None:
             changes[name] = value
-    return Settings().replace(**changes)
+    return (usual or Settings()).replace(**changes)
 
 
 def open_pair(arguments: argparse.Namespace):
@@ -163,9 +165,12 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.trace and not arguments.trace.parent.is_dir():
         raise TraceError(f"Cannot write the trace to {arguments.trace}: there is no such folder.")
     pair = open_pair(arguments)
+    settings = chosen_settings(arguments, pair.settings)
     from diffuspec.engine import DiffuSpec
     from diffuspec.measure.baselines import compare_with_ar
 
+    if not pair.drafter.max_block:
+        print("This pair has no diffusion drafter: its drafts are copies of the text so far.", file=sys.stderr)
     run = DiffuSpec(pair, settings).stream(prompt)
     progress = _Progress()
     with interruptible() as interrupted:

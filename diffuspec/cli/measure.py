@@ -97,6 +97,7 @@ def _measure(study: Study, arguments: argparse.Namespace) -> int:
     if state and arguments.restart:
         state.unlink(missing_ok=True)
     pair = open_pair(arguments)
+    settings = chosen_settings(arguments, pair.settings)
 
     from tqdm import tqdm
 
@@ -120,8 +121,10 @@ def _measure(study: Study, arguments: argparse.Namespace) -> int:
 
 
 def _race(arguments: argparse.Namespace) -> None:
-    settings, names = chosen_settings(arguments).replace(temperature=0), parse_methods(arguments.methods)
+    chosen_settings(arguments)  # a bad one is told at once
+    names = parse_methods(arguments.methods)
     pair = open_pair(arguments)
+    settings = chosen_settings(arguments, pair.settings).replace(temperature=0)
     from diffuspec.measure.race import finish, pass_costs, run_lane
     from diffuspec.trace.recorder import provenance
 

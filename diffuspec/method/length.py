@@ -284,6 +284,29 @@ class ThroughputLength(LengthPolicy):
         return below + min(rows - whole, 1.0) * (above - below)
 
 
+class NoDraft(LengthPolicy):
+    """Of a pair without a drafter: k = 0 always. cost: of a tree whose nodes are to promise the most tokens per second,
+    None where their number is as set."""
+
+    k = 0
+
+    def __init__(self, cost: StepCost | None = None):
+        self._verify_ms = None if cost is None else cost.verify_ms(MOST_ROWS)
+        self._other_ms = self._tree = None
+
+    def tree_budget(self) -> TreeBudget | None:
+        if self._verify_ms is not None:
+            self._tree = TreeBudget(self._verify_ms[0] + (self._other_ms or 0.0), np.diff(self._verify_ms))
+        return self._tree
+
+    def took(self, other_ms: float) -> None:
+        self._other_ms = _smoothed(self._other_ms, other_ms)
+
+    def update(self, generated: int, accepted: int, undrafted: Undrafted | None = None) -> LengthDecision:
+        rate = 1e3 * self._tree.expected / self._tree.ms if self._tree else None
+        return LengthDecision(0, generated, accepted, None, None, False, None, 0, "no draft", rate)
+
+
 def _smoothed(old: float | None, new: float) -> float:
     return new if old is None else old + 0.2 * (new - old)
 

@@ -11,7 +11,7 @@ from diffuspec.models.drafter import DiffusionDrafter
 from diffuspec.models.target import Target
 
 CONTEXT, ROUNDS = 128, 3
-BURST = 5  # passes of a size one after the other
+BURST, BURST_S = 5, 0.05  # passes of a size one after the other; of slow ones only as many, and two at least
 ROWS, DRAFTS = (1, 2, 4, 8, 12, 16, 24), (1, 4, 8, 16)
 WIDTH = 15  # candidates a column
 
@@ -32,7 +32,7 @@ def measure(target: Target, drafter: DiffusionDrafter) -> StepCost:
         drafter.draft(text, k, width=WIDTH, passes=1, cache=cache)
 
     sizes = [k for k in DRAFTS if k < drafter.max_block] + [drafter.max_block]
-    return StepCost(draft=_curve(draft, sizes), verify=_curve(verify, ROWS))
+    return StepCost(draft=_curve(draft, sizes) if drafter.max_block else (), verify=_curve(verify, ROWS))
 
 
 def _curve(run: Callable[[int], None], sizes) -> tuple[tuple[int, float], ...]:
@@ -41,7 +41,7 @@ def _curve(run: Callable[[int], None], sizes) -> tuple[tuple[int, float], ...]:
     for _ in range(ROUNDS):
         for size in sizes:
             took = []
-            for _ in range(BURST):
+            while len(took) < 2 or len(took) < BURST and sum(took) < 1e3 * BURST_S:
                 started = time.perf_counter()
                 run(size)
                 took.append((time.perf_counter() - started) * 1e3)

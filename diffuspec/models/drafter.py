@@ -40,7 +40,7 @@ ATTENTION = ("full", "block-causal", "causal-prefix")
 
 
 class DiffusionDrafter(ABC):
-    """kind: "standalone" or "target-conditioned"; max_block: the largest k."""
+    """kind: "standalone", "target-conditioned" or "none"; max_block: the largest k, 0 where there is no drafter."""
 
     kind: str
     max_block: int
@@ -166,6 +166,19 @@ class StandaloneDrafter(DiffusionDrafter):
         return columns
 
 
+class NoDrafter(DiffusionDrafter):
+    """Of a pair without one: drafts are what the text and the n-gram offer, and no position is ever masked."""
+
+    kind = "none"
+    max_block = 0
+
+    def logits(self, prefix, block, cache):
+        raise PairError("This pair has no diffusion drafter.")
+
+    def to_target_ids(self, columns):
+        return columns
+
+
 class BlockDrafter(DiffusionDrafter):
     """The embedded drafter: a few of the target's layers, of Llama's or Qwen's form, over a block of masks.
 
@@ -179,7 +192,7 @@ class BlockDrafter(DiffusionDrafter):
     kind = "target-conditioned"
 
     def __init__(self, config: dict, weights: dict[str, torch.Tensor], target: Target):
-        shape = target.model.config
+        shape = target.shape
         for name in ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim"):
             if getattr(shape, name) != config[name]:
                 raise PairError(f"The drafter was made for a target of {name} {config[name]}: {config['target']}.")
@@ -188,16 +201,19 @@ class BlockDrafter(DiffusionDrafter):
         self.heads, self.kv_heads, self.head_dim = (
             config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"],
         )  # fmt: skip
-        embedding = target.model.get_input_embeddings().weight
-        device, dtype = embedding.device, embedding.dtype
-        if device.type == "cpu":
-            embedding, dtype = embedding.float(), torch.float32
+        embedding, device = target.embedding, target.device
+        self.draft_vocab = weights["draft_vocab"].long().to(device)
+        if isinstance(embedding, torch.Tensor):
+            dtype = torch.float32 if device.type == "cpu" else embedding.dtype
+            embedding = embedding.to(dtype)
+            named = embedding[self.draft_vocab]
+        else:
+            dtype, named = torch.float32, torch.from_numpy(embedding[self.draft_vocab.numpy()])
         arithmetic = fastest_arithmetic(device)  # a draft may be rounded: what it proposes is verified
         self._embedding = embedding
-        self.draft_vocab = weights["draft_vocab"].long().to(device)
         weights = {name: tensor.to(device, dtype) for name, tensor in weights.items() if name != "draft_vocab"}
         self._mask = weights["mask_embedding"]
-        output = weights.get("head.weight", embedding[self.draft_vocab])
+        output = weights.get("head.weight", named)
         layers = [f"layers.{i}." for i in range(len(config["target_layers"]))]
         self._compiled = target.arithmetic == "int8" and not any(name.endswith(_NOT_LLAMA) for name in weights)
         if self._compiled:
@@ -208,7 +224,9 @@ class BlockDrafter(DiffusionDrafter):
             )  # fmt: skip
             self._source = np.array(config["target_layers"], np.int32)
             # In numpy's hands, for the reason given in `Int8Decoder`.
-            self._embedding, self._mask = embedding.detach().numpy(), self._mask.numpy()
+            self._mask = self._mask.numpy()
+            if isinstance(embedding, torch.Tensor):
+                self._embedding = embedding.detach().numpy()
             return
         self._head = FloatLinear(output, weights["norm.weight"], arithmetic)
         self._layers = [_Layer(weights, at, arithmetic) for at in layers]

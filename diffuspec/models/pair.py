@@ -18,10 +18,15 @@ from diffuspec.method.proxy import NGram
 from diffuspec.method.search import warm_up
 from diffuspec.models import embedded as weights
 from diffuspec.models.cost import measure
-from diffuspec.models.drafter import Convention, DiffusionDrafter, StandaloneDrafter, load_block_drafter
+from diffuspec.models.drafter import Convention, DiffusionDrafter, NoDrafter, StandaloneDrafter, load_block_drafter
+from diffuspec.models.gguf.decoder import decoder, shape_of
+from diffuspec.models.gguf.fetch import coder_gguf
+from diffuspec.models.gguf.file import GGUF
+from diffuspec.models.gguf.tokenizer import end_ids, tokenizer_of
 from diffuspec.models.int8.decoder import int8_fits
-from diffuspec.models.presets import CONVENTIONS, EMBEDDED, PRESETS
+from diffuspec.models.presets import CODER, CONVENTIONS, EMBEDDED, PRESETS
 from diffuspec.models.target import Target, load_target, stop_ids
+from diffuspec.settings import Settings
 from diffuspec.trace.model import PairInfo
 
 DTYPES = ("int8", "float32", "bfloat16")
@@ -50,6 +55,12 @@ class Pair:
         if self.tokenizer.chat_template:
             return self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
         return self.tokenizer("\n".join(turn["content"] for turn in turns)).input_ids
+
+    @property
+    def settings(self) -> Settings:
+        """Those that suit this pair, where nothing else is asked for."""
+        proxy = "ngram+context" if self.proxy else "context"
+        return Settings(proxy=proxy) if self.drafter.max_block else Settings.without_drafter(proxy)
 
     @functools.cached_property
     def step_cost(self) -> StepCost:
@@ -96,8 +107,9 @@ def load_pair(
 ) -> Pair:
     """Load a pair by name, or any two checkpoints (folders or Hub ids) that share token ids.
 
-    name: "embedded" (the default) or a key of `presets.PRESETS`. target, drafter: instead of a name;
-    `convention` says how to read the drafter unless its Hub id is known. dtype: "int8", "float32" or
+    name: "embedded" (the default), "coder" or a key of `presets.PRESETS`. target, drafter: instead of a name;
+    `convention` says how to read the drafter unless its Hub id is known. A target that is a GGUF file needs no drafter:
+    drafts are then copies of the text so far. dtype: "int8", "float32" or
     "bfloat16"; by default bfloat16 on a GPU, and on a CPU int8 for the embedded pair, where this machine can,
     and float32 for others: both keep the output identical to plain decoding.
     Raises `PairError` and `WeightsError`.
@@ -110,19 +122,26 @@ def load_pair(
     if kind == "cuda" and not torch.cuda.is_available():
         raise PairError("This machine has no usable CUDA device: use --device cpu.")
     if dtype is None:
-        embedded = not (target or drafter) and (name or EMBEDDED) == EMBEDDED
-        dtype = "bfloat16" if kind != "cpu" else "int8" if embedded and int8_fits() else "float32"
+        compiled = is_gguf(target) if target or drafter else (name or EMBEDDED) in (EMBEDDED, CODER)
+        dtype = "bfloat16" if kind != "cpu" else "int8" if compiled and int8_fits() else "float32"
     if dtype not in DTYPES:
         raise PairError(f"Unknown dtype {dtype!r}: use {', '.join(DTYPES[:-1])} or {DTYPES[-1]}.")
     if target or drafter:
+        if not name and is_gguf(target):
+            return _load_gguf("custom", Path(target), drafter, convention, dtype, device, progress)
         if name or not (target and drafter):
-            raise PairError("Give either the name of a pair, or both a target and a drafter.")
+            raise PairError(
+                "Give either the name of a pair, or both a target and a drafter; a GGUF file may be a target alone."
+            )
         return _load_standalone("custom", target, drafter, convention, dtype, device, progress)
     name = name or EMBEDDED
     if name == EMBEDDED:
         return _load_embedded(dtype, device, progress)
+    if name == CODER:
+        _only_int8("The pair coder", dtype, device)
+        return _load_gguf(CODER, coder_gguf(weights.cache_dir(), progress), None, None, dtype, device, progress)
     if name not in PRESETS:
-        raise PairError(f"Unknown pair {name!r}. Known pairs: {', '.join([EMBEDDED, *PRESETS])}.")
+        raise PairError(f"Unknown pair {name!r}. Known pairs: {', '.join([EMBEDDED, CODER, *PRESETS])}.")
     preset = PRESETS[name]
     return _load_standalone(name, preset.target, preset.drafter, convention, dtype, device, progress)
 
@@ -139,7 +158,40 @@ def _load_embedded(dtype: str, device: str, progress: weights.Progress) -> Pair:
                  ngram, dtype, device, progress)  # fmt: skip
 
 
+def is_gguf(source: str | Path | None) -> bool:
+    """Whether a target is named that is a GGUF file, by its ending."""
+    return source is not None and str(source).lower().endswith(".gguf")
+
+
+def _only_int8(what: str, dtype: str, device: str) -> None:
+    if dtype != "int8" or torch.device(device).type != "cpu" or not int8_fits():
+        raise PairError(f"{what} is computed in int8 on a CPU: leave --dtype and --device out.")
+
+
+def _load_gguf(name, path, drafter_id, convention, dtype, device, progress) -> Pair:
+    _only_int8("A GGUF file", dtype, device)
+    file = GGUF(path)
+    progress(0.05, f"Reading the tokenizer of {path.name}")
+    tokenizer, ends = tokenizer_of(file), end_ids(file)
+    passes = decoder(file, lambda fraction, message: progress(0.1 + 0.8 * (fraction or 0.0), message))
+    target = Target.compiled(passes, shape_of(file), path)
+    title = str(file.metadata.get("general.name") or path.stem).removesuffix(" GGUF")
+    drafter, drafter_name = NoDrafter(), "none"
+    if drafter_id:
+        drafter, drafter_name = _standalone(drafter_id, convention, dtype, device, target, progress), drafter_id
+    return _pair(name, f"{title}, {path.name}", drafter_name, tokenizer, target, drafter, None, dtype, device, progress,
+                 ends)  # fmt: skip
+
+
 def _load_standalone(name, target_id, drafter_id, convention, dtype, device, progress) -> Pair:
+    progress(0.1, f"Loading the target {target_id}")
+    _known_convention(drafter_id, convention)
+    target, tokenizer = load_target(target_id, dtype=dtype, device=device)
+    drafter = _standalone(drafter_id, convention, dtype, device, target, progress)
+    return _pair(name, target_id, drafter_id, tokenizer, target, drafter, None, dtype, device, progress)
+
+
+def _known_convention(drafter_id: str, convention: Convention | None) -> Convention:
     convention = convention or CONVENTIONS.get(drafter_id)
     if convention is None:
         raise PairError(
@@ -147,8 +199,11 @@ def _load_standalone(name, target_id, drafter_id, convention, dtype, device, pro
             f"(a `Convention`; on the command line --mask-token, --attention, --shifted). "
             f"Known drafters: {', '.join(CONVENTIONS)}."
         )
-    progress(0.1, f"Loading the target {target_id}")
-    target, tokenizer = load_target(target_id, dtype=dtype, device=device)
+    return convention
+
+
+def _standalone(drafter_id, convention, dtype, device, target, progress) -> StandaloneDrafter:
+    convention = _known_convention(drafter_id, convention)
     progress(0.6, f"Loading the drafter {drafter_id}")
     model = _diffusion_model(drafter_id, convention, torch.bfloat16 if dtype == "bfloat16" else torch.float32).to(
         device
@@ -160,8 +215,7 @@ def _load_standalone(name, target_id, drafter_id, convention, dtype, device, pro
         mask_id = AutoTokenizer.from_pretrained(drafter_id).get_vocab().get(convention.mask_token)
         if mask_id is None:
             raise PairError(f"The drafter {drafter_id} has no token {convention.mask_token!r}.")
-    drafter = StandaloneDrafter(model, mask_id, convention, target.vocab_size)
-    return _pair(name, target_id, drafter_id, tokenizer, target, drafter, None, dtype, device, progress)
+    return StandaloneDrafter(model, mask_id, convention, target.vocab_size)
 
 
 def _diffusion_model(source: str, convention: Convention, dtype: torch.dtype) -> torch.nn.Module:
@@ -194,13 +248,16 @@ def _diffusion_model(source: str, convention: Convention, dtype: torch.dtype) ->
         ) from error
 
 
-def _pair(name, target_name, drafter_name, tokenizer, target, drafter, proxy, dtype, device, progress) -> Pair:
+def _pair(
+    name, target_name, drafter_name, tokenizer, target, drafter, proxy, dtype, device, progress, ends=None
+) -> Pair:
     info = PairInfo(
         name=name, target=target_name, drafter=drafter_name, drafter_kind=drafter.kind, dtype=dtype,
         device=str(device), context=target.context, max_draft=drafter.max_block,
         ngram=weights.NGRAM_EDITION if proxy else 0,
     )  # fmt: skip
-    pair = Pair(info, tokenizer, target, drafter, proxy, stop_ids(target.model, tokenizer))
+    ends = stop_ids(target.model, tokenizer) if ends is None else ends
+    pair = Pair(info, tokenizer, target, drafter, proxy, ends)
     progress(0.98, "Warming up")
     _warm_up(pair)
     progress(1.0, "The models are ready")
@@ -217,4 +274,5 @@ def _warm_up(pair: Pair) -> None:
     for n in (1, 9):
         pair.target.forward(cache, ids[:n])
         pair.target.rollback(cache, n)
-    pair.drafter.draft([*ids, ids[0]], min(8, pair.drafter.max_block), width=8, passes=1, cache=cache)
+    if pair.drafter.max_block:
+        pair.drafter.draft([*ids, ids[0]], min(8, pair.drafter.max_block), width=8, passes=1, cache=cache)

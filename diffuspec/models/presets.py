@@ -35,6 +35,7 @@ class Preset:
 
 
 EMBEDDED = "embedded"
+CODER = "coder"  # Qwen2.5-Coder-1.5B-Instruct from its 4-bit GGUF, see `gguf.fetch`
 PRESETS = {
     "dream-qwen2.5-32b": Preset("Qwen/Qwen2.5-32B", "Dream-org/Dream-v0-Base-7B", "80 GB of GPU memory"),
     "dream-qwen2.5-7b": Preset("Qwen/Qwen2.5-7B-Instruct", "Dream-org/Dream-v0-Instruct-7B", "32 GB of GPU memory"),

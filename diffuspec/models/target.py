@@ -22,8 +22,9 @@ from diffuspec.models.ranking import FEW, RankedLogits
 class Target:
     """A causal LM and what decoding needs to know about it.
 
-    model: the plain `transformers` model; vocab_size: width of its output; context: tokens it can hold;
-    source: where its weights were loaded from; arithmetic: "int8", or the model's own "float32" or "bfloat16".
+    model: the plain `transformers` model, None where its weights came compiled; shape: what a config says of it;
+    vocab_size: width of its output; context: tokens it can hold; source: where its weights were loaded from;
+    arithmetic: "int8", or the model's own "float32" or "bfloat16".
     A Llama on a CPU is run by `Int8Decoder` or `LlamaDecoder`; of any other model on a CPU the linear layers are
     repacked in place, so that everything run on `model` gains.
     """
@@ -36,7 +37,7 @@ class Target:
     ):
         self.source = source
         self.model = model.eval().requires_grad_(False)
-        config = model.config.get_text_config()
+        self.shape = config = model.config.get_text_config()
         self.vocab_size = model.get_output_embeddings().weight.shape[0]
         self.context = int(config.max_position_embeddings)
         self.arithmetic = arithmetic or str(model.dtype).removeprefix("torch.")
@@ -51,9 +52,23 @@ class Target:
             if packed_fits(model.dtype, model.device):
                 pack_linears(model)
 
+    @classmethod
+    def compiled(cls, passes: Int8Decoder, shape, source: str | Path) -> Target:
+        """Of layers that were never a `transformers` model; shape: with the names of its configs."""
+        target = cls.__new__(cls)
+        target.source, target.model, target.shape, target.arithmetic = source, None, shape, "int8"
+        target.vocab_size, target.context = shape.vocab_size, shape.max_position_embeddings
+        target._passes = passes
+        return target
+
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        return self.model.device if self.model is not None else torch.device("cpu")
+
+    @property
+    def embedding(self):
+        """Its input embedding: float [n, h] for embedding[ids], a tensor or an array."""
+        return self.model.get_input_embeddings().weight if self.model is not None else self._passes.embedding
 
     def new_cache(self) -> Int8Cache | KeyValueCache | DynamicCache:
         return self._passes.new_cache()

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from gguf.constants import GGMLQuantizationType as Kind
 from gguf.quants import dequantize
 
-from diffuspec.errors import WeightsError
+from diffuspec import DiffuSpec, Settings, Trace, load_pair
+from diffuspec.cli.main import main
+from diffuspec.errors import PairError, SettingsError, WeightsError
+from diffuspec.measure.baselines import compare_with_ar
+from diffuspec.models.drafter import BlockDrafter, Convention
 from diffuspec.models.gguf.blocks import KINDS, floats, pack
-from diffuspec.models.gguf.decoder import decoder
+from diffuspec.models.gguf.decoder import decoder, shape_of
 from diffuspec.models.gguf.file import GGUF
 from diffuspec.models.gguf.tokenizer import end_ids, tokenizer_of
+from diffuspec.models.target import Target
+from diffuspec.trace.whatif import search_again
 from tests.model import gguf_files
 from tests.model.test_int8 import unpacked
 
@@ -156,3 +164,80 @@ def test_unknown_types_and_tokenizers_are_refused_in_one_sentence(tmp_path):
         tokenizer_of(GGUF(path))
     with pytest.raises(WeightsError, match="cannot be read: No such file"):
         GGUF(tmp_path / "missing.gguf")
+
+
+@pytest.fixture(scope="module")
+def file_pair(tmp_path_factory):
+    """A GGUF file on its own: a pair without a drafter."""
+    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    gguf_files.write(path, gguf_files.tiny("qwen2"), Kind.Q4_K)
+    return load_pair(target=path)
+
+
+def test_a_file_is_a_pair_without_a_drafter_that_drafts_from_the_text(file_pair):
+    assert file_pair.info.drafter_kind == "none" and file_pair.info.max_draft == 0 and file_pair.info.dtype == "int8"
+    assert file_pair.stop_ids == {0, 2}
+    engine = DiffuSpec(file_pair)
+    assert (engine.settings.search, engine.settings.length, engine.settings.proxy) == ("tree", "throughput", "context")
+    for settings in (engine.settings, engine.settings.replace(length="adl", nodes=12)):
+        trace = DiffuSpec(file_pair, settings).run("return 12 return 12 return", max_new_tokens=60)
+        baseline = compare_with_ar(file_pair, trace)
+        assert trace.with_baseline(baseline).identical_to_ar
+        assert {step.draft_length for step in trace.steps} == {0}
+        assert any(step.accepted for step in trace.steps)  # random weights loop, and a loop can be copied
+        assert {step.length.decided for step in trace.steps} == {"no draft"}
+
+
+def test_a_trace_without_drafts_is_saved_read_and_searched_again(file_pair, tmp_path):
+    trace = DiffuSpec(file_pair).run("return 12 return 12 return", max_new_tokens=40)
+    trace.save(tmp_path / "run.jsonl.gz")
+    read = Trace.load(tmp_path / "run.jsonl.gz")
+    assert read.token_ids == trace.token_ids and read.pair == trace.pair
+    step = next(step for step in read.steps if step.accepted)
+    again = search_again(read, step.index, read.settings)
+    assert again.verdict.accepted >= step.accepted
+
+
+def test_what_only_a_drafter_can_do_is_refused_in_one_sentence(file_pair):
+    with pytest.raises(SettingsError, match="has no diffusion drafter.*only search = tree"):
+        DiffuSpec(file_pair, Settings(proxy="context"))
+    for more, says in (({"dtype": "float32"}, "in int8 on a CPU"), ({"dtype": "bfloat16"}, "in int8 on a CPU")):
+        with pytest.raises(PairError, match=says):
+            load_pair(target=file_pair.target.source, **more)
+    with pytest.raises(WeightsError, match="cannot be read: No such file"):
+        load_pair(target="missing.gguf")
+
+
+def test_a_file_opens_on_the_command_line(file_pair, capsys):
+    path = str(file_pair.target.source)
+    assert main(["run", "return 12 return 12", "--target", path, "--max-new-tokens", "12", "--json"]) == 0
+    out, said = capsys.readouterr()
+    report = json.loads(out)
+    assert report["new_tokens"] <= 12 and "has no diffusion drafter: its drafts are copies" in said
+    assert main(["run", "return 12", "--target", path, "--search", "cps"]) == 1
+    assert "only search = tree" in capsys.readouterr().err
+
+
+def test_a_standalone_drafter_drafts_for_a_file(file_pair, tmp_path):
+    """Two that share token ids, of which one is a GGUF."""
+    model = gguf_files.tiny("qwen2")
+    model.save_pretrained(tmp_path / "drafter")
+    convention = Convention(mask_token=4, shifted=True)
+    pair = load_pair(target=file_pair.target.source, drafter=str(tmp_path / "drafter"), convention=convention)
+    trace = DiffuSpec(pair, Settings(proxy="context")).run("return 12 return 12", max_new_tokens=20)
+    assert trace.with_baseline(compare_with_ar(pair, trace)).identical_to_ar and trace.steps[0].draft_length > 0
+
+
+def test_a_block_drafter_reads_the_embedding_of_a_file(tiny, tmp_path):
+    """The same draft as over the model that transformers makes of the same numbers."""
+    model = gguf_files.tiny("llama")
+    gguf_files.write(tmp_path / "tiny.gguf", model, {"token_embd": Kind.F16, "": Kind.Q8_0})
+    file = GGUF(tmp_path / "tiny.gguf")
+    drafts = []
+    for target in (Target(model, arithmetic="int8"), Target.compiled(decoder(file), shape_of(file), file.path)):
+        drafter = BlockDrafter(*tiny.block_parts(model), target)
+        cache = target.new_cache()
+        target.prefill(cache, list(range(20, 40)))
+        drafts.append(drafter.draft(list(range(20, 41)), 6, width=5, passes=1, cache=cache))
+    assert np.array_equal(drafts[0][0], drafts[1][0])
+    np.testing.assert_allclose(drafts[0][1], drafts[1][1], atol=0.02)

@@ -370,7 +370,7 @@ class Int8Decoder:
         return decoder
 
     def _take(self, stack: Int8Stack, embedding, layers: int) -> None:
-        self._stack, self._embedding = stack, embedding
+        self._stack, self.embedding = stack, embedding
         _, self._kv_heads, self._head_dim, _, _ = stack.shape
         self._source = np.arange(layers, dtype=np.int32)
         cache = self.new_cache()
@@ -416,7 +416,7 @@ class Int8Decoder:
         n = int(rows.sum())
         hidden = np.triu(np.ones((n, n), bool), 1)
         place = np.arange(n) - np.repeat(first, rows) + np.repeat(slots.lengths[numbers], rows)
-        x = self._embedding[[token for _, ids in parts for token in ids]]
+        x = self.embedding[[token for _, ids in parts for token in ids]]
         asked = first + rows - 1 if ask else np.zeros(0, np.int64)
         logits, _ = self._stack.several(x, slots.keys, slots.values, self._source, texts, hidden, asked, place)
         slots.lengths[numbers] += rows
@@ -424,7 +424,7 @@ class Int8Decoder:
 
     def _read(self, cache, ids, parents, want_logits=True, few=0) -> tuple[np.ndarray, Ranks]:
         hidden, depth = visibility(len(ids), parents)
-        x = self._embedding[list(ids)]
+        x = self.embedding[list(ids)]
         found = self._stack(x, cache, self._source, cache.length, hidden, cache.length + depth, want_logits, few)
         cache.length += len(ids)
         return found
