@@ -1,6 +1,6 @@
 """Speculative decoding with a diffusion drafter (DiffuSpec, arXiv 2510.02358).
 
-    from diffuspec import DiffuSpec, Settings, load_pair
+from diffuspec import DiffuSpec, Settings, load_pair
 
 pair = load_pair("embedded")
 trace = DiffuSpec(pair, Settings(k_min=4, k_max=12)).run("Why is the sky blue?")
@@ -13,6 +13,7 @@ from diffuspec.errors import DiffuSpecError
 from diffuspec.settings import Settings
 from diffuspec.trace.model import Trace
 
+__version__ = "0.2.0"  # in every trace and result that this program writes
 __all__ = ["DiffuSpec", "DiffuSpecError", "Settings", "Trace", "load_pair"]
 
 # Looking at a trace must not wait for torch.

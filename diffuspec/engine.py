@@ -28,8 +28,9 @@ from diffuspec.method.search import SearchResult, TreeSearch, find, sample_path,
 from diffuspec.models.pair import Pair
 from diffuspec.models.ranking import RankedLogits
 from diffuspec.settings import Settings
-from diffuspec.trace.model import Step, Trace
+from diffuspec.trace.model import Trace
 from diffuspec.trace.recorder import Recorder
+from diffuspec.trace.steps import Step
 
 LATTICE_ROWS = 15
 _NO_DRAFT = np.zeros((0, 0), np.int32), np.zeros((0, 0), np.float32)

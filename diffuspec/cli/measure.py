@@ -126,7 +126,7 @@ def _race(arguments: argparse.Namespace) -> None:
     pair = open_pair(arguments)
     settings = chosen_settings(arguments, pair.settings).replace(temperature=0)
     from diffuspec.measure.race import finish, pass_costs, run_lane
-    from diffuspec.trace.recorder import provenance
+    from diffuspec.provenance import provenance
 
     ids = pair.encode(arguments.prompt)
     lanes = []

@@ -13,14 +13,16 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from diffuspec import assets
 from diffuspec.measure.baselines import first_difference
-from diffuspec.measure.journal import Journal, fingerprint
+from diffuspec.measure.journal import Journal
 from diffuspec.measure.methods import METHODS, Emission, Variant, never
 from diffuspec.measure.questions import Question, QuestionFile
 from diffuspec.measure.results import YARDSTICK, Difference, Measured
 from diffuspec.models.pair import Pair
 from diffuspec.models.presets import EMBEDDED
-from diffuspec.trace.recorder import provenance
+from diffuspec.provenance import fingerprint, provenance, weights_fingerprint
+from diffuspec.trace.steps import STAGES
 
 WARM_UP_TOKENS = 16
 PROGRAM = ("engine", "trace/recorder", "measure/baselines", "measure/rivals", "measure/methods", "measure/bench")
@@ -121,7 +123,7 @@ class _Sum:
         self.variant, self.question = variant, question
         self.tokens = self.steps = self.accepted = 0
         self.ms = 0.0
-        self.stages = dict.fromkeys(("draft", "search", "verify", "commit", "record"), 0.0)
+        self.stages = dict.fromkeys(STAGES, 0.0)
         self.positions: list[list[int]] = []
         self.lengths: dict[int, list[int]] = {}
         self.differences: list[Difference] = []
@@ -134,8 +136,8 @@ class _Sum:
         step = emission.step
         if step is None:
             return
-        for stage in self.stages:
-            self.stages[stage] += getattr(step.timing, f"{stage}_ms")
+        for stage, ms in step.timing.stages().items():
+            self.stages[stage] += ms
         while len(self.positions) < len(step.path):
             self.positions.append([0, 0, 0])
         for position in range(len(step.path)):
@@ -170,5 +172,5 @@ def key(kind: str, pair: Pair, variants: Sequence[Variant], questions: QuestionF
         "threads": made_by.threads,
         "versions": made_by.versions,
         "program": fingerprint("models", "method", *(f"{name}.py" for name in PROGRAM)),
-        "weights": fingerprint("../assets/drafter", "../assets/ngram") if pair.info.name == EMBEDDED else "",
+        "weights": weights_fingerprint(assets.drafter(), assets.ASSETS / "ngram") if pair.info.name == EMBEDDED else "",
     }

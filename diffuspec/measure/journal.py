@@ -7,8 +7,6 @@ together. A process killed in the middle of a line leaves a torn tail, which the
 from __future__ import annotations
 
 import dataclasses
-import functools
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -17,8 +15,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from diffuspec import codec
 from diffuspec.errors import ResultsError
-from diffuspec.measure.results import Measured, decode
+from diffuspec.measure.results import Measured
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -56,7 +55,7 @@ class Journal:
                 found, *entries = [json.loads(line) for line in lines]
                 self._check(found["key"], key)
                 for entry in entries:
-                    rows = decode(tuple[Measured, ...], entry["rows"], "rows")
+                    rows = codec.decode(tuple[Measured, ...], entry["rows"], "rows")
                     self.results[str(entry["question"])] = rows
             except (ValueError, KeyError, TypeError) as error:
                 if isinstance(error, ResultsError):
@@ -105,16 +104,3 @@ def _how_different(name: str, found: Any, wanted: Any) -> str:
         inner = next(k for k in [*wanted, *found] if found.get(k) != wanted.get(k))
         return _how_different(f"{name}.{inner}", found.get(inner), wanted.get(inner))
     return f"{name} was {found}, now it is {wanted}"
-
-
-@functools.cache
-def fingerprint(*parts: str) -> str:
-    """Of the package's files and folders, as paths within it: what decides how fast and how well a run does."""
-    digest = hashlib.sha256()
-    for part in parts:
-        path = PACKAGE / part
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if not file.is_file() or file.suffix == ".pyc":
-                continue
-            digest.update(file.name.encode() + file.read_bytes())
-    return digest.hexdigest()[:16]

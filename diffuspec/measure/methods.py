@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from diffuspec.errors import SettingsError
 from diffuspec.settings import Settings
-from diffuspec.trace.model import Step, Trace
+from diffuspec.trace.model import Trace
+from diffuspec.trace.steps import Step
 
 if TYPE_CHECKING:  # the table below must not wait for torch
     from diffuspec.engine import Run

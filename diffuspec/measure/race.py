@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from diffuspec import codec
 from diffuspec.errors import DiffuSpecError, TraceError
+from diffuspec.plaintext import brief
+from diffuspec.provenance import PairInfo, Provenance
 from diffuspec.settings import Settings
-from diffuspec.trace.model import PairInfo, Provenance, _decode
 
 if TYPE_CHECKING:
     from diffuspec.measure.methods import Decoding, Emission
@@ -129,7 +131,7 @@ class Race:
             {"format": FORMAT, "version": VERSION, **dataclasses.asdict(self)}, option=orjson.OPT_NON_STR_KEYS
         )
         try:
-            Path(path).write_bytes(data)
+            codec.write(path, data)
         except OSError as error:
             raise TraceError(f"Cannot write the race to {path}: {error.strerror or error}.") from error
 
@@ -154,13 +156,13 @@ class Race:
         if not isinstance(body, dict) or body.get("format") != FORMAT:
             raise TraceError("This is not a recorded race.")
         if body.get("version") != VERSION:
-            raise TraceError(f"This race has version {body.get('version')!r}; this program reads {VERSION}.")
+            raise TraceError(f"This race has version {brief(body.get('version'))}; this program reads {VERSION}.")
         try:
-            race = _decode(cls, body, "race")
+            race = codec.decode(cls, body, "race")
             _check(race)
             return race
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, DiffuSpecError) as error:
-            raise TraceError(f"This race is damaged: {error}.") from error
+            raise TraceError(f"This race is damaged: {brief(error)}.") from error
 
 
 def _check(race: Race) -> None:

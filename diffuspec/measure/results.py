@@ -6,18 +6,12 @@ No model and no torch here.
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import types
-import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from diffuspec.errors import ResultsError
+from diffuspec.trace.steps import STAGES
 
 YARDSTICK = "ar"
-STAGES = ("draft", "search", "verify", "commit", "record")
 
 
 @dataclass(frozen=True)
@@ -105,37 +99,3 @@ def _row(variant: str, category: str, mine: list[Measured], everyone: list[Measu
     for stage in STAGES:
         row[f"{stage}_ms"] = sum(getattr(r, f"{stage}_ms") for r in mine) / steps
     return row
-
-
-def decode(kind: Any, value: Any, where: str) -> Any:
-    """Rebuild a value of the annotated type `kind` from parsed JSON; `ResultsError` names what does not fit.
-
-    A field that an older program did not write takes its default, where it has one.
-    """
-    if isinstance(kind, types.UnionType):
-        if value is None:
-            return None
-        kind = next(option for option in kind.__args__ if option is not type(None))
-    if dataclasses.is_dataclass(kind):
-        fields = {f.name: f.default is dataclasses.MISSING for f in dataclasses.fields(kind)}
-        needed = {name for name, must in fields.items() if must}
-        if not isinstance(value, dict) or not needed <= set(value) <= set(fields):
-            raise ResultsError(f"{where} does not hold what a {kind.__name__} holds.")
-        hints = typing.get_type_hints(kind)
-        return kind(**{name: decode(hints[name], entry, f"{where}.{name}") for name, entry in value.items()})
-    if typing.get_origin(kind) is tuple:
-        if not isinstance(value, list):
-            raise ResultsError(f"{where} is not a list.")
-        inner = typing.get_args(kind)[0]
-        return tuple(decode(inner, entry, f"{where}[{i}]") for i, entry in enumerate(value))
-    if typing.get_origin(kind) is dict:
-        if not isinstance(value, dict):
-            raise ResultsError(f"{where} is not an object.")
-        return {decode(str, k, where): decode(typing.get_args(kind)[1], v, f"{where}.{k}") for k, v in value.items()}
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind:
-        raise ResultsError(f"{where} is not of type {kind.__name__}.")
-    if kind is float and not math.isfinite(value) or kind is int and abs(value) > 2**53:
-        raise ResultsError(f"{where} is out of range.")
-    return value

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from transformers.generation.streamers import BaseStreamer
 
+from diffuspec import loopback
 from diffuspec.errors import MethodError
 from diffuspec.measure import llama_server
 from diffuspec.models import embedded as weights
@@ -90,7 +91,7 @@ def llama_cpp(pair: Pair, settings: Settings, ids: Sequence[int], should_stop: C
         f"{address}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     try:
-        events = urllib.request.urlopen(request)
+        events = loopback.direct.open(request)
     except OSError as error:
         raise MethodError(f"llama.cpp refused the prompt: {error}.") from error
     with events:

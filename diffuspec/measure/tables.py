@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from diffuspec.measure import paper
 from diffuspec.measure.studies import STUDIES, StudyResult
+from diffuspec.trace.steps import STAGES
 
 
 def text_table(result: StudyResult) -> str:
@@ -48,12 +49,11 @@ def _paper_form(result: StudyResult) -> str:
 
 
 def _stages(result: StudyResult) -> str:
-    stages = ("draft", "search", "verify", "commit", "record")
     rows = [row for row in result.rows if row["category"] == "mean" and row["verify_ms"]]
     if not rows:
         return ""
     return _aligned([
-        ["ms a step", *stages], *([row["method"], *(_cell(row[f"{stage}_ms"]) for stage in stages)] for row in rows)
+        ["ms a step", *STAGES], *([row["method"], *(_cell(row[f"{stage}_ms"]) for stage in STAGES)] for row in rows)
     ])  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
@@ -31,9 +32,9 @@ class TokenLattice:
     W may exceed M_max: what was pruned is still there to be looked at.
     """
 
-    ids: np.ndarray
-    logq: np.ndarray
-    kept: np.ndarray
+    ids: Annotated[np.ndarray, np.int32, 2]
+    logq: Annotated[np.ndarray, np.float32, 2]
+    kept: Annotated[np.ndarray, np.bool_, 2]
 
     @property
     def k(self) -> int:

@@ -19,6 +19,7 @@ import itertools
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
@@ -40,10 +41,10 @@ class BeamLevel:
     survivors: how many of the n lived on (or ended) here.
     """
 
-    parent: np.ndarray
-    rank: np.ndarray
-    score: np.ndarray
-    ended: np.ndarray
+    parent: Annotated[np.ndarray, np.int16, 1]
+    rank: Annotated[np.ndarray, np.int16, 1]
+    score: Annotated[np.ndarray, np.float32, 1]
+    ended: Annotated[np.ndarray, np.bool_, 1]
     survivors: int
 
 
@@ -87,15 +88,15 @@ class SearchResult:
     """
 
     method: str
-    ids: np.ndarray
-    ranks: np.ndarray
-    score: np.ndarray
-    proxy_logp: np.ndarray
+    ids: Annotated[np.ndarray, np.int32, 1]
+    ranks: Annotated[np.ndarray, np.int32, 1]
+    score: Annotated[np.ndarray, np.float32, 1]
+    proxy_logp: Annotated[np.ndarray, np.float32, 2]
     levels: tuple[BeamLevel, ...] | BeamLevels = ()
     chosen: int = 0
     tree: PrefixTree | None = None
-    nodes: np.ndarray | None = None
-    proposal: np.ndarray | None = None
+    nodes: Annotated[np.ndarray, np.int16, 1] | None = None
+    proposal: Annotated[np.ndarray, np.float32, 2] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

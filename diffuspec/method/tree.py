@@ -32,8 +32,10 @@ walked to (see README), so that a tree's expected length may be read off its sco
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
@@ -47,7 +49,11 @@ from diffuspec.method.proxy import Proxy, last_tokens, searching
 COPIED, FOLLOWER = compiled.COPIED, compiled.FOLLOWER
 FOLLOWER_TRUST = 0.85  # r
 _WEIGHTS = np.array(COPY_WEIGHTS)
-_NOTHING = CopySource()
+
+
+@functools.cache
+def _nothing() -> CopySource:
+    return CopySource()
 
 
 @dataclass(frozen=True)
@@ -60,11 +66,11 @@ class PrefixTree:
     score: float32 [n], natural log of the estimated probability that the target walks to it.
     """
 
-    ids: np.ndarray
-    parent: np.ndarray
-    depth: np.ndarray
-    rank: np.ndarray
-    score: np.ndarray
+    ids: Annotated[np.ndarray, np.int32, 1]
+    parent: Annotated[np.ndarray, np.int16, 1]
+    depth: Annotated[np.ndarray, np.int16, 1]
+    rank: Annotated[np.ndarray, np.int16, 1]
+    score: Annotated[np.ndarray, np.float32, 1]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -114,7 +120,7 @@ def best_first_tree(
     """
     search, asked = searching(compiled.tree, proxy)
     tail = id_array(last_tokens(context, max(proxy.order - 1, LONGEST)))
-    copying = source or _NOTHING
+    copying = source or _nothing()
     spent, row_ms, expected = (budget.ms, budget.row_ms, budget.expected) if budget else (1.0, np.zeros(0), 1.0)
     n, *found, score, judged = search(
         asked, *lattice.arrays(), id_array(stop_ids), tail, float(lam), nodes,

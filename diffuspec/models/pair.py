@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import cached_file
 
+from diffuspec import assets
 from diffuspec.errors import PairError, PromptError, WeightsError
 from diffuspec.method.length import StepCost
 from diffuspec.method.proxy import NGram
@@ -26,10 +27,8 @@ from diffuspec.models.gguf.tokenizer import end_ids, tokenizer_of
 from diffuspec.models.int8.decoder import int8_fits
 from diffuspec.models.presets import CODER, CONVENTIONS, EMBEDDED, PRESETS
 from diffuspec.models.target import Target, load_target, stop_ids
+from diffuspec.provenance import DTYPES, PairInfo
 from diffuspec.settings import Settings
-from diffuspec.trace.model import PairInfo
-
-DTYPES = ("int8", "float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,7 @@ def load_pair(
 
 
 def _load_embedded(dtype: str, device: str, progress: weights.Progress) -> Pair:
-    drafter_folder, ngram = weights.asset("drafter"), weights.embedded_ngram()
+    drafter_folder, ngram = assets.drafter(), assets.ngram()
     folder = weights.embedded_target(progress)
     progress(0.9, "Loading the target")
     target, tokenizer = load_target(folder, dtype=dtype, device=device)
@@ -254,7 +253,7 @@ def _pair(
     info = PairInfo(
         name=name, target=target_name, drafter=drafter_name, drafter_kind=drafter.kind, dtype=dtype,
         device=str(device), context=target.context, max_draft=drafter.max_block,
-        ngram=weights.NGRAM_EDITION if proxy else 0,
+        ngram=assets.NGRAM_EDITION if proxy else 0,
     )  # fmt: skip
     ends = stop_ids(target.model, tokenizer) if ends is None else ends
     pair = Pair(info, tokenizer, target, drafter, proxy, ends)

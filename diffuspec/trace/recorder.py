@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import functools
-import os
-import platform
 import time
 from collections.abc import Iterable, Sequence
 
@@ -20,8 +16,10 @@ from diffuspec.method.search import SearchResult, TreeSearch
 from diffuspec.method.tree import PrefixTree
 from diffuspec.models.pair import Pair
 from diffuspec.models.ranking import RankedLogits, warm_up
+from diffuspec.provenance import provenance
 from diffuspec.settings import Settings
-from diffuspec.trace.model import Provenance, Step, Timing, Trace, TreeVerification, Verification
+from diffuspec.trace.model import Trace
+from diffuspec.trace.steps import Step, Timing, TreeVerification, Verification
 
 IMPOSSIBLE = -1e4  # log p of a token that top-k or top-p took out; finite, so that it can be saved
 
@@ -166,28 +164,3 @@ def look_at_tree(logits: RankedLogits, tree: PrefixTree, verdict: Verdict) -> Tr
     accepted[list(verdict.nodes)] = True
     logp = logits.logp(tree.parent + 1, tree.ids)
     return TreeVerification(accepted=accepted, logp=logp, own=logits.likeliest.astype(np.int32))
-
-
-@functools.cache
-def _machine() -> str:
-    name = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo") as lines:
-            name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    except OSError:
-        pass
-    if torch.cuda.is_available():
-        name = f"{torch.cuda.get_device_name()}, {name}"
-    return f"{name}, {os.cpu_count()} cores"
-
-
-@functools.cache
-def _versions() -> dict[str, str]:
-    import transformers
-
-    return {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
-
-
-def provenance() -> Provenance:
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return Provenance(recorded_at=now, machine=_machine(), threads=torch.get_num_threads(), versions=_versions())

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diffuspec import assets
 from diffuspec.errors import SettingsError
 from diffuspec.method.acceptance import Verdict
 from diffuspec.method.copying import make_source
@@ -26,9 +27,9 @@ from diffuspec.method.lattice import TokenLattice, prune
 from diffuspec.method.proxy import make_proxy
 from diffuspec.method.search import SearchResult, find
 from diffuspec.method.tree import PrefixTree
-from diffuspec.models.embedded import NGRAM_EDITION, embedded_ngram
 from diffuspec.settings import Settings
-from diffuspec.trace.model import Step, Trace, TreeVerification, Verification
+from diffuspec.trace.model import Trace
+from diffuspec.trace.steps import Step, TreeVerification, Verification
 
 EMBEDDED = "embedded"  # the pair whose n-gram comes along
 
@@ -62,7 +63,7 @@ def continuation(trace: Trace, index: int) -> tuple[int, ...]:
 def proxies(trace: Trace) -> tuple[str, ...]:
     """The proxies that can judge this trace: of the fitted n-grams only the one that it was made with."""
     choices = Settings.knobs()["proxy"].choices
-    fitted = trace.pair.name == EMBEDDED and 1 <= trace.pair.ngram <= NGRAM_EDITION
+    fitted = trace.pair.name == EMBEDDED and 1 <= trace.pair.ngram <= assets.NGRAM_EDITION
     return choices if fitted else tuple(c for c in choices if "ngram" not in c)
 
 
@@ -76,7 +77,7 @@ def search_again(trace: Trace, index: int, settings: Settings) -> Again:
             f"This trace was made by {trace.pair.target}, and its n-gram is not here: use the proxy context or none."
         )
     recorded, before = trace.steps[index].lattice, context(trace, index)
-    ngram = embedded_ngram(trace.pair.ngram) if "ngram" in settings.proxy else None
+    ngram = assets.ngram(trace.pair.ngram) if "ngram" in settings.proxy else None
     vocabulary = ngram.vocab_size if ngram else max(trace.pieces, default=0) + 1
     proxy = make_proxy(
         settings.proxy if settings.search != "argmax" else "none",

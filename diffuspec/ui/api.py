@@ -13,12 +13,12 @@ import numpy as np
 import orjson
 from gradio.utils import get_function_description
 
+from diffuspec import assets
 from diffuspec.errors import DiffuSpecError, PromptError, SettingsError
 from diffuspec.method.copying import make_source
 from diffuspec.method.lattice import TokenLattice, prune
 from diffuspec.method.proxy import make_proxy
 from diffuspec.method.search import TreeSearch, argmax_path, find
-from diffuspec.models.embedded import embedded_ngram
 from diffuspec.settings import Settings
 from diffuspec.trace.model import Trace
 from diffuspec.ui.playground.events import make_job
@@ -162,7 +162,7 @@ def _search(ids, logq, settings: Settings, context, stop_ids) -> dict[str, Any]:
 def _path(lattice: TokenLattice, settings: Settings, context: list[int], stop_ids: frozenset[int]):
     if settings.search == "argmax":
         return argmax_path(lattice, stop_ids)
-    fitted = embedded_ngram() if settings.proxy.startswith("ngram") else None
+    fitted = assets.ngram() if settings.proxy.startswith("ngram") else None
     vocabulary = fitted.vocab_size if fitted else 1 + max([int(lattice.ids.max(initial=0)), *context])
     if max([int(lattice.ids.max(initial=0)), *context]) >= vocabulary:
         raise SettingsError(

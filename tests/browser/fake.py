@@ -25,8 +25,10 @@ from diffuspec.method.lattice import generated_length, prune
 from diffuspec.method.length import StepCost, make_policy
 from diffuspec.method.proxy import ContextNGram
 from diffuspec.method.search import argmax_path, beam_search
+from diffuspec.provenance import PairInfo, Provenance
 from diffuspec.settings import Settings
-from diffuspec.trace.model import Baseline, Difference, PairInfo, Provenance, Step, Timing, Trace, Verification
+from diffuspec.trace.model import Baseline, Difference, Trace
+from diffuspec.trace.steps import Step, Timing, Verification
 
 SCRIPT = (
     "To find the car's acceleration, we need to know the initial speed and the time it took to reach that speed.\n\n"

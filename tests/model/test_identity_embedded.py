@@ -14,7 +14,7 @@ from grid import cover
 from safetensors import safe_open
 
 from diffuspec import DiffuSpec, Settings
-from diffuspec.models.embedded import asset
+from diffuspec.assets import asset
 
 PROMPTS = [
     json.loads(line) for line in (Path(__file__).parents[1] / "data" / "prompts.jsonl").read_text("utf-8").splitlines()

@@ -340,7 +340,7 @@ def test_the_embedded_pair_in_int8_says_what_plain_decoding_says(embedded_int8):
 COMPILED_IN_A_STEP = """
 from numba.core.dispatcher import Dispatcher
 from diffuspec import DiffuSpec, Settings, load_pair
-from diffuspec.method import compiled
+from diffuspec.method.compiled import search as compiled
 from diffuspec.models import ranking
 from diffuspec.models.int8 import kernels
 

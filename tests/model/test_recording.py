@@ -108,7 +108,7 @@ def test_times_add_up(tiny_trace):
 
 
 def test_the_provenance_and_the_pair_are_written_down(tiny_trace, tiny_pairs):
-    assert tiny_trace.provenance.versions.keys() == {"python", "torch", "transformers"}
+    assert tiny_trace.provenance.versions.keys() == {"diffuspec", "python", "torch", "transformers"}
     assert tiny_trace.pair == tiny_pairs["peeking"].info and tiny_trace.stop_ids == (1, 3)
 
 

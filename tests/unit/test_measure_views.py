@@ -10,10 +10,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "browser"))
 
 from fake import fake_result  # noqa: E402
 
+from diffuspec.assets import ASSETS  # noqa: E402
 from diffuspec.errors import DiffuSpecError  # noqa: E402
 from diffuspec.measure import paper
 from diffuspec.measure.studies import STUDIES  # noqa: E402
-from diffuspec.models.embedded import ASSETS  # noqa: E402
 from diffuspec.settings import Settings  # noqa: E402
 from diffuspec.ui.measure.events import MOST_QUESTION_BYTES, Studies, asked, recorded  # noqa: E402
 from diffuspec.ui.measure.figures import FIGURES, study_chart  # noqa: E402

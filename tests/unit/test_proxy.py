@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diffuspec import assets
+from diffuspec.assets import ASSETS, NGRAM_EDITION
 from diffuspec.errors import DiffuSpecError, SettingsError, WeightsError
 from diffuspec.method.proxy import ContextNGram, Mixture, NGram, NoProxy, make_proxy
-from diffuspec.models.embedded import ASSETS, NGRAM_EDITION, embedded_ngram
 from diffuspec.training.ngram import fit
 
 V = 11
@@ -137,7 +138,7 @@ def test_saving_and_loading_keeps_every_probability(tmp_path):
 @pytest.mark.parametrize("edition", range(1, NGRAM_EDITION + 1))
 def test_each_table_that_ships_sums_to_one_and_is_small(edition):
     assert (ASSETS / "ngram" / f"{edition}.npz").stat().st_size <= 10 * 2**20
-    ngram = embedded_ngram(edition)
+    ngram = assets.ngram(edition)
     everything = np.arange(ngram.vocab_size)
     random = np.random.default_rng(0)
     seen2 = random.choice(len(ngram.keys2), 20)

@@ -104,13 +104,14 @@ def test_a_failed_save_keeps_the_old_file(tiny_trace, tmp_path, monkeypatch):
     tiny_trace.save(path)
     before = path.read_bytes()
 
-    def full(self, data):
+    def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(TraceError, match="No space left"):
         tiny_trace.save(path)
     assert path.read_bytes() == before
+    assert [left.name for left in tmp_path.iterdir()] == [path.name]
 
 
 def test_both_measures_of_acceptance_count_what_was_kept(tiny_trace):
@@ -362,3 +363,57 @@ def test_any_flipped_bytes_are_a_trace_or_a_trace_error(tiny_trace, data):
         look_at_everything(Trace.loads(bytes(raw)))
     except TraceError as error:
         assert str(error)
+
+
+@pytest.mark.parametrize("about", ["many lists", "many lines", "blank lines", "a long line", "lists in the first line"])
+def test_what_unpacks_to_more_than_a_trace_holds_is_refused_before_it_is_parsed(tiny_trace, monkeypatch, about):
+    """A small file may unpack to millions of lists, which take a hundred times its size to hold."""
+    head, *rest = tiny_trace.dumps().split(b"\n")
+    lists = b"[" + b"[]," * 4_000_000 + b"[]]"
+    data = {
+        "many lists": [head, b'{"step":' + lists + b"}", *rest],
+        "many lines": [head, *[b"[]"] * 4_000_000, *rest],
+        "blank lines": [head, *[b""] * 40_000_000, *rest],
+        "a long line": [head, b'{"step":"' + b"x" * (17 * 2**20) + b'"}', *rest],
+        "lists in the first line": [head[:-1] + b',"more":' + lists + b"}", *rest],
+    }[about]
+    packed = gzip.compress(b"\n".join(data), 1)
+    parsed = []
+    loads = trace_module.orjson.loads
+    monkeypatch.setattr(trace_module.orjson, "loads", lambda line: (parsed.append(len(line)), loads(line))[1])
+    with pytest.raises(TraceError, match="more than"):
+        Trace.loads(packed)
+    assert not parsed
+
+
+@pytest.mark.parametrize("change", [
+    dict(token_ids=[]), dict(times_ms=[]), dict(wall_s=-1.0), dict(prefill_ms=-1.0), dict(compared=10**6),
+    dict(difference={"position": -1, "expected": 1, "got": 2, "gap": 0.5}),
+], ids=str)  # fmt: skip
+def test_what_is_said_of_plain_ar_must_fit_together(tiny_trace, change):
+    lines = lines_of(tiny_trace)
+    lines[-1]["end"]["baseline"].update(change)
+    with pytest.raises(TraceError, match="plain AR contradicts itself"):
+        Trace.loads(joined(lines))
+
+
+def test_a_baseline_that_made_nothing_gives_no_speed_up(tiny_trace):
+    empty = Baseline((), wall_s=0.0, prefill_ms=0.0, times_ms=(), compared=0, difference=None)
+    trace = Trace.loads(dataclasses.replace(tiny_trace, baseline=empty).dumps())
+    assert trace.speedup is None and trace.report()["speedup"] is None and empty.tokens_per_second == 0.0
+
+
+def test_a_message_repeats_no_control_codes_of_a_strangers_file(tiny_trace):
+    evil = "\x1b[2J\x9b\u202e\u2028"
+    head, *rest = lines_of(tiny_trace)
+    files = [
+        [{**head, "version": evil}, *rest],
+        [{**head, "settings": {evil: 1}}, *rest],
+        [{**head, "settings": {"search": evil}}, *rest],
+        [*[head, *rest][:-1], {"end": {**rest[-1]["end"], "pieces": {evil: "x"}}}],
+        [{**head, "provenance": {**head["provenance"], "versions": {evil: 1}}}, *rest],
+    ]
+    for lines in files:
+        with pytest.raises(TraceError) as caught:
+            Trace.loads(joined(lines))
+        assert str(caught.value).isprintable() and len(str(caught.value)) < 400

@@ -11,6 +11,7 @@ import zipfile
 
 import pytest
 
+from diffuspec import assets
 from diffuspec.errors import WeightsError
 from diffuspec.models import embedded as weights
 
@@ -226,9 +227,9 @@ def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
 
 
 def test_a_missing_asset_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(weights, "ASSETS", tmp_path)
+    monkeypatch.setattr(assets, "ASSETS", tmp_path)
     with pytest.raises(WeightsError, match="assets/drafter is missing"):
-        weights.asset("drafter")
+        assets.drafter()
 
 
 def test_the_4_bit_file_is_fetched_once_and_checked(cache, monkeypatch, tmp_path):

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffuspec.assets import NGRAM_EDITION
 from diffuspec.errors import SettingsError
 from diffuspec.method.acceptance import verify, verify_tree
 from diffuspec.method.tree import FOLLOWER
-from diffuspec.models.embedded import NGRAM_EDITION
 from diffuspec.trace.model import Trace
 from diffuspec.trace.whatif import as_step, context, continuation, judge, judge_tree, proxies, search_again, verify_path
 

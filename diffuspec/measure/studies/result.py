@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from diffuspec import codec
 from diffuspec.errors import ResultsError, SettingsError
-from diffuspec.measure.results import decode
 from diffuspec.measure.studies.catalogue import STUDIES
 from diffuspec.measure.studies.study import Row
+from diffuspec.plaintext import brief, csv_text
+from diffuspec.provenance import PairInfo, Provenance
 from diffuspec.settings import Settings
-from diffuspec.trace.model import PairInfo, Provenance
 
 FORMAT, VERSION = "diffuspec-results", 1
 MAX_BYTES, MAX_ROWS, MAX_TEXT = 8 * 2**20, 5_000, 2_000
@@ -59,19 +58,13 @@ class StudyResult:
 
     def to_csv(self) -> str:
         """The rows, a line each, under their keys."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, [column.key for column in STUDIES[self.study].columns], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        return text.getvalue()
+        keys = [column.key for column in STUDIES[self.study].columns]
+        return csv_text(keys, ([row[key] for key in keys] for row in self.rows))
 
     def save(self, path: Path) -> None:
-        """Write JSON, or CSV where the name ends in .csv; replaces the file in one move."""
-        data = self.to_csv().encode() if path.suffix == ".csv" else self.to_json()
-        partial = path.with_name(path.name + ".partial")
+        """Write JSON, or CSV where the name ends in .csv, as a whole or not at all (see `codec.write`)."""
         try:
-            partial.write_bytes(data)
-            partial.replace(path)
+            codec.write(path, self.to_csv().encode() if path.suffix == ".csv" else self.to_json())
         except OSError as error:
             raise ResultsError(f"Cannot write the results to {path}: {error.strerror or error}.") from error
 
@@ -111,15 +104,22 @@ class StudyResult:
         try:
             fields["settings"] = Settings.from_mapping(fields["settings"])
         except (SettingsError, TypeError, AttributeError) as error:
-            raise ResultsError(f"The settings cannot be read: {error}") from error
+            raise ResultsError(f"The settings cannot be read: {brief(error)}.") from error
         for name, kind in (
             ("pair", PairInfo), ("provenance", Provenance), ("questions", QuestionsUsed), ("remark", str),
             ("now", str), ("done", int), ("total", int),
         ):  # fmt: skip
-            fields[name] = decode(kind, fields[name], name)
+            fields[name] = _decoded(kind, fields[name], name)
         if not 0 <= fields["done"] <= fields["total"] or len(fields["remark"]) > 20 * MAX_TEXT:
             raise ResultsError("The results contradict themselves.")
         return cls(**fields)
+
+
+def _decoded(kind: Any, value: Any, where: str) -> Any:
+    try:
+        return codec.decode(kind, value, where)
+    except (ValueError, OverflowError) as error:
+        raise ResultsError(f"These results are damaged: {brief(error)}.") from error
 
 
 DIFFERENCE = ("variant", "question", "turn", "position", "gap")
@@ -133,7 +133,7 @@ def _rows(value: Any, where: str) -> tuple[Row, ...]:
             raise ResultsError(f"{where} holds something other than rows.")
         for key, cell in row.items():
             if isinstance(cell, str) and len(cell) > MAX_TEXT:
-                raise ResultsError(f"{where}: {key[:40]} is too long.")
+                raise ResultsError(f"{where}: {brief(key, 40)} is too long.")
             if not isinstance(cell, str | bool | None):
-                decode(float, cell, f"{where}: {key[:40]}")
+                _decoded(float, cell, f"{where}: {key[:40]}")
     return tuple(value)

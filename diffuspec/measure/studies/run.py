@@ -34,7 +34,7 @@ def stream_study(
     """
     from diffuspec.measure import bench
     from diffuspec.measure.journal import Journal
-    from diffuspec.trace.recorder import provenance
+    from diffuspec.provenance import provenance
 
     study = STUDIES[study] if isinstance(study, str) else study
     made_by = provenance()

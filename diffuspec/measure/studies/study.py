@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from diffuspec.measure.methods import Variant
-from diffuspec.measure.results import STAGES, YARDSTICK, Measured
+from diffuspec.measure.results import YARDSTICK, Measured
 from diffuspec.settings import Settings
+from diffuspec.trace.steps import STAGES
 
 if TYPE_CHECKING:
     from diffuspec.models.pair import Pair

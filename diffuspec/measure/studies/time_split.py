@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from diffuspec.measure import paper
 from diffuspec.measure.methods import Variant
-from diffuspec.measure.results import STAGES
 from diffuspec.measure.studies.study import VARIANT, Column, Study, plain_ar
+from diffuspec.trace.steps import STAGES
 
 _SPLIT = {"DiffuSpec": "diffuspec", "SPS": "ar-drafter"}
 _COLUMNS = (

@@ -10,7 +10,8 @@ import orjson
 
 from diffuspec.method.search import oracle_accepted
 from diffuspec.settings import Settings
-from diffuspec.trace.model import Step, Trace
+from diffuspec.trace.model import Trace
+from diffuspec.trace.steps import Step
 from diffuspec.trace.whatif import Again, as_step, context, continuation, judged, proxies, search_again
 from diffuspec.ui.player import lattice
 from diffuspec.ui.player.text import answer_units, token_label

@@ -10,8 +10,8 @@ from plotly.subplots import make_subplots
 
 from diffuspec.measure import paper
 from diffuspec.measure.methods import METHODS
-from diffuspec.measure.results import STAGES
 from diffuspec.measure.studies import STUDIES, StudyResult
+from diffuspec.trace.steps import STAGES
 from diffuspec.ui.draw.palette import COLOURS
 from diffuspec.ui.measure.view import tables
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from diffuspec.trace.model import Step, Trace
+from diffuspec.trace.model import Trace
+from diffuspec.trace.steps import Step
 from diffuspec.ui.draw.palette import COLOURS
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import plotly.graph_objects as go
 
 from diffuspec.settings import Settings
-from diffuspec.trace.model import Step, Trace
+from diffuspec.trace.model import Trace
+from diffuspec.trace.steps import Step
 from diffuspec.ui.draw.palette import COLOURS
 
 STRIP = -0.09  # where the marks of the deciding terms stand, in shares of the axis

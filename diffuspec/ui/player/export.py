@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import html
-import io
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from diffuspec.trace.model import Step, Trace
+from diffuspec.plaintext import csv_text
+from diffuspec.trace.model import Trace
+from diffuspec.trace.steps import STAGES, Step
 from diffuspec.ui.draw.plotly_url import PLOTLY_JS
 from diffuspec.ui.player.component import HTML, SCRIPTS, STYLES
 from diffuspec.ui.player.merits import RECORDED, Source
@@ -22,7 +22,7 @@ from diffuspec.ui.player.text import origins
 
 STEP_COLUMNS = (
     "step", "start", "k", "path", "accepted", "kind", "emitted", "text", "miss", "oracle", "L_gen", "L_acc", "EMA_gen",
-    "EMA_acc", "next_k", "decided", "draft_ms", "search_ms", "verify_ms", "commit_ms", "record_ms",
+    "EMA_acc", "next_k", "decided", *(f"{stage}_ms" for stage in STAGES),
 )  # fmt: skip
 TOKEN_COLUMNS = ("position", "token", "text", "origin", "step", "target_p", "drafter_q", "drafter_rank")
 
@@ -42,10 +42,9 @@ def steps_csv(trace: Trace) -> str:
             step.index + 1, step.start, step.draft_length, len(step.path), step.accepted, step.verification.kind or "",
             len(step.emitted), _quoted(trace, step.emitted), miss(step) or "", trace.oracle(step.index),
             length.generated, length.accepted, _number(length.ema_gen), _number(length.ema_acc), length.next_k,
-            length.decided, *(round(getattr(timing, f"{name}_ms"), 3)
-                              for name in ("draft", "search", "verify", "commit", "record")),
+            length.decided, *(round(ms, 3) for ms in timing.stages().values()),
         ))  # fmt: skip
-    return _csv(STEP_COLUMNS, rows)
+    return csv_text(STEP_COLUMNS, rows)
 
 
 def tokens_csv(trace: Trace) -> str:
@@ -59,7 +58,7 @@ def tokens_csv(trace: Trace) -> str:
                 step.start + place + 1, token, _quoted(trace, [token]), origin, step.index + 1,
                 _number(_target_p(step, place, token)), _number(q), "" if rank is None else rank + 1,
             ))  # fmt: skip
-    return _csv(TOKEN_COLUMNS, rows)
+    return csv_text(TOKEN_COLUMNS, rows)
 
 
 def _target_p(step: Step, place: int, token: int) -> float | None:
@@ -79,14 +78,6 @@ def _quoted(trace: Trace, tokens: Iterable[int]) -> str:
 
 def _number(value: float | None) -> float | str:
     return "" if value is None else round(value, 6)
-
-
-def _csv(head: Sequence[str], rows: Iterable[Sequence]) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(head)
-    writer.writerows(rows)
-    return out.getvalue()
 
 
 PAGE = """<!doctype html>

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from diffuspec.method.tree import COPIED, FOLLOWER
-from diffuspec.trace.model import Step
+from diffuspec.trace.steps import Step
 
 DIGITS = 3
 
@@ -31,7 +31,7 @@ def outline(step: Step) -> dict[str, Any]:
             "ema_gen": _short(length.ema_gen), "ema_acc": _short(length.ema_acc), "grew": length.grew,
             "wanted": _short(length.wanted), "next_k": length.next_k, "decided": length.decided,
         },
-        "ms": [round(getattr(timing, f"{name}_ms"), 2) for name in ("draft", "search", "verify", "commit", "record")],
+        "ms": [round(ms, 2) for ms in timing.stages().values()],
     }  # fmt: skip
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from diffuspec.trace.model import Provenance, Trace
+from diffuspec.provenance import Provenance
+from diffuspec.trace.model import Trace
 from diffuspec.ui.player import why
 from diffuspec.ui.player.text import token_label
 

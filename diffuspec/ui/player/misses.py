@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from diffuspec.trace.model import Step, Trace
+from diffuspec.trace.model import Trace
+from diffuspec.trace.steps import Step
 
 KINDS = ("drafter", "pruned", "search")
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import orjson
 
-from diffuspec.trace.model import Step, Trace
+from diffuspec.trace.model import Trace
+from diffuspec.trace.steps import Step
 from diffuspec.ui.draw.palette import COLOURS
 from diffuspec.ui.player import lattice
 from diffuspec.ui.player.acceptance import acceptance_figure

@@ -5,9 +5,9 @@ from __future__ import annotations
 import plotly.graph_objects as go
 
 from diffuspec.trace.model import Trace
+from diffuspec.trace.steps import STAGES
 from diffuspec.ui.draw.palette import COLOURS
 
-STAGES = ("draft", "search", "verify", "commit", "record")
 PATTERNS = {"draft": "/", "search": "x", "commit": ".", "record": "-"}  # no stage is told by its colour alone
 
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from diffuspec.trace.model import Step, Trace
+from diffuspec.trace.model import Trace
+from diffuspec.trace.steps import Step
 
 ACCEPTED, PROMPT = "accepted", "prompt"
 WHITE = {" ": "·", "\n": "↵", "\t": "⇥", "\r": "␍"}

@@ -136,7 +136,7 @@ class Races:
         )
 
     def _finish(self, pair: Any, work: RaceWork, lanes: list[Lane]) -> Race:
-        from diffuspec.trace.recorder import provenance
+        from diffuspec.provenance import provenance
 
         return finish(pair, work.prompt, work.settings, lanes, self.host.costs(pair, work.prompt), provenance())
 

@@ -17,13 +17,13 @@ from typing import Any, TypeVar
 from diffuspec.measure.questions import QuestionFile
 from diffuspec.measure.race import Lane, pass_costs, run_lane
 from diffuspec.measure.studies import StudyResult, stream_study
+from diffuspec.provenance import DTYPES
 from diffuspec.settings import Settings
 from diffuspec.trace.model import Trace
 from diffuspec.trace.whatif import verify_path
 from diffuspec.ui.player.merits import MEASURED, Source
 from diffuspec.ui.shell.queue import Turns
 
-DTYPES = ("int8", "float32", "bfloat16")
 POLL_S = 0.33  # between two looks at what is waited for
 # And at what computes: a browser on the same two cores takes some 45 ms of them to draw one.
 LOOK_S = 0.5

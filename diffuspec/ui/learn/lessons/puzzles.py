@@ -14,6 +14,7 @@ from statistics import median
 import numpy as np
 import plotly.graph_objects as go
 
+from diffuspec import assets
 from diffuspec.errors import TraceError
 from diffuspec.method import breakeven
 from diffuspec.method.acceptance import accept_probability, residual, verify, verify_tree
@@ -22,10 +23,10 @@ from diffuspec.method.length import AdaptiveDraftLength
 from diffuspec.method.proxy import Proxy, make_proxy
 from diffuspec.method.search import argmax_path
 from diffuspec.method.tree import PrefixTree, best_first_tree
-from diffuspec.models.embedded import embedded_ngram
 from diffuspec.settings import Settings
 from diffuspec.trace.gallery import Gallery
-from diffuspec.trace.model import Step, Trace
+from diffuspec.trace.model import Trace
+from diffuspec.trace.steps import Step
 from diffuspec.ui.draw.palette import COLOURS
 from diffuspec.ui.player.misses import misses
 from diffuspec.ui.player.text import token_label
@@ -504,7 +505,7 @@ def _along(made: PrefixTree, truth: Sequence[int]) -> dict[int, int]:
 
 def proxy_of(trace: Trace) -> Proxy:
     """The causal proxy that a recorded run of the embedded pair began with."""
-    settings, fitted = trace.settings, embedded_ngram(trace.pair.ngram)
+    settings, fitted = trace.settings, assets.ngram(trace.pair.ngram)
     return make_proxy(
         settings.proxy, ngram=fitted, vocab_size=fitted.vocab_size, weight=settings.context_weight,
         prompt_ids=trace.prompt_ids,

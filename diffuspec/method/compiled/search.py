@@ -14,8 +14,8 @@ import numba
 import numpy as np
 from numba.extending import overload
 
-LONGEST = 4  # the longest suffix that a copy is looked up by
-COPIED, FOLLOWER = -1, -2  # the row of a token that is no kept cell: copied, or an n-gram's follower
+from diffuspec.method.compiled import COPIED, FOLLOWER, LONGEST
+
 _MIX, _MIX2 = 0x1E3779B97F4A7C15, 0x3F58476D1CE4E5B9  # odd multipliers of the hashes
 
 _ZERO = np.int64(0)  # a literal 0 would have a function compiled for itself
