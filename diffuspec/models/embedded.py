@@ -22,6 +22,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from diffuspec.cache import cache_dir
 from diffuspec.errors import WeightsError
 
 Progress = Callable[[float | None, str], None]
@@ -36,15 +37,6 @@ READY = "ready.json"
 
 def silent(fraction: float | None, message: str) -> None:
     """A progress callback that shows nothing."""
-
-
-def cache_dir() -> Path:
-    """The user's cache folder for converted weights; created on demand."""
-    chosen = os.environ.get("DIFFUSPEC_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
-    return (Path(base) if base else Path.home() / ".cache") / "diffuspec"
 
 
 def embedded_target(progress: Progress = silent) -> Path:

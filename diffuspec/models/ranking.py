@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 
-import numba
 import numpy as np
 import torch
 
+from diffuspec.compilation import compiled
 from diffuspec.models.int8 import kernels
 
 FEW = 8  # likeliest tokens of a row that are written down
@@ -72,7 +72,7 @@ def warm_up() -> None:
     RankedLogits(torch.zeros(1, FEW)).along(np.zeros(1, np.int64), none[0], none)
 
 
-@numba.njit(nogil=True, cache=True, no_cfunc_wrapper=True)
+@compiled(nogil=True, no_cfunc_wrapper=True)
 def _along(logits, rows, top, norm, path, cells):
     n, width = len(path), cells.shape[1]
     logp, rank, beside = np.empty(n, np.float32), np.zeros(n, np.int32), np.full((n, width), np.nan, np.float32)

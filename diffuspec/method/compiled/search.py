@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 from numba.extending import overload
 
+from diffuspec.compilation import compiled
 from diffuspec.method.compiled import COPIED, FOLLOWER, LONGEST
 
 _MIX, _MIX2 = 0x1E3779B97F4A7C15, 0x3F58476D1CE4E5B9  # odd multipliers of the hashes
 
 _ZERO = np.int64(0)  # a literal 0 would have a function compiled for itself
-_options = dict(nogil=True, error_model="numpy", cache=True, no_cfunc_wrapper=True)
+_options = dict(nogil=True, error_model="numpy", no_cfunc_wrapper=True)
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def holds(tokens, token):
     for one in tokens:
         if one == token:
@@ -30,7 +30,7 @@ def holds(tokens, token):
     return False
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def pruned(ids, logq, stops, tau, m_max):
     """Eq. 7: bool [k, W]."""
     k, width = ids.shape
@@ -59,7 +59,7 @@ def _judge(proxy, column, tail, ids, kept, p):
     return read
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def look_up(tables, column, tail, ids, kept, p):
     """`judge` from the tables of a proxy (see `method.proxy.tables`)."""
     ngram, context, mix = tables
@@ -124,7 +124,7 @@ def _propose(proxy, tail, tokens, p):
     return read
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def followers(tables, tail, tokens, p):
     """`propose` from the tables of a proxy: what stood after the last two tokens, then what after the last alone."""
     ngram, _, mix = tables
@@ -155,7 +155,7 @@ def followers(tables, tail, tokens, p):
     return size
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def _enter(tokens, p, size, token, value):
     """Insert into the first `size` of two lists, in falling order of p; the new size, at most their length."""
     at = size
@@ -169,7 +169,7 @@ def _enter(tokens, p, size, token, value):
     return size
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def _find(words, first, last, word):
     """Where `word` stands in the sorted words[first:last], -1 where it does not."""
     end = last
@@ -182,7 +182,7 @@ def _find(words, first, last, word):
     return first if first < end and words[first] == word else -1
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def _interpolated(counts, slot, history, token, discount, shorter):
     """p(token | history) from that of the shorter history; slot: of the history's totals."""
     if slot < 0 or counts[slot, 2] == 0:
@@ -193,7 +193,7 @@ def _interpolated(counts, slot, history, token, discount, shorter):
     return p + (seen - discount) / total if seen else p
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def _slot(counts, history, token):
     """Where the entry of a history and a token stands or would stand: open addressing, an empty one has count 0."""
     mask = len(counts) - 1
@@ -204,7 +204,7 @@ def _slot(counts, history, token):
     return at
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def count(counts, ids, first):
     """Count ids[first:], each after the none, one and two before it.
 
@@ -229,7 +229,7 @@ def count(counts, ids, first):
 # ------------------------------------------------------------------------------------------------ copies
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def _suffix(text, newest, tail, end, n):
     """Where the entry of the n tokens tail[end - n : end] stands or would stand."""
     mask, mixed = len(newest) - 1, n
@@ -249,7 +249,7 @@ def _suffix(text, newest, tail, end, n):
     return at
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def remember(text, first, last, newest):
     """Enter the n-grams before text[first:last], n <= LONGEST.
 
@@ -260,7 +260,7 @@ def remember(text, first, last, newest):
             newest[_suffix(text, newest, text, place, n)] = 8 * place + n
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def look_back(text, newest, tail, end):
     """(place, length): what followed the longest suffix of tail[:end] in the text, (-1, 0) for nothing."""
     for n in range(min(end, LONGEST), 0, -1):
@@ -270,7 +270,7 @@ def look_back(text, newest, tail, end):
     return -1, 0
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def look_back_now(text, newest, size):
     """As `look_back` for text[:size] itself; a match of LONGEST is counted on to its beginning."""
     place, length = look_back(text, newest, text, size)
@@ -283,7 +283,7 @@ def look_back_now(text, newest, size):
 # ---------------------------------------------------------------------------------------------- searches
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def beam(proxy, ids, logq, kept, stops, context, lam, widest):
     """`method.search.beam_search`: what makes up its levels, the chosen path's index, and that path.
 
@@ -364,7 +364,7 @@ def beam(proxy, ids, logq, kept, stops, context, lam, widest):
     return levels, size, parent, rank, recorded, ended, chosen, path, ranks, sums, seen
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def exact(proxy, ids, logq, kept, stops, context, lam):
     """`method.search.exact_search`: (ids, ranks, score, proxy_logp) of the path, ranks longer than it.
 
@@ -441,7 +441,7 @@ def exact(proxy, ids, logq, kept, stops, context, lam):
     return path, ranks, score, seen
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def _keeps(ids, kept, column, token):
     for row in range(ids.shape[1]):
         if kept[column, row] and ids[column, row] == token:
@@ -449,7 +449,7 @@ def _keeps(ids, kept, column, token):
     return False
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def tree(
     proxy, ids, logq, kept, stops, context, lam, nodes, deepest, text, newest, size, copied_after, weights,
     most_followers, trust, spent, row_ms, expected,

@@ -22,13 +22,14 @@ from gguf.constants import GGML_QUANT_SIZES
 from gguf.constants import GGMLQuantizationType as Kind
 from gguf.quants import dequantize
 
+from diffuspec.compilation import compiled
 from diffuspec.models.int8.kernels import BLOCK, LANES, record_bytes
 
 HALF_KINDS = (Kind.Q4_0, Kind.Q4_1, Kind.Q4_K)  # those that fit into 4 bits
 KINDS = (*HALF_KINDS, Kind.Q8_0, Kind.Q5_K, Kind.Q6_K, Kind.F16, Kind.BF16, Kind.F32)
 _AT_ONCE = 2**21  # numbers that are taken apart together
 
-_options = dict(nogil=True, error_model="numpy", cache=True)
+_options = dict(nogil=True, error_model="numpy")
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def _fill(kind: Kind, rows: np.ndarray, packed: np.ndarray, channel: int, width:
         _put_8(codes, halves, packed, channel, LANES)
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def _multiply(codes, scale, least, size, out):
     for r in range(len(codes)):
         for b in range(scale.shape[1]):
@@ -138,7 +139,7 @@ def _multiply(codes, scale, least, size, out):
                 out[r, i] = scale[r, b] * np.float32(codes[r, i]) + least[r, b]
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def _open_k(parts, d, low, is_5, codes, scale, least):
     """Q4_K and Q5_K: two float16, 8 scales and 8 minima of 6 bits in 12 bytes, in Q5_K the fifth bits, the codes."""
     first = 48 if is_5 else 16
@@ -161,7 +162,7 @@ def _open_k(parts, d, low, is_5, codes, scale, least):
                     codes[p, 32 * j + i] += ((part[16 + i] >> j) & 1) << 4
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def _open_6(parts, d, codes, scale):
     """Q6_K: low 4 bits of 256 codes, high 2, 16 scales of 8 bits, a float16."""
     for p in range(len(parts)):
@@ -178,7 +179,7 @@ def _open_6(parts, d, codes, scale):
                 codes[p, at + 96 + i] = (part[low + 32 + i] >> 4) | ((bits >> 6) << 4)
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def _steps(numbers, scale):
     for r in range(len(numbers)):
         for b in range(scale.shape[1]):
@@ -188,7 +189,7 @@ def _steps(numbers, scale):
             scale[r, b] = largest / np.float32(127.0)
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def _round(numbers, scale, codes):
     for r in range(len(numbers)):
         for b in range(scale.shape[1]):
@@ -198,7 +199,7 @@ def _round(numbers, scale, codes):
                 codes[r, i] = np.uint8(np.int32(min(np.float32(127.0), max(np.float32(-128.0), code))) + 128)
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def _put_4(codes, scale, least, packed, channel, lanes):
     """Codes uint8 [n, K] and the bits of float16 [n, K / 32] into the records of the channels from `channel` on."""
     blocks, size = scale.shape[1], packed.shape[1] // scale.shape[1]
@@ -217,7 +218,7 @@ def _put_4(codes, scale, least, packed, channel, lanes):
             record[at], record[at + 1] = least[r, b] & 255, least[r, b] >> 8
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def _put_8(codes, scale, packed, channel, lanes):
     blocks, size = scale.shape[1], packed.shape[1] // scale.shape[1]
     for r in range(len(codes)):

@@ -37,6 +37,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from diffuspec.compilation import compiled
+
 
 def _way() -> str:
     """By which instructions products are made: those of AVX-512 VNNI, of AVX2, or any processor's."""
@@ -72,7 +74,7 @@ SHARED = 24  # rows from which on threads round a stage's input together, for wh
 SUMS = 16  # chains in which squares are added up
 STRETCH = 128  # logits that are passed over together where none is among the best
 
-_options = dict(nogil=True, error_model="numpy", cache=True)
+_options = dict(nogil=True, error_model="numpy")
 # For what allocates nothing: without numba's counting of references, of which every slice of an array costs two, each
 # an atomic addition; of a pass over one row or eight they were a twentieth.
 _bare = dict(_options, _nrt=False)
@@ -271,14 +273,14 @@ def _totals(builder, records, inputs, scales, bits, rows, stride, blocks, way, l
 _half_products, _full_products = dots(4, GROUP), dots(8, FEW)
 
 
-@numba.njit(**_bare)
+@compiled(**_bare)
 def _grouped(n):
     """How many rows meet a record at once: at most GROUP, in groups as equal as they can be."""
     groups = -(-n // GROUP)
     return -(-n // groups)
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def product(packed, a, steps, n, first, last, add, y):
     """Channels first .. last - 1 of y = x w^T, or of y += it; `first` a multiple of LANES.
 
@@ -288,7 +290,7 @@ def product(packed, a, steps, n, first, last, add, y):
     _product(packed, a, steps, n, first, last, add, y, np.empty((n, LANES), np.float32))
 
 
-@numba.njit(**_bare)
+@compiled(**_bare)
 def _product(packed, a, steps, n, first, last, add, y, tail):
     width = len(a) // n
     blocks, most = width // BLOCK, _grouped(n)
@@ -352,7 +354,7 @@ def _round_block(typing, x, a, at, factor, steps):
     return types.void(x, a, types.intp, types.float32, steps), codegen
 
 
-@numba.njit(**_bare)
+@compiled(**_bare)
 def _place(x, factor, r, n, rest, a, steps):
     """Round row r [K] of n rows, factor x, to LEVEL steps each side of 0 a block: into a int8 [n K'], K' whole blocks.
 
@@ -373,7 +375,7 @@ def _place(x, factor, r, n, rest, a, steps):
         _round_block(rest, a, start + whole * rows, factor, steps)
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def _room(n, width):
     """Where `_place` puts n rows of this width: int8, float32."""
     blocks = -(-width // BLOCK)
@@ -395,7 +397,7 @@ def _add_squares(typing, x, totals):
     return types.void(x, totals), codegen
 
 
-@numba.njit(**_bare)
+@compiled(**_bare)
 def _squares(x, totals):
     """Sum of squares in float64, in SUMS sums, since each is a chain of additions: totals float64 [SUMS]."""
     whole = len(x) // SUMS * SUMS
@@ -411,7 +413,7 @@ def _squares(x, totals):
     return total
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def _normed(x, gain, eps):
     """Root mean square norm of rows x [n, h] times gain, placed."""
     n, width = x.shape
@@ -421,7 +423,7 @@ def _normed(x, gain, eps):
     return a, steps
 
 
-@numba.njit(**_bare)
+@compiled(**_bare)
 def _place_normed(x, gain, eps, first, last, scaled, rest, totals, a, steps):
     n, width = x.shape
     for r in range(first, last):
@@ -431,7 +433,7 @@ def _place_normed(x, gain, eps, first, last, scaled, rest, totals, a, steps):
         _place(scaled, np.float32(1.0 / math.sqrt(_squares(row, totals) / width + eps)), r, n, rest, a, steps)
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def _rounded(x):
     """Rows x [n, K], placed."""
     n, width = x.shape
@@ -440,7 +442,7 @@ def _rounded(x):
     return a, steps
 
 
-@numba.njit(**_bare)
+@compiled(**_bare)
 def _place_rows(x, first, last, rest, a, steps):
     for r in range(first, last):
         _place(x[r], np.float32(1.0), r, len(x), rest, a, steps)
@@ -456,7 +458,7 @@ def _fma(typing, a, b, c):
     return types.float32(types.float32, types.float32, types.float32), codegen
 
 
-@numba.njit(**_bare)
+@compiled(**_bare)
 def _exp(x):
     """e^x in float32 for x <= 0 and moderate x > 0, to about 2 units in the last place."""
     x = max(np.float32(-87.0), min(np.float32(88.0), x))
@@ -473,7 +475,7 @@ def _exp(x):
     return p * np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
-@numba.njit(fastmath={"reassoc", "contract", "nsz"}, **_bare)
+@compiled(fastmath={"reassoc", "contract", "nsz"}, **_bare)
 def _sum_of_exponentials(x, largest):
     total = np.float32(0.0)
     for i in range(len(x)):
@@ -481,7 +483,7 @@ def _sum_of_exponentials(x, largest):
     return total
 
 
-@numba.njit(**_bare)
+@compiled(**_bare)
 def _highest(x):
     highest = x[0]
     for i in range(len(x)):
@@ -489,7 +491,7 @@ def _highest(x):
     return highest
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def likeliest_one(logits):
     """Where each row of logits float32 [rows, V] is highest, int64 [rows]; of equals the first."""
     places = np.empty(len(logits), np.int64)
@@ -506,7 +508,7 @@ def likeliest_one(logits):
     return places
 
 
-@numba.njit(**_bare)
+@compiled(**_bare)
 def _rank(row, place, best):
     """Write down where the largest of a row are, as many as `best` holds, and what they are; their logsumexp."""
     n, known = len(best), 0
@@ -532,7 +534,7 @@ def no_ranks(rows: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.zeros((rows, n), np.int32), np.full((rows, n), -np.inf, np.float32), np.zeros(rows, np.float32)
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def likeliest_of(logits, rows, n):
     """The n largest of these rows, int64 [m], of logits float32 [.., V], best first, of equals the first; n at most V.
 
@@ -547,20 +549,20 @@ def likeliest_of(logits, rows, n):
     return ids, values, norms
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def likeliest_few(logits, n):
     """`likeliest_of` all rows."""
     return likeliest_of(logits, np.arange(len(logits)), n)
 
 
-@numba.njit(**_bare)
+@compiled(**_bare)
 def _gate(gate, up, out):
     """out = silu(gate) * up."""
     for i in range(len(out)):
         out[i] = gate[i] / (np.float32(1.0) + _exp(-gate[i])) * up[i]
 
 
-@numba.njit(**_bare)
+@compiled(**_bare)
 def _rotate(vector, cos, sin, out, factor):
     """RoPE, half-rotation, of one head [d]."""
     half = len(vector) // 2
@@ -643,7 +645,7 @@ _one_panel, _panels, _summed_panels = _fused(1), _fused(TOGETHER), _fused(TOGETH
 _first_panels, _first_summed_panels = _fused(TOGETHER, True), _fused(TOGETHER, True, True)
 
 
-@numba.njit(**_bare)
+@compiled(**_bare)
 def _matrix(a, b, count, panels, out, is_new, ahead, far, is_summed, totals):
     """out[:, SPAN j..] = a[:, :count] b[j, :count] for j < panels, each sum in the order of the text.
 
@@ -666,7 +668,7 @@ def _matrix(a, b, count, panels, out, is_new, ahead, far, is_summed, totals):
                 _panels(a, r, rows, b, first, count, out, ahead, far, totals)
 
 
-@numba.njit(**_bare)
+@compiled(**_bare)
 def _attend(queries, rows, keys, values, is_new, next_keys, past, first, n, hidden, scores, totals, out):
     """Query rows [m, d] of one key head, the i-th of the pass's row rows[i], over the past of their text and its block,
     rows first .. first + n - 1 of the pass.
@@ -697,7 +699,7 @@ def _attend(queries, rows, keys, values, is_new, next_keys, past, first, n, hidd
             out[i, j] /= totals[i]
 
 
-@numba.njit(**_bare)
+@compiled(**_bare)
 def _sums(weights, n, totals):
     """Sums of the first n of each row, in the order of the text; six rows at a time, since each sum is a chain."""
     m = len(weights)
@@ -716,19 +718,19 @@ def _sums(weights, n, totals):
         totals[a], totals[b], totals[c], totals[d], totals[e], totals[f] = ta, tb, tc, td, te, tf
 
 
-@numba.njit(**_bare)
+@compiled(**_bare)
 def _copy(source, target):
     for i in range(len(source)):
         target[i] = source[i]
 
 
-@numba.njit(**_bare)
+@compiled(**_bare)
 def _share(total, part, parts, grain):
     """Where the `part`-th of `parts` threads starts in `total` items handed out by `grain`."""
     return min(total, (total // grain * part // parts) * grain) if part < parts else total
 
 
-@numba.njit(**_bare)
+@compiled(**_bare)
 def _norm_head(vector, gain, eps):
     """Root mean square norm of one head [d] times gain, in place; nothing where the gain is empty."""
     if len(gain) == 0:
@@ -741,7 +743,7 @@ def _norm_head(vector, gain, eps):
         vector[i] = vector[i] * factor * gain[i]
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def _attend_text(first, last, projected, keys, values, text, shape, gain, hidden, place, cos, sin, scores, mixed):
     """Queries first .. last - 1 of a text's rows, key head by key head, into mixed [n, heads d]."""
     room = np.empty((CHUNK, shape[2]), np.float32), np.empty((CHUNK, len(values[0]) * SPAN), np.float32)
@@ -752,7 +754,7 @@ def _attend_text(first, last, projected, keys, values, text, shape, gain, hidden
     )  # fmt: skip
 
 
-@numba.njit(**_bare)
+@compiled(**_bare)
 def _attend_queries(
     first, last, projected, keys, values, text, shape, gain, hidden, place, cos, sin, scores, mixed, room, rows, totals
 ):  # fmt: skip
@@ -778,7 +780,7 @@ def _attend_queries(
         first += size
 
 
-@numba.njit(**_bare)
+@compiled(**_bare)
 def move(keys, values, first, rows):
     """In every layer of a cache (see `run`), put the tokens first + rows, ascending, to first, first + 1, ..."""
     for layer in range(len(keys)):
@@ -798,7 +800,7 @@ PROJECT, ATTEND, OUTPUT, GATE, DOWN, HEAD = range(6)
 SLOT, FIRST, ROWS, PAST = range(4)  # what is said of a text: see `run`
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def _round(stage, t, threads, layer, x, weights, shape, buffers, rooms):
     """Thread t's share of the rounding of a stage's input, of SHARED rows or more."""
     _, mixed, _, gated, _, _ = buffers
@@ -815,21 +817,21 @@ def _round(stage, t, threads, layer, x, weights, shape, buffers, rooms):
         _place_rows(rows, first, last, rest, a, steps)
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def _part(rooms, n, width):
     """What n rows of this width take of the room that `_room` gave for wider ones."""
     blocks = n * -(-width // BLOCK)
     return rooms[0][: blocks * BLOCK], rooms[1][:blocks]
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def _of(matrices, layer):
     """A layer's matrix, of (those of 4 bits, those of 8, int64 [layers]: places in the first, or ~ in the second)."""
     four, eight, places = matrices
     return four[places[layer]] if places[layer] >= 0 else eight[~places[layer]]
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def _work(
     stage, t, threads, layer, x, weights, shape, keys, values, at, texts, hidden, asked, place, cos, sin, buffers, rooms
 ):
@@ -933,7 +935,7 @@ def _give_way(typing):
     return types.void(), codegen
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def _meet(counter, goal):
     """Wait until `goal` threads have come."""
     _count(counter)
@@ -944,7 +946,7 @@ def _meet(counter, goal):
             _give_way()
 
 
-@numba.njit(**_bare)
+@compiled(**_bare)
 def _append(t, threads, projected, shape, gain, keys, values, at, texts, place, cos, sin):
     """Put thread t's share of the rows' keys and values into cache layer `at`."""
     heads, kv_heads, d, _, eps = shape
@@ -962,7 +964,7 @@ def _append(t, threads, projected, shape, gain, keys, values, at, texts, place, 
                     _copy(v[j : j + SPAN], values[slot, at, g, j // SPAN, column])
 
 
-@numba.njit(**_options)
+@compiled(**_options)
 def run(
     t, threads, counter, x, weights, shape, source, keys, values, texts, hidden, asked, place, cos, sin, buffers, rooms,
     ranks
