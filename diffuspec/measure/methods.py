@@ -163,7 +163,7 @@ METHODS = {
                _generate(dtype="bfloat16"), lossless=False),
         Method("hf-prompt-lookup", "generate, prompt lookup", "transformers' own prompt lookup, 10 tokens a draft",
                _generate(prompt_lookup_num_tokens=10), lossless=False),
-        Method("llama-cpp", "llama.cpp", "plain decoding of the embedded target's 4-bit file by llama.cpp",
+        Method("llama-cpp", "llama.cpp", "plain decoding of the target's GGUF file by llama.cpp",
                _llama_cpp, lossless=False),
         Method("prompt-lookup", "Prompt lookup", "no drafter: copies what followed the same words earlier in the text",
                _speculative(_prompt_lookup, search="argmax", length="fixed", k=10)),

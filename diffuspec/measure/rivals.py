@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import torch
 from transformers.generation.streamers import BaseStreamer
@@ -25,6 +26,7 @@ from diffuspec.models.presets import EMBEDDED
 from diffuspec.models.target import stock_model
 from diffuspec.settings import Settings
 
+ROOM = 8192  # tokens that llama.cpp keeps room for, or twice as many, ...
 Pass = tuple[tuple[int, ...], float]  # the tokens a target pass gave, and its milliseconds
 
 
@@ -76,15 +78,19 @@ def generate(
 
 
 def llama_cpp(pair: Pair, settings: Settings, ids: Sequence[int], should_stop: Callable[[], bool]) -> Iterator[Pass]:
-    """Plain decoding of the embedded target's GGUF by llama.cpp, with as many threads as torch has.
+    """Plain decoding of the target's GGUF by llama.cpp, with as many threads as torch has.
 
     Its server, a process of its own, listens on 127.0.0.1 only; the prompt goes in as token ids, nothing is kept
     between prompts. Raises `MethodError` where it cannot run.
     """
-    if pair.info.name != EMBEDDED or pair.target.device.type != "cpu":
-        raise MethodError(f"llama-cpp decodes the embedded pair on a CPU, not {pair.info.name} on {pair.info.device}.")
-    _, address = _llama_server(pair.info.context, torch.get_num_threads())
+    own = pair.target.source if pair.target.model is None else None
+    if not own and (pair.info.name != EMBEDDED or pair.target.device.type != "cpu"):
+        raise MethodError(
+            f"llama-cpp decodes GGUF files and the embedded pair on a CPU, not {pair.info.name} on {pair.info.device}."
+        )
     budget = min(settings.max_new_tokens, pair.info.context - len(ids))
+    room = min(pair.info.context, -(-(len(ids) + budget) // ROOM) * ROOM)  # all of a long context would cost gigabytes
+    _, address = _llama_server(own, room, torch.get_num_threads())
     body = dict(prompt=list(ids), n_predict=budget, temperature=0, cache_prompt=False, return_tokens=True, stream=True)
     last = time.perf_counter()
     request = urllib.request.Request(
@@ -111,15 +117,15 @@ def llama_cpp(pair: Pair, settings: Settings, ids: Sequence[int], should_stop: C
 
 
 @functools.lru_cache(1)
-def _llama_server(context: int, threads: int) -> tuple[subprocess.Popen, str]:
-    """A server, which ends when it is held no longer, and its address."""
+def _llama_server(gguf: Path | None, context: int, threads: int) -> tuple[subprocess.Popen, str]:
+    """A server, which ends when it is held no longer, and its address; gguf: None for the embedded pair's."""
     try:
         import xllamacpp  # noqa: F401
     except ImportError as error:
         raise MethodError(
             "The method llama-cpp needs the package xllamacpp: `pip install xllamacpp`, or leave the method out."
         ) from error
-    program = [sys.executable, llama_server.__file__, str(weights.embedded_gguf()), str(context), str(threads)]
+    program = [sys.executable, llama_server.__file__, str(gguf or weights.embedded_gguf()), str(context), str(threads)]
     server = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     address = next((line.split()[-1] for line in server.stdout if line.startswith(llama_server.LISTENING)), None)
     if address is None:

