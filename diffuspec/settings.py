@@ -176,11 +176,7 @@ class Settings:
     @classmethod
     def paper(cls, **changes) -> Settings:
         """The paper's settings (section 4.1): k 20..30, δ 10, ρ 0.5, M_max 15, τ 0.8, B 3, λ 0.5, S 1."""
-        values = dict(
-            length="adl", k=30, k_min=20, k_max=30, delta=10, rho=0.5, search="cps",
-            m_max=15, tau=0.8, beam=3, lam=0.5, passes=1, proxy="ngram",
-        )  # fmt: skip
-        return cls(**{**values, **changes})
+        return cls(**{**PRESETS["paper"], **changes})
 
     @classmethod
     def without_drafter(cls, proxy: str, **changes) -> Settings:
@@ -211,4 +207,15 @@ _KNOBS = {
         kind={"int": int, "float": float, "str": str}[field.type], **field.metadata,
     )
     for field in dataclasses.fields(Settings)
+}  # fmt: skip
+
+# Settings that go together, by the name that the command line has for them: what differs from the defaults.
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "paper": dict(
+        length="adl", k=30, k_min=20, k_max=30, delta=10, rho=0.5, search="cps",
+        m_max=15, tau=0.8, beam=3, lam=0.5, passes=1, proxy="ngram",
+    ),
+    "fastest": dict(search="tree", copy=1, followers=4, length="throughput", nodes=24, k_min=1, lam=0.7),
+    "plain": dict(search="argmax", length="fixed"),
 }  # fmt: skip

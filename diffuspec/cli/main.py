@@ -7,39 +7,69 @@ explains, 2 wrong usage, 130 interrupted (what was made until then is printed an
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffuspec import codec
 from diffuspec.cli.interrupt import interruptible
+from diffuspec.cli.options import (
+    INTERRUPTED,
+    Parser,
+    Progress,
+    add_pair,
+    add_settings,
+    check_outputs,
+    chosen_settings,
+    open_pair,
+    read_prompt,
+    say,
+)
 from diffuspec.cli.train import add_stages
-from diffuspec.errors import DiffuSpecError, PromptError, SettingsError, TraceError
+from diffuspec.errors import DiffuSpecError, TraceError
+from diffuspec.plaintext import on_terminal, visible
 from diffuspec.settings import Settings
 from diffuspec.trace.model import Trace
-
-INTERRUPTED = 130
+from diffuspec.ui.player.why import of_trace, words
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = _parser()
-    arguments = parser.parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # what a narrow console cannot show must not end a run
     try:
-        return arguments.command(arguments) or 0
+        arguments = _parser().parse_args(argv)
+        status = arguments.command(arguments) or 0
+        sys.stdout.flush()
+        return status
     except DiffuSpecError as error:
-        print(f"diffuspec: {error}", file=sys.stderr)
+        say(f"diffuspec: {error}")
         return 1
     except KeyboardInterrupt:
-        print("diffuspec: interrupted", file=sys.stderr)
+        say("diffuspec: interrupted")
         return INTERRUPTED
     except BrokenPipeError:
+        _leave_stdout()
         return 1
+    except OSError as error:
+        _leave_stdout()
+        where = error.filename or "the output"
+        say(f"diffuspec: Cannot write or read {where}: {error.strerror or error}.")
+        return 1
+
+
+def _leave_stdout() -> None:
+    """What is still to be written has nowhere to go: Python would try again at its end, and complain."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        pass
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="diffuspec", description="Speculative decoding with a diffusion drafter.", allow_abbrev=False
-    )
+    parser = Parser(prog="diffuspec", description="Speculative decoding with a diffusion drafter.", allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="answer one prompt and measure it against plain decoding", allow_abbrev=False)
@@ -47,132 +77,44 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else")
     run.add_argument("--trace", metavar="FILE", type=Path, help="save the trace: .jsonl, or .jsonl.gz to compress")
     run.add_argument("--no-compare", action="store_true", help="do not run plain AR decoding beside it")
+    run.add_argument("--quiet", action="store_true", help="neither progress nor figures: the answer alone")
     add_pair(run)
-    add_settings(run)
+    add_settings(run, preset="fastest")
     run.set_defaults(command=_run)
 
     replay = commands.add_parser("replay", help="show a saved trace, step by step", allow_abbrev=False)
     replay.add_argument("file", metavar="FILE", type=Path)
+    replay.add_argument("--html", metavar="OUT", type=Path, help="write a page that replays it offline, instead")
     replay.set_defaults(command=_replay)
 
     record = commands.add_parser("record", help="record the gallery of the playground anew", allow_abbrev=False)
     record.add_argument("names", metavar="NAME", nargs="*", help="which of assets/traces/gallery.yaml (default: all)")
     record.add_argument("--into", metavar="FOLDER", type=Path, help="write there instead of into the gallery's folder")
     add_pair(record)
-    record.set_defaults(command=_record)
+    record.set_defaults(command=_record, quiet=False)
 
     from diffuspec.cli.measure import add_commands
 
     add_commands(commands)
 
     train = commands.add_parser("train", help="make the files in assets/", allow_abbrev=False)
-    add_stages(train, _Progress)
+    add_stages(train, Progress)
     return parser
-
-
-def add_pair(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("models")
-    group.add_argument("--pair", metavar="NAME", help="a known pair, such as embedded (the default) or coder")
-    group.add_argument("--target", metavar="MODEL", help="folder or Hub id of any causal LM, with --drafter; or a "
-                       "Llama's or Qwen's FILE.gguf, without: drafts are then copies of the text")  # fmt: skip
-    group.add_argument("--drafter", metavar="MODEL", help="folder or Hub id of a diffusion LM with the same token ids")
-    group.add_argument("--mask-token", metavar="ID", help="the drafter's mask, an id or its text, if it is not known")
-    group.add_argument(
-        "--attention", choices=("full", "block-causal", "causal-prefix"), default="full", help="the drafter's attention"
-    )
-    group.add_argument("--shifted", action="store_true", help="the drafter reads position p from output row p - 1")
-    group.add_argument("--dtype", choices=("int8", "float32", "bfloat16"),
-                       help="float32 keeps the output identical to plain decoding and is the default on a CPU; "
-                            "bfloat16 is faster and may differ where logits tie")  # fmt: skip
-    group.add_argument("--device", metavar="D", help="cpu or cuda (default: the best here)")
-
-
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], dest="assignments",
-                        help="any setting by name, repeatable; the named flags below do the same")  # fmt: skip
-    group = parser.add_argument_group("settings")
-    for name, knob in Settings.knobs().items():
-        symbol = f"{knob.symbol}: " if knob.symbol else ""
-        bounds = "" if knob.choices else f", {knob.low:g} to {knob.high:g}"
-        group.add_argument(
-            "--" + name.replace("_", "-"), metavar="|".join(knob.choices) or name.upper(), dest=f"knob_{name}",
-            help=f"{symbol}{knob.meaning} (default {knob.default}{bounds})".replace("%", "%%"),
-        )  # fmt: skip
-
-
-def chosen_settings(arguments: argparse.Namespace, usual: Settings | None = None) -> Settings:
-    """usual: what is not said; by default `Settings()`."""
-    changes = {}
-    for assignment in arguments.assignments:
-        name, equals, value = assignment.partition("=")
-        if not equals:
-            raise SettingsError(f"--set {assignment}: write it as NAME=VALUE, for example --set k=8.")
-        changes[name.strip()] = value.strip()
-    for name in Settings.knobs():
-        value = getattr(arguments, f"knob_{name}")
-        if value is not None:
-            changes[name] = value
-    return (usual or Settings()).replace(**changes)
-
-
-def open_pair(arguments: argparse.Namespace):
-    show = _Progress()
-    show(0.0, "Starting")
-    from transformers.utils import logging
-
-    from diffuspec.models.drafter import Convention
-    from diffuspec.models.pair import load_pair
-
-    logging.disable_progress_bar()
-    convention = None
-    if arguments.mask_token is not None:
-        mask = arguments.mask_token
-        convention = Convention(int(mask) if mask.isdigit() else mask, arguments.attention, arguments.shifted)
-    try:
-        return load_pair(
-            arguments.pair, target=arguments.target, drafter=arguments.drafter, convention=convention,
-            dtype=arguments.dtype, device=arguments.device, progress=show,
-        )  # fmt: skip
-    finally:
-        show.close()
-
-
-class _Progress:
-    """One line on a terminal that rewrites itself; plain lines where stderr is not a terminal."""
-
-    def __init__(self):
-        self._shown = False
-
-    def __call__(self, fraction: float | None, message: str) -> None:
-        percent = "" if fraction is None else f"{fraction:4.0%} "
-        if sys.stderr.isatty():
-            print(f"\r\x1b[K{percent}{message}", end="", file=sys.stderr, flush=True)
-            self._shown = True
-        else:
-            print(message, file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        if self._shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-            self._shown = False
 
 
 def _run(arguments: argparse.Namespace) -> int:
     settings = chosen_settings(arguments)
-    prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
-    if not prompt.strip():
-        raise PromptError("The prompt is empty: type a question.")
-    if arguments.trace and not arguments.trace.parent.is_dir():
-        raise TraceError(f"Cannot write the trace to {arguments.trace}: there is no such folder.")
+    prompt = read_prompt(arguments.prompt)
+    check_outputs([arguments.trace], what="the trace to ")
     pair = open_pair(arguments)
     settings = chosen_settings(arguments, pair.settings)
     from diffuspec.engine import DiffuSpec
     from diffuspec.measure.baselines import compare_with_ar
 
+    progress = Progress(arguments.quiet)
     if not pair.drafter.max_block:
-        print("This pair has no diffusion drafter: its drafts are copies of the text so far.", file=sys.stderr)
+        progress(None, "This pair has no diffusion drafter: its drafts are copies of the text so far.")
     run = DiffuSpec(pair, settings).stream(prompt)
-    progress = _Progress()
     with interruptible() as interrupted:
         made = 0
         for step in run:
@@ -190,13 +132,16 @@ def _run(arguments: argparse.Namespace) -> int:
             baseline = compare_with_ar(pair, trace, on_token=heard)
             trace = trace if interrupted() else trace.with_baseline(baseline)
         progress.close()
-        if arguments.json:
-            print(json.dumps(trace.report(), ensure_ascii=False))
-        else:
-            print(trace.text)
-            print(_merits(trace), file=sys.stderr)
         if arguments.trace:
-            trace.save(arguments.trace)
+            trace.save(arguments.trace)  # before a word is printed: a closed pipe must not cost the run
+        if arguments.json:
+            # Escapes where the console's encoding is narrow: JSON loses nothing by them.
+            wide = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+            print(json.dumps(trace.report(), ensure_ascii=not wide))
+        else:
+            print(on_terminal(trace.text))
+            if not arguments.quiet:
+                say(_merits(trace))
         return INTERRUPTED if interrupted() else 0
 
 
@@ -205,7 +150,7 @@ def _merits(trace: Trace) -> str:
     total = sum(stages.values()) or 1.0
     lines = [
         "",
-        f"{trace.new_tokens} tokens in {len(trace.steps)} steps, ended by: {trace.stop_reason}",
+        f"{trace.new_tokens} tokens in {len(trace.steps)} steps, ended by: {visible(trace.stop_reason)}",
         f"tokens/step {trace.tokens_per_step:.2f}, accepted/step {trace.accepted_per_step:.2f}, "
         f"{trace.tokens_per_second:.1f} tokens/s",
         "time: " + ", ".join(f"{name} {ms / total:.1%}" for name, ms in stages.items()),
@@ -221,11 +166,20 @@ def _merits(trace: Trace) -> str:
             gap = f", logit gap {difference.gap:.3g}" if difference.gap is not None else ""
             verdict = f"differs from plain AR first at token {difference.position + 1}{gap}"
         lines.append(f"{ar}; {verdict}")
+        if account := of_trace(trace):
+            lines.append(words(account, advice=trace.settings.length != "throughput"))
     return "\n".join(lines)
 
 
 def _replay(arguments: argparse.Namespace) -> None:
+    if arguments.html:
+        check_outputs([arguments.html], [arguments.file])
     trace = Trace.load(arguments.file)
+    if arguments.html:
+        from diffuspec.ui.player.export import replay_page
+
+        codec.write(arguments.html, replay_page(trace).encode())
+        return
     show = lambda tokens: b"".join(trace.piece(t) for t in tokens).decode("utf-8", "replace")  # noqa: E731
     for step in trace.steps:
         last = step.verification.kind or "end"

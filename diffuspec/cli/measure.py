@@ -6,8 +6,18 @@ import argparse
 import sys
 from pathlib import Path
 
+from diffuspec import codec
 from diffuspec.cli.interrupt import interruptible
-from diffuspec.cli.main import INTERRUPTED, add_pair, add_settings, chosen_settings, open_pair
+from diffuspec.cli.options import (
+    INTERRUPTED,
+    Stderr,
+    add_pair,
+    add_settings,
+    check_outputs,
+    chosen_settings,
+    open_pair,
+    positive,
+)
 from diffuspec.errors import SettingsError
 from diffuspec.measure.methods import METHODS, never, parse_methods
 from diffuspec.measure.questions import BUNDLED, read_questions
@@ -48,14 +58,14 @@ def add_commands(commands) -> None:
     race.add_argument("--out", metavar="FILE.json", type=Path, required=True)
     add_pair(race)
     add_settings(race)
-    race.set_defaults(command=_race)
+    race.set_defaults(command=_race, quiet=False)
 
 
 def _add_measuring(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--questions", metavar="FILE.jsonl", type=Path, default=BUNDLED,
                         help="in Spec-Bench's format (default: a few of our own)")  # fmt: skip
-    parser.add_argument("--limit", type=_count, metavar="N", help="only the first N questions")
-    parser.add_argument("--stride", type=_count, metavar="N", default=1, help="only every Nth question")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N questions")
+    parser.add_argument("--stride", type=positive, metavar="N", default=1, help="only every Nth question")
     parser.add_argument("--json", metavar="OUT", type=Path,
                         help="write rows, settings and remark to this file; the same command goes on where an "
                              "interrupted one stopped, by OUT.state.jsonl")  # fmt: skip
@@ -63,13 +73,7 @@ def _add_measuring(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--restart", action="store_true", help="measure anew what was measured before")
     add_pair(parser)
     add_settings(parser)
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return number
+    parser.set_defaults(quiet=False)
 
 
 def _study(arguments: argparse.Namespace) -> Study:
@@ -90,10 +94,9 @@ def _measure(study: Study, arguments: argparse.Namespace) -> int:
     settings = chosen_settings(arguments)
     questions = read_questions(arguments.questions).chosen(arguments.stride, arguments.limit)
     outputs = [out for out in (arguments.json, arguments.csv) if out]
-    for out in outputs:
-        if not out.parent.is_dir():
-            raise SettingsError(f"Cannot write {out}: there is no such folder.")
-    state = outputs[0].with_name(outputs[0].name + ".state.jsonl") if outputs else None
+    kept = next((out for out in outputs if codec.is_file_or_new(out)), None)  # a device or a pipe keeps nothing
+    state = kept.with_name(kept.name + ".state.jsonl") if kept else None
+    check_outputs([*outputs, state], [arguments.questions])
     if state and arguments.restart:
         state.unlink(missing_ok=True)
     pair = open_pair(arguments)
@@ -106,7 +109,7 @@ def _measure(study: Study, arguments: argparse.Namespace) -> int:
 
     result: StudyResult | None = None
     with interruptible() as interrupted:
-        with tqdm(unit="answer", file=sys.stderr, mininterval=0.2 if sys.stderr.isatty() else 10) as bar:
+        with tqdm(unit="answer", file=Stderr(), mininterval=0.2 if sys.stderr.isatty() else 10) as bar:
             for result in stream_study(study, pair, settings, questions, state=state, should_stop=interrupted):
                 bar.total = result.total
                 bar.set_postfix_str(result.now, refresh=False)
@@ -121,6 +124,7 @@ def _measure(study: Study, arguments: argparse.Namespace) -> int:
 
 
 def _race(arguments: argparse.Namespace) -> None:
+    check_outputs([arguments.out])
     chosen_settings(arguments)  # a bad one is told at once
     names = parse_methods(arguments.methods)
     pair = open_pair(arguments)

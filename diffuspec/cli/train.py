@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+from diffuspec.cli.options import positive
 from diffuspec.errors import DiffuSpecError, SettingsError
 
 STAGES = """\
@@ -123,8 +124,8 @@ def add_stages(parser: argparse.ArgumentParser, progress: Callable[[], Callable]
     drafter.add_argument("--max-block", metavar="N", type=int, default=32, help="largest k (default %(default)s)")
     drafter.add_argument("--save-every", metavar="STEPS", type=int, default=50)
     drafter.add_argument("--evaluate-every", metavar="STEPS", type=int, default=200)
-    drafter.add_argument("--workers", metavar="N", type=int, default=1, help="parts of a step at work at once; with "
-                         "--threads 1 each has a core of its own, which a busy machine bears best")  # fmt: skip
+    drafter.add_argument("--workers", metavar="N", type=positive, default=1, help="parts of a step at work at once; "
+                         "with --threads 1 each has a core of its own, which a busy machine bears best")  # fmt: skip
     _common(drafter, seed=False)
     _recipe(drafter.add_argument_group("recipe"))
 
@@ -159,7 +160,7 @@ def _arithmetic(parser: argparse.ArgumentParser) -> None:
 def _common(parser: argparse.ArgumentParser, seed: bool = True) -> None:
     parser.add_argument("--target", metavar="MODEL", help="folder or Hub id of a causal LM with a Llama or Qwen layout "
                         "(default: the embedded target)")  # fmt: skip
-    parser.add_argument("--threads", metavar="N", type=int, help="CPU threads (default: torch's choice)")
+    parser.add_argument("--threads", metavar="N", type=positive, help="CPU threads (default: torch's choice)")
     if seed:
         parser.add_argument("--seed", metavar="N", type=int, default=0)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from diffuspec.errors import SettingsError
-from diffuspec.settings import Settings
+from diffuspec.settings import PRESETS, Settings
 from diffuspec.trace.model import Trace
 from diffuspec.trace.steps import Step
 
@@ -170,7 +170,7 @@ METHODS = {
         Method("ar-drafter", "Drafter, token by token", "the drafter's network as an ordinary small model: k passes "
                "for k tokens", _speculative(_token_by_token, search="argmax", length="fixed")),
         Method("plain", "Diffusion draft", "the likeliest token of every column, fixed k: no CPS, no ADL",
-               _speculative(search="argmax", length="fixed")),
+               _speculative(**PRESETS["plain"])),
         Method("cps", "CPS", "path search over the lattice, fixed k", _speculative(search="cps", length="fixed")),
         Method("adl", "ADL", "the likeliest token of every column, adaptive k",
                _speculative(search="argmax", length="adl")),
@@ -183,7 +183,7 @@ METHODS = {
                "length as set", _speculative(search="tree", copy=1)),
         Method("throughput", "Throughput", "a tree with copies and n-gram followers, its depth and size chosen for the "
                "most tokens per second, with or without a draft",
-               _speculative(search="tree", copy=1, followers=4, length="throughput", nodes=24, k_min=1, lam=0.7)),
+               _speculative(**PRESETS["fastest"])),
         Method("confidence", "Confidence", "CPS over the columns that the drafter is sure enough of",
                _speculative(search="cps", length="confidence")),
         Method("as-set", "As set", "search and length as the settings say", _speculative()),

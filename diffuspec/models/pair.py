@@ -118,6 +118,8 @@ def load_pair(
         kind = torch.device(device).type
     except RuntimeError:
         raise PairError(f"Unknown device {device!r}: try cpu or cuda.") from None
+    if kind not in ("cpu", "cuda"):
+        raise PairError(f"The models do not run on the device {device!r}: use cpu or cuda.")
     if kind == "cuda" and not torch.cuda.is_available():
         raise PairError("This machine has no usable CUDA device: use --device cpu.")
     if dtype is None:

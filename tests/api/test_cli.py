@@ -1,5 +1,6 @@
 """The command line as a user meets it: a real process, real models, real exit codes."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -11,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from diffuspec import Settings, Trace
+from diffuspec.cli.main import _parser
+from diffuspec.cli.options import chosen_settings
+from diffuspec.settings import PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "diffuspec"]
@@ -25,7 +29,7 @@ def answered(tmp_path_factory):
     """One `run --json --trace` of the embedded pair, and where its trace lies."""
     trace = tmp_path_factory.mktemp("cli") / "run.jsonl.gz"
     done = diffuspec("run", "Name three primary colours.", "--json", "--trace", trace, "--max-new-tokens", 20,
-                     "--k-max", 5, "--set", "M_max=7")  # fmt: skip
+                     "--k-max", 5, "--set", "M_max=7", "--preset", "default")  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done, trace
 
@@ -74,6 +78,12 @@ def test_help_explains_each_knob():
         (["run", "x", "--tau", "lots"], "is not a number"),
         (["run", "x", "--pair", "nonesuch"], "Unknown pair 'nonesuch'"),
         (["run", "x", "--device", "quantum"], "Unknown device 'quantum'"),
+        (["run", "x", "--device", "meta"], "do not run on the device 'meta'"),
+        (["run", os.fsencode("caf\xe9").replace(b"\xc3\xa9", b"\xe9").decode("utf-8", "surrogateescape")], "not UTF-8"),
+        (["bench", "--questions", "README.md", "--json", "README.md"], "not a question file"),
+        (["bench", "--json", "assets/questions.jsonl"], "read or written already"),
+        (["bench", "--json", "same", "--csv", "same"], "read or written already"),
+        (["replay", "assets/traces/padding.jsonl.gz", "--html", "assets/traces/padding.jsonl.gz"], "read or written"),
         (["run", "x", "--target", "somewhere"], "both a target and a drafter"),
         (["run", "x", "--k", 64, "--length", "fixed"], "exceeds the 32 positions"),
         (["run", "word " * 9000], "Shorten the prompt"),
@@ -101,6 +111,9 @@ def test_wrong_usage_exits_with_2():
     assert diffuspec("dance").returncode == 2
     assert diffuspec("study", "dance").returncode == 2
     assert diffuspec("bench", "--stride", 0).returncode == 2
+    for arguments in (("study", "dance"), ("train", "cache", "x", "--layers", "1", "--threads", 0)):
+        done = diffuspec(*arguments)
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 2, done.stderr
 
 
 def test_missing_asset_says_how_to_get_it_back(tmp_path):
@@ -211,3 +224,81 @@ def test_train_ngram_and_pack_make_what_ships(tmp_path):
     assert done.returncode == 1 and "not a file of turns" in done.stderr
     done = diffuspec("train", "pack", tmp_path / "nowhere", "--out", tmp_path / "p")
     assert done.returncode == 1 and "Cannot pack" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def tiny_arguments(tiny_folder):
+    return ("--target", tiny_folder, "--drafter", tiny_folder, "--mask-token", "<mask>", "--shifted",
+            "--set", "proxy=context", "--preset", "default", "--max-new-tokens", 12)  # fmt: skip
+
+
+def test_a_narrow_console_loses_nothing(tiny_arguments, tmp_path):
+    narrow = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    file = tmp_path / "run.jsonl"
+    done = diffuspec("run", "Hello ⚙", *tiny_arguments, "--trace", file, "--json", env=narrow)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["text"] == Trace.load(file).text
+    assert diffuspec("run", "Hello ⚙", *tiny_arguments, env=narrow).returncode == 0
+    assert diffuspec("replay", file, env=narrow).returncode == 0
+
+
+@pytest.mark.parametrize("close", ["stdout", "stderr"])
+def test_a_closed_pipe_loses_nothing(tiny_arguments, tmp_path, close):
+    file = tmp_path / "run.jsonl"
+    process = subprocess.Popen(
+        [*COMMAND, "run", "Hello", *map(str, tiny_arguments), "--trace", str(file)], cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    getattr(process, close).close()
+    said = (process.stderr if close == "stdout" else process.stdout).read()
+    assert process.wait(120) == (1 if close == "stdout" else 0)
+    assert b"Traceback" not in said and b"Exception ignored" not in said
+    assert Trace.load(file).new_tokens > 0
+
+
+def test_a_full_output_is_one_sentence(tiny_arguments):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*COMMAND, "replay", "assets/traces/padding.jsonl.gz"], cwd=ROOT, text=True,
+                              stdout=full, stderr=subprocess.PIPE)  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "diffuspec: Cannot write or read the output: No space left on device.\n"
+
+
+def test_what_is_no_text_on_standard_input_is_one_sentence():
+    done = subprocess.run([*COMMAND, "run", "-"], cwd=ROOT, input=b"caf\xe9", capture_output=True)
+    assert done.returncode == 1 and done.stderr.startswith(b"diffuspec: Standard input is not UTF-8")
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_the_line_break_of_a_piped_prompt_is_no_part_of_it(tiny_arguments, tmp_path):
+    file = tmp_path / "run.jsonl"
+    done = subprocess.run([*COMMAND, "run", "-", *map(str, tiny_arguments), "--trace", str(file)], cwd=ROOT,
+                          input="Hello\n", text=True, capture_output=True)  # fmt: skip
+    assert done.returncode == 0 and Trace.load(file).prompt == "Hello"
+
+
+def test_quiet_prints_the_answer_alone(tiny_arguments):
+    done = diffuspec("run", "Hello", *tiny_arguments, "--quiet", "--no-compare")
+    assert done.returncode == 0 and done.stderr == "" and done.stdout
+
+
+def test_replay_writes_a_page_and_obeys_no_control_codes(tmp_path):
+    trace = Trace.load(ROOT / "assets/traces/padding.jsonl.gz")
+    dataclasses.replace(trace, stop_reason="\x1b[2Jgone").save(tmp_path / "evil.jsonl")
+    done = diffuspec("replay", tmp_path / "evil.jsonl")
+    assert "\x1b" not in done.stdout and "\\x1b[2Jgone" in done.stdout
+    assert diffuspec("replay", tmp_path / "evil.jsonl", "--html", tmp_path / "page.html").returncode == 0
+    assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_pair_without_a_name_lists_the_pairs():
+    done = diffuspec("run", "--pair")
+    assert done.returncode == 0 and "dream-qwen2.5-32b" in done.stdout and done.stdout.startswith("embedded")
+
+
+def test_presets_are_the_methods_of_those_names():
+    arguments = _parser().parse_args(["run", "x"])
+    assert chosen_settings(arguments) == Settings(**PRESETS["fastest"])
+    assert chosen_settings(_parser().parse_args(["run", "x", "--preset", "paper"])) == Settings.paper()
+    assert chosen_settings(_parser().parse_args(["run", "x", "--preset", "plain", "--k", "3"])).k == 3
+    assert chosen_settings(_parser().parse_args(["bench"])) == Settings()

@@ -1,0 +1,197 @@
+"""What several commands share: options of models and settings, files in and out, and progress."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from diffuspec.errors import DiffuSpecError, PromptError, SettingsError
+from diffuspec.settings import PRESETS, Settings
+
+INTERRUPTED = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers wrong usage in two lines: what is wrong, and where help is."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {message}\nHelp: {self.prog} --help\n")
+
+
+class _Pair(argparse.Action):
+    """--pair NAME; without a name it lists the pairs and ends."""
+
+    def __call__(self, parser, namespace, value, option_string=None):
+        if value is None:
+            from diffuspec.models.presets import CODER, EMBEDDED
+            from diffuspec.models.presets import PRESETS as PAIRS
+
+            print(f"{EMBEDDED:28} comes along: SmolLM2-135M-Instruct and a block drafter (the default)")
+            print(f"{CODER:28} a code model that drafts copies of the text so far")
+            for name, pair in PAIRS.items():
+                print(f"{name:28} {pair.target} and {pair.drafter}: {pair.needs}")
+            parser.exit(0)
+        namespace.pair = value
+
+
+def say(text: str, end: str = "\n") -> None:
+    """To standard error. Nobody there to read it, or a full disk behind it, is no reason to end a run."""
+    try:
+        print(text, end=end, file=sys.stderr, flush=True)
+    except OSError:
+        pass
+
+
+class Stderr:
+    """Standard error as a file for progress bars, by `say`."""
+
+    def write(self, text: str) -> int:
+        say(text, end="")
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+    def isatty(self) -> bool:
+        return sys.stderr.isatty()
+
+
+def read_prompt(argument: str) -> str:
+    """The prompt, or standard input where it is "-". The line break that ends a piped text is not part of it.
+
+    Raises `PromptError`.
+    """
+    if argument == "-":
+        try:
+            argument = sys.stdin.buffer.read().decode("utf-8-sig").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise PromptError(f"Standard input is not UTF-8 text (byte {error.start + 1}): convert it first.") from None
+    if any("\ud800" <= c <= "\udfff" for c in argument):
+        raise PromptError("The prompt is not UTF-8 text: convert it first.")
+    if not argument.strip():
+        raise PromptError("The prompt is empty: type a question.")
+    return argument
+
+
+def check_outputs(outputs: Iterable[Path | None], inputs: Iterable[Path | None] = (), what: str = "") -> None:
+    """Refuse, before any work, to write where nothing can be written, over an input, or two things into one file.
+
+    Raises `DiffuSpecError`.
+    """
+    known = [path for path in inputs if path]
+    for out in filter(None, outputs):
+        if not out.parent.is_dir():
+            raise DiffuSpecError(f"Cannot write {what}{out}: there is no such folder.")
+        if out.is_dir():
+            raise DiffuSpecError(f"Cannot write {what}{out}: it is a folder.")
+        for other in known:
+            device = out.exists() and not out.is_file()
+            if not device and os.path.realpath(out) == os.path.realpath(other):
+                raise DiffuSpecError(f"Cannot write {what}{out}: it is read or written already. Name another file.")
+        known.append(out)
+
+
+def positive(text: str) -> int:
+    """A whole number from 1, as the command line takes it."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) < 2**31:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
+def add_pair(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("models")
+    group.add_argument("--pair", metavar="NAME", nargs="?", action=_Pair,
+                       help="a known pair (default: embedded); without a name, lists them")  # fmt: skip
+    group.add_argument("--target", metavar="MODEL", help="folder or Hub id of any causal LM, with --drafter; or a "
+                       "Llama's or Qwen's FILE.gguf, without: drafts are then copies of the text")  # fmt: skip
+    group.add_argument("--drafter", metavar="MODEL", help="folder or Hub id of a diffusion LM with the same token ids")
+    group.add_argument("--mask-token", metavar="ID", help="the drafter's mask, an id or its text, if it is not known")
+    group.add_argument(
+        "--attention", choices=("full", "block-causal", "causal-prefix"), default="full", help="the drafter's attention"
+    )
+    group.add_argument("--shifted", action="store_true", help="the drafter reads position p from output row p - 1")
+    group.add_argument("--dtype", choices=("int8", "float32", "bfloat16"),
+                       help="int8 and float32 keep the output identical to plain decoding; bfloat16 may differ where "
+                            "logits tie (default: bfloat16 on a GPU; on a CPU int8 for pairs made for it, else "
+                            "float32)")  # fmt: skip
+    group.add_argument("--device", metavar="D", help="cpu or cuda (default: the best here)")
+
+
+def add_settings(parser: argparse.ArgumentParser, preset: str = "default") -> None:
+    """preset: the one that holds where none is named."""
+    parser.add_argument("--preset", choices=list(PRESETS), default=preset,
+                        help="what the settings below start from: default; paper: the paper's values; fastest: the "
+                             "method `throughput`, which drafts where it pays; plain: the likeliest tokens of a "
+                             "draft, always as many (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], dest="assignments",
+                        help="any setting by name, repeatable; the named flags below do the same")  # fmt: skip
+    group = parser.add_argument_group("settings")
+    for name, knob in Settings.knobs().items():
+        symbol = f"{knob.symbol}: " if knob.symbol else ""
+        bounds = "" if knob.choices else f", {knob.low:g} to {knob.high:g}"
+        group.add_argument(
+            "--" + name.replace("_", "-"), metavar="|".join(knob.choices) or name.upper(), dest=f"knob_{name}",
+            help=f"{symbol}{knob.meaning} (default {knob.default}{bounds})".replace("%", "%%"),
+        )  # fmt: skip
+
+
+def chosen_settings(arguments: argparse.Namespace, usual: Settings | None = None) -> Settings:
+    """usual: of the pair, what neither preset nor flags say; by default `Settings()`."""
+    changes = dict(PRESETS[arguments.preset])
+    for assignment in arguments.assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise SettingsError(f"--set {assignment}: write it as NAME=VALUE, for example --set k=8.")
+        changes[name.strip().lower()] = value.strip()
+    for name in Settings.knobs():
+        value = getattr(arguments, f"knob_{name}")
+        if value is not None:
+            changes[name] = value
+    return (usual or Settings()).replace(**changes)
+
+
+def open_pair(arguments: argparse.Namespace):
+    show = Progress(arguments.quiet)
+    show(0.0, "Starting")
+    from transformers.utils import logging
+
+    from diffuspec.models.drafter import Convention
+    from diffuspec.models.pair import load_pair
+
+    logging.disable_progress_bar()
+    convention = None
+    if arguments.mask_token is not None:
+        mask = arguments.mask_token
+        convention = Convention(int(mask) if mask.isdigit() else mask, arguments.attention, arguments.shifted)
+    try:
+        return load_pair(
+            arguments.pair, target=arguments.target, drafter=arguments.drafter, convention=convention,
+            dtype=arguments.dtype, device=arguments.device, progress=show,
+        )  # fmt: skip
+    finally:
+        show.close()
+
+
+class Progress:
+    """One line on a terminal that rewrites itself; plain lines where stderr is not a terminal."""
+
+    def __init__(self, quiet: bool = False):
+        self._shown, self._quiet = False, quiet
+
+    def __call__(self, fraction: float | None, message: str) -> None:
+        if self._quiet:
+            return
+        percent = "" if fraction is None else f"{fraction:4.0%} "
+        if sys.stderr.isatty():
+            say(f"\r\x1b[K{percent}{message}", end="")
+            self._shown = True
+        else:
+            say(message)
+
+    def close(self) -> None:
+        if self._shown:
+            say("\r\x1b[K", end="")
+            self._shown = False
