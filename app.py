@@ -14,7 +14,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 from diffuspec import assets, loopback  # noqa: E402
 from diffuspec.ui.page import build, launch_options  # noqa: E402
 from diffuspec.ui.shell.files import recorded  # noqa: E402
-from diffuspec.ui.shell.host import Host  # noqa: E402
+from diffuspec.ui.shell.host import Host, Limits, shared_with_others  # noqa: E402
 
 ON_SPACE = "SPACE_ID" in os.environ
 FIRST_PORT, PORTS = 7860, 100  # the first one asked for, and how many after it, where none is named
@@ -72,6 +72,8 @@ def main() -> int:
         print(problem, file=sys.stderr)
         return 1
     loopback.never_proxied(args.host)
+    if ON_SPACE or shared_with_others(args.host):
+        host.limits = Limits()
     host.warm_up()
     try:
         demo.launch(

@@ -5,47 +5,50 @@ Their docstrings are what the API page and the tools' descriptions show.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
 import numpy as np
 import orjson
-from gradio.utils import get_function_description
 
 from diffuspec import assets
-from diffuspec.errors import DiffuSpecError, PromptError, SettingsError
+from diffuspec.errors import BusyError, DiffuSpecError, PromptError, SettingsError
 from diffuspec.method.copying import make_source
 from diffuspec.method.lattice import TokenLattice, prune
 from diffuspec.method.proxy import make_proxy
 from diffuspec.method.search import TreeSearch, argmax_path, find
-from diffuspec.settings import Settings
+from diffuspec.settings import Knob, Settings
 from diffuspec.trace.model import Trace
 from diffuspec.ui.playground.events import make_job
 from diffuspec.ui.shell.explain import explain
 from diffuspec.ui.shell.files import write
 from diffuspec.ui.shell.host import DTYPES, Host
+from diffuspec.ui.shell.visitors import Listener, client_of
 
 MOST_POSITIONS, MOST_CANDIDATES, LONGEST_CONTEXT = 128, 64, 8192
 
 
-def publish(demo: gr.Blocks, endpoint: Callable, name: str) -> None:
-    """`gr.api`, with the descriptions of parameters and result that the docstring gives."""
-    description, parameters, returned = get_function_description(endpoint)
-    result = " ".join(returned)
-    # Left to itself, an MCP server puts a comma after each line of what is returned.
-    gr.api(endpoint, api_name=name, api_description=f"{description} Returns: {result}", concurrency_limit=None)
-    function = next(made for made in demo.fns.values() if made.api_name == name)
-    for component, text in zip(function.inputs, filter(None, parameters.values()), strict=True):
-        component.api_info()["additional_description"] = text
-    function.outputs[0].api_info()["description"] = result
+def in_words(text: str) -> str:
+    """A docstring's text with `{knobs}` replaced by every knob and its bounds: the schema of an endpoint loses them."""
+    return text.replace("{knobs}", "; ".join(_bounds(knob) for knob in Settings.knobs().values()))
+
+
+def _bounds(knob: Knob) -> str:
+    if knob.choices:
+        return f"{knob.name}: {', '.join(knob.choices)} (default {knob.default})"
+    kind = "a whole number" if knob.kind is int else "a number"
+    return f"{knob.name}: {kind} from {_plain(knob.low)} to {_plain(knob.high)} (default {_plain(knob.default)})"
+
+
+def _plain(number: float) -> str:
+    return str(int(number)) if number == int(number) else str(number)
 
 
 class Api:
     """Typed endpoints on one host."""
 
-    def __init__(self, host: Host):
-        self.host = host
+    def __init__(self, host: Host, demo: gr.Blocks):
+        self.host, self.demo = host, demo
 
     def run(
         self,
@@ -60,6 +63,7 @@ class Api:
         Args:
             prompt: the user's turn; the chat template is applied.
             settings: knobs by name, as a JSON object or its text, such as {"k_max": 12, "max_new_tokens": 64}.
+                Of: {knobs}.
             dtype: int8 or float32 (both identical to plain decoding), or bfloat16 (which may differ).
             compare: whether plain AR decoding is run beside it for the speed-up and the identity check.
 
@@ -67,23 +71,29 @@ class Api:
             text, token_ids, new_tokens, steps, accepted_per_step, tokens_per_step, wall_s, ar_wall_s, speedup,
             identical_to_ar; the last three are null without comparison.
         """
-        return _told(self._whole(prompt, settings, dtype, compare).report(), request)
+        return _told(self._whole(prompt, settings, dtype, compare, request).report(), request)
 
     def trace(
-        self, prompt: str, settings: str | dict = "{}", dtype: str = DTYPES[0], compare: bool = True
+        self,
+        prompt: str,
+        settings: str | dict = "{}",
+        dtype: str = DTYPES[0],
+        compare: bool = True,
+        request: gr.Request | None = None,
     ) -> gr.FileData:
         """Answer a prompt and return everything that happened, step by step, as a file.
 
         Args:
             prompt: the user's turn; the chat template is applied.
             settings: knobs by name, as a JSON object or its text, such as {"k_max": 12, "max_new_tokens": 64}.
+                Of: {knobs}.
             dtype: int8 or float32 (both identical to plain decoding), or bfloat16 (which may differ).
             compare: whether plain AR decoding is run beside it.
 
         Returns:
             A gzip file of JSON Lines that `Trace.load` and the playground open.
         """
-        return gr.FileData(path=write(self._whole(prompt, settings, dtype, compare)))
+        return gr.FileData(path=write(self._whole(prompt, settings, dtype, compare, request)))
 
     def search(
         self,
@@ -100,6 +110,7 @@ class Api:
             ids: k columns (at most 128) of as many candidate token ids each (at most 64), likeliest first.
             logq: the natural logarithm of the drafter's probability of each, of the same shape, falling along a row.
             settings: knobs by name, as a JSON object or its text, such as {"tau": 0.8, "beam": 3, "proxy": "none"}.
+                Of: {knobs}.
             context: token ids before the draft, which the causal proxy reads.
             stop_ids: token ids that end an answer.
 
@@ -116,11 +127,16 @@ class Api:
         except Exception as error:
             raise gr.Error(explain(error)) from None
 
-    def _whole(self, prompt: str, settings: str | dict, dtype: str, compare: bool) -> Trace:
+    def _whole(self, prompt: str, settings: str | dict, dtype: str, compare: bool, request: gr.Request | None) -> Trace:
         progress = gr.Progress()  # what a client that follows the call hears; `gr.api` allows it no parameter
         try:
-            job = make_job(prompt, Settings.from_mapping(_mapping(settings)), dtype, compare)
+            settings = self.host.within(Settings.from_mapping(_mapping(settings)))
+            job = make_job(prompt, settings, dtype, compare)
+            job.client = client_of(request, script=True)
+            heard = Listener(self.demo, job.client.session)
             for look in self.host.follow(job):
+                if not heard.listens():
+                    raise BusyError("Nobody reads the answer of this call, so it was ended.")
                 if look.status is not None:
                     progress((0, None), desc=look.status.text)
                 elif look.source.comparing is not None:
@@ -128,6 +144,8 @@ class Api:
                 else:
                     progress((look.trace.new_tokens, job.settings.max_new_tokens), desc="tokens", unit="tokens")
                 trace = look.trace
+            if job.cut:
+                raise BusyError(f"{job.cut} Ask for fewer tokens.")
             return trace
         except DiffuSpecError as error:
             raise gr.Error(str(error), print_exception=False) from error

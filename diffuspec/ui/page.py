@@ -11,7 +11,8 @@ import gradio as gr
 import orjson
 
 from diffuspec.trace.model import Trace
-from diffuspec.ui.api import Api, publish
+from diffuspec.ui import gradio_internals
+from diffuspec.ui.api import Api, in_words
 from diffuspec.ui.lab import page as lab
 from diffuspec.ui.lab.component import SCRIPT as LAB_JS
 from diffuspec.ui.learn import page as learn
@@ -30,7 +31,6 @@ from diffuspec.ui.traces import page as traces
 HERE = Path(__file__).parent
 TERMS_JS = HERE / "learn" / "terms.js"
 FILES_S = 6 * 3600  # how long uploaded and saved files are kept
-QUEUE_S = 0.02  # between two looks of the queue for work
 PAGES: tuple[ModuleType, ...] = (
     playground,
     lab,
@@ -96,9 +96,9 @@ def build(host: Host, first: Trace | None = None, problem: str | None = None, *,
             said = notice(elem_id="notice", value=message(problem) if problem else None)
         shared = Shared(demo, host, first, trace=gr.State(first), notice=said)
         # Before the pages: a private handler called `search` would take the endpoint's name.
-        api = Api(host)
+        api = Api(host, demo)
         for endpoint in (api.run, api.trace, api.search):
-            publish(demo, endpoint, endpoint.__name__)
+            gradio_internals.publish(demo, endpoint, endpoint.__name__, in_words)
         with gr.Tabs(elem_id="pages", selected=PAGES[0].NAME):
             for page in PAGES:
                 with gr.Tab(page.TITLE, id=page.NAME, elem_id=f"page-{page.NAME}"):
@@ -106,22 +106,6 @@ def build(host: Host, first: Trace | None = None, problem: str | None = None, *,
         demo.unload(Sessions(demo, kept_s).leave)
         timer = gr.Timer(0.6)
         timer.tick(lambda: tick(host), None, [said, timer], **QUIET)
-    _queue(demo)
-    _progress(demo, said)
+    gradio_internals.pace_queue(demo)
+    gradio_internals.progress_on(demo, said)
     return demo
-
-
-def _progress(demo: gr.Blocks, node: gr.components.Component) -> None:
-    """Let events that show no progress tell it to one component alone: by itself the page hands the status of each
-    look at a run to all components that an event fills, on the cores that the run needs."""
-    for event in demo.fns.values():
-        if event.show_progress == "hidden":
-            event.show_progress_on = [node]
-
-
-def _queue(demo: gr.Blocks) -> None:
-    """Gradio's queue, which by itself looks for work a thousand times a second: that took a tenth of a core from an
-    idle page, and a tenth of the engine's speed while it decoded."""
-    demo.queue()
-    demo._queue.sleep_when_free = QUEUE_S
-    demo._queue.progress_update_sleep_when_free = 2 * QUEUE_S

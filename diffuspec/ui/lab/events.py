@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +12,14 @@ from diffuspec.errors import DiffuSpecError, TraceError
 from diffuspec.settings import Settings
 from diffuspec.trace.model import Trace
 from diffuspec.trace.whatif import context
+from diffuspec.ui.gradio_internals import sent
 from diffuspec.ui.lab import view as lab
 from diffuspec.ui.player.merits import MEASURED, Source
 from diffuspec.ui.shell.explain import explain
 from diffuspec.ui.shell.host import DTYPES, Host, Job, Status, Work
 from diffuspec.ui.shell.notice import ended, loading, message
 from diffuspec.ui.shell.shared import show
+from diffuspec.ui.shell.visitors import client_of
 
 MOST = 3  # branches kept beside the recorded answer; the oldest goes first
 BRANCH_TOKENS = 64
@@ -57,26 +59,42 @@ class Lab:
 
     def refused(self, told: gr.EventData):
         """Say why a step was not searched again. -> notice"""
-        return message(str(told._data.get("refused"))[:500])
+        return message(str(sent(told).get("refused"))[:500])
 
     def ask(self, trace: Trace | None, branches: list[Branch], request: gr.Request, asked: gr.EventData):
         """Verify a path, draft again or branch, with the models. -> lab, branches, notice"""
         keep, free = gr.skip(), {"busy": None}
+        session = request.session_hash
+        self.leave(request)
+        begun: list[Work] = []  # what this event put into `work`: another's is not ended with it
         try:
-            step, settings = read(trace, asked._data)
+            data = sent(asked)
+            step, settings = read(trace, data)
             if trace.pair.name != self.host.pair_name:
                 raise TraceError(
                     f"This trace was made by the pair {trace.pair.name!r}; the models here are {self.host.pair_name!r}."
                 )
-            act = {"verify": self._verify, "redraft": self._redraft, "branch": self._branch}[asked._data["act"]]
+            act = {"verify": self._verify, "redraft": self._redraft, "branch": self._branch}[data["act"]]
             yield lab.dumps(busy="waiting"), keep, keep
-            yield from act(trace, step, settings, asked._data, branches, request.session_hash)
+            yield from act(trace, step, settings, data, branches, self._beginner(request, begun))
         except (KeyError, TypeError, ValueError) as error:
             yield lab.dumps(**free), keep, ended(explain(TraceError(f"The page sent something unexpected: {error!r}.")))
         except Exception as error:
             yield lab.dumps(**free), keep, ended(explain(error))
         finally:
-            self.leave(request)
+            for work in begun:
+                work.stop()
+                if self.work.get(session) is work:
+                    del self.work[session]
+
+    def _beginner(self, request: gr.Request, begun: list[Work]) -> Callable[[Work], Work]:
+        def begin(work: Work) -> Work:
+            work.client = client_of(request)
+            self.work[request.session_hash] = work
+            begun.append(work)
+            return work
+
+        return begin
 
     def leave(self, request: gr.Request) -> None:
         """Stop what this visitor waits for."""
@@ -86,7 +104,7 @@ class Lab:
 
     def open(self, branches: list[Branch], asked: gr.EventData):
         """Show a branch on the Playground. -> player, trace, notice"""
-        number = asked._data.get("open")
+        number = sent(asked).get("open")
         if not isinstance(number, int) or not 0 <= number < len(branches):
             return gr.skip(), gr.skip(), gr.skip()
         return show(branches[number].trace, Source(MEASURED))
@@ -94,9 +112,9 @@ class Lab:
     def _dtype(self, trace: Trace) -> str:
         return trace.pair.dtype if trace.pair.dtype in DTYPES else DTYPES[0]
 
-    def _verify(self, trace, step, settings, data, branches, session) -> Iterator[tuple]:
+    def _verify(self, trace, step, settings, data, branches, begin) -> Iterator[tuple]:
         keep, ranks = gr.skip(), path_of(trace, step, data["ranks"])
-        work = self.work[session] = Work()
+        work = begin(Work())
 
         def waiting(status: Status):
             return lab.dumps(busy=status.text), keep, loading(status.text, status.fraction)
@@ -111,12 +129,12 @@ class Lab:
         said = {} if made is None else {"verified": {**lab.verified(trace, made), "index": step, "title": "your path"}}
         yield lab.dumps(busy=None, **said), keep, ended()
 
-    def _redraft(self, trace, step, settings, data, branches, session) -> Iterator[tuple]:
+    def _redraft(self, trace, step, settings, data, branches, begin) -> Iterator[tuple]:
         k = int(data["k"])
         one = settings.replace(length="fixed", k=k, max_new_tokens=k + 1)
         work = Job(context(trace, step), one, self._dtype(trace), compare=False)
         said = {}
-        for look in self._follow(work, session):
+        for look in self.host.follow(begin(work)):
             if look.trace is not None and look.trace.steps:
                 work.stop()
                 made = look.trace.steps[0]
@@ -131,7 +149,7 @@ class Lab:
             yield lab.dumps(busy=look.status.text if look.status else "drafting"), gr.skip(), gr.skip()
         yield lab.dumps(busy=None, **said), gr.skip(), ended()
 
-    def _branch(self, trace, step, settings, data, branches, session) -> Iterator[tuple]:
+    def _branch(self, trace, step, settings, data, branches, begin) -> Iterator[tuple]:
         ranks = path_of(trace, step, data["ranks"])
         ids = trace.steps[step].lattice.ids
         forced = tuple(int(ids[column, rank]) for column, rank in enumerate(ranks))
@@ -141,7 +159,7 @@ class Lab:
         label = str(data.get("label", ""))[:80]
         text = b"".join(trace.piece(token) for token in forced).decode("utf-8", "replace")
         made = None
-        for look in self._follow(work, session):
+        for look in self.host.follow(begin(work)):
             made = look.trace or made
             if made is None:
                 yield lab.dumps(busy=look.status.text if look.status else "starting"), gr.skip(), gr.skip()
@@ -152,10 +170,6 @@ class Lab:
         if made is not None:
             branches = [*branches, Branch(label, text, trace, step, made)][-MOST:]
         yield lab.dumps(busy=None, branches=side_by_side(branches)), branches, ended()
-
-    def _follow(self, job: Job, session: str):
-        self.work[session] = job
-        yield from self.host.follow(job)
 
 
 def read(trace: Trace | None, data: Any) -> tuple[int, Settings]:

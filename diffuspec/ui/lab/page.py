@@ -7,9 +7,9 @@ from typing import Any
 import anyio.to_thread
 import gradio as gr
 
+from diffuspec.ui.gradio_internals import state_of
 from diffuspec.ui.lab.component import lab
 from diffuspec.ui.lab.events import Lab
-from diffuspec.ui.shell.sessions import state_of
 from diffuspec.ui.shell.shared import IN_TURN, QUIET, Shared, go_to
 
 NAME, TITLE = "lab", "Step lab"

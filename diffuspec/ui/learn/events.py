@@ -10,6 +10,7 @@ import gradio as gr
 from diffuspec.errors import DiffuSpecError
 from diffuspec.settings import Settings
 from diffuspec.trace.gallery import Gallery
+from diffuspec.ui.gradio_internals import sent
 from diffuspec.ui.learn import view as quiz
 from diffuspec.ui.learn.lessons import Lesson, lesson
 from diffuspec.ui.learn.lessons.puzzles import solve
@@ -40,7 +41,7 @@ class Learn:
     def open(self, event: gr.EventData):
         """A lesson from the list. -> text, quiz"""
         try:
-            name = str(event._data["lesson"])
+            name = str(sent(event)["lesson"])
             return quiz.article(name), self.question(name)
         except (KeyError, TypeError):
             raise gr.Error(UNKNOWN) from None
@@ -49,7 +50,7 @@ class Learn:
         """The lesson's state on the Playground. -> `Shared.shown`, `Shared.setup`"""
         nothing = [gr.skip()] * (len(self.shared.shown) + len(self.shared.setup))
         try:
-            shown = lesson(str(event._data["lesson"]))
+            shown = lesson(str(sent(event)["lesson"]))
             if shown.settings is not None:
                 settings = settings_of(shown)
                 words = f"The settings of lesson {shown.number} are set. Press Run."

@@ -23,9 +23,11 @@ from diffuspec.ui.measure.figures import study_chart
 from diffuspec.ui.measure.view import LOADED, results_payload
 from diffuspec.ui.player.merits import MEASURED, RECORDED
 from diffuspec.ui.shell.explain import explain
+from diffuspec.ui.shell.files import handed_out, without_folder
 from diffuspec.ui.shell.host import DTYPES, Host, Status, Work
 from diffuspec.ui.shell.knobs import to_settings
 from diffuspec.ui.shell.notice import ended, message
+from diffuspec.ui.shell.visitors import client_of
 
 MOST_QUESTIONS, MOST_QUESTION_BYTES = 500, 4 * 2**20
 # Results on a visitor's page: study -> (result, where it comes from).
@@ -60,7 +62,8 @@ class Studies:
         try:
             settings = to_settings(adl, cps, dict(zip(self.knob_names, knobs, strict=True)))
             settings = settings.replace(max_new_tokens=int(tokens), temperature=0)
-            work = self._work(request.session_hash, study, file, int(limit), settings)
+            work = self._work(request.session_hash, study, file, questions_asked(limit), settings)
+            work.client = client_of(request)
         except DiffuSpecError as error:
             return message(str(error)), gr.skip(), gr.skip(), gr.skip()
         self._end(request.session_hash)
@@ -70,9 +73,11 @@ class Studies:
     def _work(self, session: str, study: str, file: str | None, limit: int, settings: Settings) -> StudyWork:
         if study not in STUDIES:
             raise SettingsError(f"There is no study {study!r}.")
-        questions = (asked(file) if file else bundled_questions()).spread(max(1, min(limit, MOST_QUESTIONS)))
+        questions = (asked(file) if file else bundled_questions()).spread(limit)
         same = orjson.dumps([study, settings.to_dict(), questions.sha256, len(questions.questions)])
-        folder = self.folders.setdefault(session, Path(tempfile.mkdtemp(prefix="diffuspec-study-")))
+        folder = self.folders.get(session)
+        if folder is None:
+            folder = self.folders[session] = Path(tempfile.mkdtemp(prefix="diffuspec-study-"))
         return StudyWork(study, settings, questions, folder / f"{hashlib.sha256(same).hexdigest()[:16]}.jsonl")
 
     def follow(self, ticket: str, shelf: Shelf, request: gr.Request) -> Iterator[tuple]:
@@ -90,6 +95,8 @@ class Studies:
                 if work.result is not shown:
                     shown = work.result
                     picture = _picture(shown)
+                if work.cut:
+                    error = work.cut
                 yield (
                     results_payload(work.study, work.result, MEASURED, work.said, live=True),
                     picture,
@@ -152,6 +159,13 @@ class Studies:
             work.stop()
 
 
+def questions_asked(limit: float | None) -> int:
+    """How many questions the page asks for. Raises `SettingsError`."""
+    if not isinstance(limit, int | float) or limit != limit or not 1 <= limit <= MOST_QUESTIONS or limit != int(limit):
+        raise SettingsError(f"Questions at most: enter a whole number from 1 to {MOST_QUESTIONS}.")
+    return int(limit)
+
+
 def choose(study: str, shelf: Shelf):
     """-> results, chart"""
     result, kind = shelf.get(study, (None, RECORDED))
@@ -184,7 +198,10 @@ def asked(path: str) -> QuestionFile:
     """The questions of an untrusted file."""
     if Path(path).stat().st_size > MOST_QUESTION_BYTES:
         raise SettingsError(f"The question file is larger than {MOST_QUESTION_BYTES >> 20} MB.")
-    return read_questions(Path(path))
+    try:
+        return read_questions(Path(path))
+    except DiffuSpecError as error:
+        raise DiffuSpecError(without_folder(error, path)) from None
 
 
 def load(path: str | None, shelf: Shelf):
@@ -197,14 +214,14 @@ def load(path: str | None, shelf: Shelf):
         shelf = {**shelf, result.study: (result, LOADED)}
         return result.study, *choose(result.study, shelf), shelf, message(None)
     except DiffuSpecError as error:
-        return keep, keep, keep, keep, message(f"{error} The results on the page are kept.")
+        return keep, keep, keep, keep, message(f"{without_folder(error, path)} The results on the page are kept.")
 
 
 def save(study: str, shelf: Shelf):
     """Write the results on the page to a file. -> download, notice"""
     if study not in shelf:
         return gr.skip(), message("There are no results of this study yet: measure first.")
-    path = Path(tempfile.mkdtemp(prefix="diffuspec-")) / f"diffuspec-{study}.json"
+    path = handed_out(f"diffuspec-{study}.json")
     shelf[study][0].save(path)
     return str(path), message(None)
 

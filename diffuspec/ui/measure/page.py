@@ -9,7 +9,6 @@ from diffuspec.measure.studies import STUDIES
 from diffuspec.ui.draw.chart import chart
 from diffuspec.ui.measure.component import results
 from diffuspec.ui.measure.events import (
-    MOST_QUESTIONS,
     Studies,
     choose,
     load,
@@ -38,7 +37,7 @@ def build(shared: Shared) -> None:
         )  # fmt: skip
         with gr.Row(elem_id="measure-setup"):
             limit = gr.Number(
-                6, minimum=1, maximum=MOST_QUESTIONS, precision=0, label=questions_label(None),
+                6, precision=0, label=questions_label(None),
                 elem_id="measure-limit", scale=1, min_width=140,
             )  # fmt: skip
             tokens = gr.Slider(

@@ -587,9 +587,13 @@ window.DiffuSpecPlayer = (() => {
       try {
         this.Plotly = await this.options.plotly();
         for (const [name, node] of Object.entries(this.figures)) {
+          // Another run may have begun meanwhile, whose first looks bring no figures.
+          const { figures, colours } = this.data;
+          if (!figures) return;
           const act = name === "acceptance" ? null : (point) => this.go(point.x - 1);
-          await Draw.figure(this.Plotly, node, this.data.figures[name], this.data.colours, act);
+          await Draw.figure(this.Plotly, node, figures[name], colours, act);
         }
+        if (!this.data.figures) return;
         this.describeFigures();
         this.markFigures();
       } finally {

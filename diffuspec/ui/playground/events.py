@@ -8,13 +8,14 @@ from typing import Any
 
 import gradio as gr
 
-from diffuspec.errors import DiffuSpecError, PromptError, SettingsError
+from diffuspec.errors import DiffuSpecError, SettingsError
 from diffuspec.settings import Settings
 from diffuspec.ui.player.payload import Stream, payload
 from diffuspec.ui.shell.explain import explain
-from diffuspec.ui.shell.host import DTYPES, Host, Job
+from diffuspec.ui.shell.host import DTYPES, Host, Job, check_prompt
 from diffuspec.ui.shell.knobs import to_settings
 from diffuspec.ui.shell.notice import ended, loading, message
+from diffuspec.ui.shell.visitors import client_of
 
 
 class Runs:
@@ -28,7 +29,8 @@ class Runs:
         """Check the input and take a place in the queue. -> notice, run, stop, ticket"""
         try:
             settings = to_settings(adl, cps, dict(zip(self.knob_names, values, strict=True)))
-            job = make_job(prompt, settings, dtype, compare)
+            job = make_job(prompt, self.host.within(settings), dtype, compare)
+            job.client = client_of(request)
         except DiffuSpecError as error:
             return message(str(error)), gr.skip(), gr.skip(), gr.skip()
         self.leave(request)
@@ -52,6 +54,7 @@ class Runs:
                 last = look.trace
                 drawn = payload(last, ticket, look.source) if look.final else stream.look(last, look.source)
                 yield drawn, last if look.final else keep, loading(None), keep, keep
+            said = ended(job.cut or None)
         except Exception as error:  # whatever the engine raises must not take the page down
             said = ended(explain(error))
             if last is not None:
@@ -76,8 +79,7 @@ class Runs:
 
 def make_job(prompt: str, settings: Settings, dtype: str, compare: bool) -> Job:
     """Raises `PromptError` and `SettingsError` on what need not wait for a model to be refused."""
-    if not (prompt or "").strip():
-        raise PromptError("The prompt is empty: type a question or pick an example.")
+    check_prompt(prompt)
     if dtype not in DTYPES:
         raise SettingsError(f"dtype = {dtype!r}: choose one of {', '.join(DTYPES)}.")
     return Job(prompt, settings, dtype, compare)

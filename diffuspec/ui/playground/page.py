@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
+import orjson
 
 from diffuspec.settings import Settings
 from diffuspec.ui.player.component import player
@@ -71,7 +72,7 @@ def build(shared: Shared) -> None:
         None, js="() => setTimeout(() => document.querySelector('#trace-ready').click(), 100)", **PRIVATE
     )
     for name, chip in chips.items():
-        chip.click(None, None, prompt, js=f"() => {EXAMPLES[name]!r}", **PRIVATE)
+        chip.click(None, None, prompt, js=f"() => {orjson.dumps(EXAMPLES[name]).decode()}", **PRIVATE)
     _depend(shared)
     for button, values in ((defaults, Settings()), (paper, Settings.paper())):
         button.click(lambda values=values: shared.knob_values(values), None, shared.knobs, **QUIET)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from diffuspec.errors import DiffuSpecError, PromptError, SettingsError, TraceError
+from diffuspec.errors import DiffuSpecError, SettingsError, TraceError
 from diffuspec.measure.race import YARDSTICK, Lane, Race, finish
 from diffuspec.settings import Settings
 from diffuspec.ui.draw.chart import drawn
@@ -20,9 +19,11 @@ from diffuspec.ui.player.merits import MEASURED, RECORDED
 from diffuspec.ui.race import breakeven
 from diffuspec.ui.race.view import DONE, LEFT_OUT, RUNNING, LaneState, live_payload, race_payload
 from diffuspec.ui.shell.explain import explain
-from diffuspec.ui.shell.host import DTYPES, Host, Status, Work
+from diffuspec.ui.shell.files import handed_out, without_folder
+from diffuspec.ui.shell.host import DTYPES, Host, Status, Work, check_length, check_prompt
 from diffuspec.ui.shell.knobs import to_settings
 from diffuspec.ui.shell.notice import ended, message
+from diffuspec.ui.shell.visitors import client_of
 
 MOST_TOKENS = 256
 Labels = dict[str, tuple[str, str]]
@@ -60,12 +61,12 @@ class Races:
         except DiffuSpecError as error:
             return message(str(error)), gr.skip(), gr.skip(), gr.skip()
         self.leave(request)
+        work.client = client_of(request)
         self.works[request.session_hash] = work
         return message(None), gr.Button(interactive=False), gr.Button(interactive=True), uuid.uuid4().hex
 
     def make_work(self, prompt: str, methods: list[str], settings: Settings) -> RaceWork:
-        if not (prompt or "").strip():
-            raise PromptError("The prompt is empty: type a question or pick an example.")
+        check_prompt(prompt)
         unknown = [name for name in methods if name not in self.labels]
         others = [name for name in self.labels if name in methods and name != YARDSTICK]
         if unknown or not others:
@@ -85,7 +86,7 @@ class Races:
                 if race is None:
                     yield self._live(ticket, work), keep, keep, keep, keep, keep, keep
             if race is None:
-                yield *(self.show(shown, verify) if shown else (keep,) * 4), ended(), *idle
+                yield *(self.show(shown, verify) if shown else (keep,) * 4), ended(work.cut or None), *idle
                 return
             yield *self.show(race, verify, MEASURED), ended(), *idle
         except Exception as error:  # whatever a method raises must not take the page down
@@ -106,6 +107,9 @@ class Races:
             work.said = now
 
         pair = yield from self.host.pair(work, work.dtype, waiting)
+        if pair is None:
+            return
+        check_length(pair, work.prompt)
         lanes = []
         for name in work.methods:
             now = f"Measuring {self.labels[name][0]}: the methods run one after another, never side by side."
@@ -154,8 +158,10 @@ class Races:
         if work is not None:
             work.stop()
 
-    def draw_map(self, race: Race, k: float, verify: str) -> str:
+    def draw_map(self, race: Race | None, k: float, verify: str) -> str:
         """-> map"""
+        if race is None:  # none is recorded, and none was run yet
+            return gr.skip()
         return drawn(breakeven.chart(race, self.labels, int(k), verify))
 
     def open(self, path: str | None, verify: str):
@@ -167,7 +173,7 @@ class Races:
             race = Race.load(path)
             return *self.show(race, verify), message(None)
         except DiffuSpecError as error:
-            return keep, keep, keep, keep, message(f"{error} The race on the page is kept.")
+            return keep, keep, keep, keep, message(f"{without_folder(error, path)} The race on the page is kept.")
 
     def show(self, race: Race, verify: str, kind: str = RECORDED) -> tuple:
         """-> race, state, map, k"""
@@ -179,7 +185,7 @@ def save(race: Race | None):
     """Write the race on the page to a file. -> download, notice"""
     if race is None:
         return gr.skip(), message("There is no race yet: run one first.")
-    path = Path(tempfile.mkdtemp(prefix="diffuspec-")) / "diffuspec-race.json"
+    path = handed_out("diffuspec-race.json")
     race.save(path)
     return str(path), message(None)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
+import shutil
+import threading
+import time
 import uuid
 from pathlib import Path
 
@@ -10,11 +12,50 @@ import gradio as gr
 
 from diffuspec.errors import DiffuSpecError, TraceError, WeightsError
 from diffuspec.trace.model import Trace
+from diffuspec.ui import gradio_internals
 from diffuspec.ui.player.export import file_stem, replay_page, steps_csv, tokens_csv
 from diffuspec.ui.player.merits import RECORDED, Source
 from diffuspec.ui.player.payload import payload
 from diffuspec.ui.shell.explain import explain
 from diffuspec.ui.shell.notice import message
+
+# Files for visitors to fetch: gone after so long, and the oldest before that where they would take more room.
+HANDED_S, HANDED_BYTES, FETCHED_S = 3600.0, 256 * 2**20, 60.0
+_handing = threading.Lock()
+
+
+def handed_out(name: str) -> Path:
+    """Where to write a file that a visitor then fetches: a folder of its own, which lasts `HANDED_S` seconds.
+
+    It lies where Gradio serves files from, so that there is one copy. What earlier visitors, and earlier processes,
+    left there is deleted by age, and beyond `HANDED_BYTES` the oldest first, but nothing of the last `FETCHED_S`.
+    """
+    root = Path(gradio_internals.served_folder()) / "diffuspec"
+    folder = root / uuid.uuid4().hex
+    with _handing:
+        _sweep(root)
+        folder.mkdir(parents=True)
+    return folder / name
+
+
+def _sweep(root: Path) -> None:
+    now, total = time.time(), 0
+    folders = []
+    for folder in root.iterdir() if root.is_dir() else ():
+        try:
+            folders.append((folder.stat().st_mtime, sum(file.stat().st_size for file in folder.iterdir()), folder))
+        except OSError:  # another process was quicker
+            continue
+    for made, size, folder in sorted(folders, key=lambda item: -item[0]):
+        total += size
+        age = now - made
+        if age > HANDED_S or (total > HANDED_BYTES and age > FETCHED_S):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def without_folder(error: BaseException, path: str) -> str:
+    """The words of an error on a visitor's file, without the place where this server keeps it."""
+    return str(error).replace(str(Path(path)), Path(path).name).replace(path, Path(path).name)
 
 
 def open_trace(path: str | None):
@@ -25,7 +66,7 @@ def open_trace(path: str | None):
         trace = Trace.load(path)
         drawn = payload(trace, uuid.uuid4().hex, Source(RECORDED))
     except DiffuSpecError as error:
-        return gr.skip(), gr.skip(), message(f"{error} The trace on the page is kept.")
+        return gr.skip(), gr.skip(), message(f"{without_folder(error, path)} The trace on the page is kept.")
     except Exception as error:
         explain(error)
         return gr.skip(), gr.skip(), message("This file cannot be shown as a trace. The trace on the page is kept.")
@@ -44,7 +85,7 @@ def write(trace: Trace | None) -> str:
     """The trace in a new temporary folder; gives the file's path."""
     if trace is None:
         raise TraceError("There is no trace yet: run a prompt first.")
-    path = Path(tempfile.mkdtemp(prefix="diffuspec-")) / "diffuspec-trace.jsonl.gz"
+    path = handed_out("diffuspec-trace.jsonl.gz")
     trace.save(path)
     return str(path)
 
@@ -63,7 +104,7 @@ def export(trace: Trace | None, name: str) -> str:
     """The trace in a format of `FORMATS`, in a new temporary folder; gives the file's path."""
     if trace is None:
         raise TraceError("There is no trace yet: run a prompt first.")
-    path = Path(tempfile.mkdtemp(prefix="diffuspec-")) / (file_stem(trace) + FORMATS[name][1])
+    path = handed_out(file_stem(trace) + FORMATS[name][1])
     if name.startswith("jsonl"):
         trace.save(path)
     else:

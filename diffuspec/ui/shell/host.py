@@ -7,13 +7,16 @@ its place in the line, and can be stopped at any time.
 
 from __future__ import annotations
 
+import ipaddress
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from diffuspec.errors import PromptError, SettingsError
 from diffuspec.measure.questions import QuestionFile
 from diffuspec.measure.race import Lane, pass_costs, run_lane
 from diffuspec.measure.studies import StudyResult, stream_study
@@ -22,7 +25,7 @@ from diffuspec.settings import Settings
 from diffuspec.trace.model import Trace
 from diffuspec.trace.whatif import verify_path
 from diffuspec.ui.player.merits import MEASURED, Source
-from diffuspec.ui.shell.queue import Turns
+from diffuspec.ui.shell.queue import Client, Turns
 
 POLL_S = 0.33  # between two looks at what is waited for
 # And at what computes: a browser on the same two cores takes some 45 ms of them to draw one.
@@ -83,6 +86,8 @@ class Work:
     """What one visitor asked the models for; may be stopped from anywhere, at any time."""
 
     stopped: threading.Event = field(default_factory=threading.Event, kw_only=True)
+    client: Client | None = field(default=None, kw_only=True)
+    cut: str = field(default="", kw_only=True)  # why the server ended it, in words; else empty
 
     def stop(self) -> None:
         """No further step; a step under way is finished first."""
@@ -117,6 +122,14 @@ class Job(Work):
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What one turn on a server that others share may take. tokens: of an answer; seconds: of one use of the models."""
+
+    tokens: int = 512
+    seconds: float = 180.0
+
+
+@dataclass(frozen=True)
 class Progress:
     """One look at a job: waiting for the models or for its turn (status), or the trace so far and its source."""
 
@@ -131,12 +144,13 @@ class Host:
     compare(pair, trace, on_token) plain AR's `Baseline`, verify(pair, trace, index, ranks) a `Step` with
     another path, lane(pair, settings, prompt, method, heard, stop) a lane of a race, costs(pair, prompt) what passes
     of the target take, study(name, pair, settings, questions, state, stop) a stream of a study's results;
-    pair_name: the pair whose traces these models can go on with."""
+    pair_name: the pair whose traces these models can go on with; limits: of a turn, where others share this server."""
 
     def __init__(
         self, load=_load_embedded, start=_start, compare=_compare, verify=verify_path, lane=_lane, costs=_costs,
-        study=_study, pair_name="embedded",
+        study=_study, pair_name="embedded", limits: Limits | None = None,
     ):  # fmt: skip
+        self.limits = limits
         self._load, self._start, self._compare = load, start, compare
         self.verify, self.lane, self.costs, self.study, self.pair_name = verify, lane, costs, study, pair_name
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
@@ -195,20 +209,35 @@ class Host:
         Yields every `POLL_S` what `waiting` makes of the place in the line, then every `LOOK_S` `acting()`.
         Raises what `act` raises, and `BusyError` where too many wait already.
         """
-        turn = self._turns.join()
+        turn = self._turns.join(work.client)
         try:
             while not (turn.wait(0) or work.stopped.is_set()):
                 yield waiting(Status(_in_line(turn.ahead or 1)))
                 turn.wait(POLL_S)
             if work.stopped.is_set():
                 return None
-            acted = self._models.submit(act)
+            acted, began = self._models.submit(act), time.monotonic()
             while not acted.done():
                 yield acting()
                 wait([acted], LOOK_S)
+                if self.limits and not work.cut and time.monotonic() - began > self.limits.seconds:
+                    work.cut = (
+                        f"Others share this server, so a turn ends after {self.limits.seconds:g} seconds; "
+                        "this one was stopped."
+                    )
+                    work.stop()
             return acted.result()
         finally:
             turn.leave()
+
+    def within(self, settings: Settings) -> Settings:
+        """The settings, if this server allows them. Raises `SettingsError`."""
+        if self.limits and settings.max_new_tokens > self.limits.tokens:
+            raise SettingsError(
+                f"max_new_tokens = {settings.max_new_tokens}: others share this server, so an answer has at most "
+                f"{self.limits.tokens} tokens."
+            )
+        return settings
 
     def later(self, act: Callable[[], Any]) -> None:
         """Run `act` on the models' thread after what it does now; nobody waits for it."""
@@ -228,6 +257,7 @@ class Host:
             pair = yield from self.pair(job, job.dtype, waiting)
             if pair is None:
                 return
+            check_length(pair, job.prompt)
             trace = yield from self.in_turn(job, lambda: self._answer(job, pair), waiting, job.look)
             if trace is not None:
                 yield Progress(trace=trace, final=True)
@@ -248,6 +278,39 @@ class Host:
             if not job.stopped.is_set():
                 trace = trace.with_baseline(baseline)
         return trace
+
+
+def shared_with_others(address: str) -> bool:
+    """Whether a server that listens on this address can be reached from other machines."""
+    if address == "localhost":
+        return False
+    try:
+        return not ipaddress.ip_address(address.strip("[]")).is_loopback
+    except ValueError:
+        return True
+
+
+# Longer prompts are refused before any model or tokenizer sees them.
+MOST_CHARACTERS = 200_000
+# From here on a prompt is counted before its turn comes, on its visitor's own thread.
+LONG_PROMPT = 4_000
+
+
+def check_prompt(prompt: str) -> str:
+    """What need not wait for a model to be refused. Raises `PromptError`."""
+    if not (prompt or "").strip():
+        raise PromptError("The prompt is empty: type a question or pick an example.")
+    if len(prompt) > MOST_CHARACTERS:
+        raise PromptError(f"The prompt has {len(prompt)} characters; at most {MOST_CHARACTERS} are read. Shorten it.")
+    return prompt
+
+
+def check_length(pair: Any, prompt: str | tuple[int, ...]) -> None:
+    """Refuse what does not fit the pair's context before it takes a turn. Raises `PromptError`."""
+    if isinstance(prompt, str) and len(prompt) > LONG_PROMPT:
+        count = len(pair.encode(prompt))
+        if count >= pair.info.context:
+            raise PromptError(f"The prompt has {count} tokens; the target can hold {pair.info.context}. Shorten it.")
 
 
 def _in_line(ahead: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass, field
+from json import dumps
 from typing import Any
 
 import gradio as gr
@@ -76,9 +77,9 @@ def show(trace: Trace, source: Source | None = None, at: tuple[int, str] | None 
 
 def go_to_shown(page: str) -> str:
     """As `go_to`, with the notice as input: not where it tells why a trace was refused."""
-    return f"(said) => {{ if (!JSON.parse(said || '{{}}').message) DiffuSpecPages.go({page!r}); }}"
+    return f"(said) => {{ if (!JSON.parse(said || '{{}}').message) DiffuSpecPages.go({dumps(page)}); }}"
 
 
 def go_to(page: str) -> str:
     """JavaScript, for an event's `js`, that brings a page of `page.PAGES` to the front."""
-    return f"() => DiffuSpecPages.go({page!r})"
+    return f"() => DiffuSpecPages.go({dumps(page)})"

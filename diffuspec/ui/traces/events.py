@@ -11,6 +11,7 @@ from diffuspec.errors import DiffuSpecError
 from diffuspec.settings import Settings
 from diffuspec.trace.gallery import Gallery
 from diffuspec.trace.model import Trace
+from diffuspec.ui.gradio_internals import sent
 from diffuspec.ui.shell import links
 from diffuspec.ui.shell.files import export
 from diffuspec.ui.shell.knobs import to_settings
@@ -27,7 +28,7 @@ class Traces:
     def enter(self, event: gr.EventData):
         """A card was opened. -> `Shared.shown`, `Shared.setup`"""
         try:
-            return self._open(str(event._data["name"]))
+            return self._open(str(sent(event)["name"]))
         except DiffuSpecError as error:
             return self._said(message(str(error)))
         except (KeyError, TypeError):
