@@ -62,8 +62,7 @@ class Api:
 
         Args:
             prompt: the user's turn; the chat template is applied.
-            settings: knobs by name, as a JSON object or its text, such as {"k_max": 12, "max_new_tokens": 64}.
-                Of: {knobs}.
+            settings: knobs by name, as a JSON object or its text, such as {"k_max": 12, "max_new_tokens": 64}. {knobs}
             dtype: int8 or float32 (both identical to plain decoding), or bfloat16 (which may differ).
             compare: whether plain AR decoding is run beside it for the speed-up and the identity check.
 
@@ -85,8 +84,7 @@ class Api:
 
         Args:
             prompt: the user's turn; the chat template is applied.
-            settings: knobs by name, as a JSON object or its text, such as {"k_max": 12, "max_new_tokens": 64}.
-                Of: {knobs}.
+            settings: knobs by name, as a JSON object or its text, such as {"k_max": 12, "max_new_tokens": 64}. {knobs}
             dtype: int8 or float32 (both identical to plain decoding), or bfloat16 (which may differ).
             compare: whether plain AR decoding is run beside it.
 
@@ -109,8 +107,7 @@ class Api:
         Args:
             ids: k columns (at most 128) of as many candidate token ids each (at most 64), likeliest first.
             logq: the natural logarithm of the drafter's probability of each, of the same shape, falling along a row.
-            settings: knobs by name, as a JSON object or its text, such as {"tau": 0.8, "beam": 3, "proxy": "none"}.
-                Of: {knobs}.
+            settings: knobs by name, as JSON, such as {"tau": 0.8, "beam": 3, "proxy": "none"}. {knobs}
             context: token ids before the draft, which the causal proxy reads.
             stop_ids: token ids that end an answer.
 
