@@ -17,19 +17,19 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from diffuspec.errors import PromptError, SettingsError
+from diffuspec.errors import ModelError, PromptError, SettingsError
 from diffuspec.method.acceptance import Verdict, verify, verify_ratio, verify_tree
 from diffuspec.method.copying import make_source
 from diffuspec.method.lattice import TokenLattice, generated_length, prune
 from diffuspec.method.length import NoDraft, TreeBudget, make_policy
-from diffuspec.method.proxy import NoProxy, make_proxy
-from diffuspec.method.sampling import distribution, draw
+from diffuspec.method.proxy import NoProxy, make_proxy, possible_proxy
+from diffuspec.method.sampling import NOT_NUMBERS, distribution, draw
 from diffuspec.method.search import SearchResult, TreeSearch, find, sample_path, warm_up
 from diffuspec.models.pair import Pair
 from diffuspec.models.ranking import RankedLogits
 from diffuspec.settings import Settings
 from diffuspec.trace.model import Trace
-from diffuspec.trace.recorder import Recorder
+from diffuspec.trace.recorder import IMPOSSIBLE, Recorder
 from diffuspec.trace.steps import Step
 
 LATTICE_ROWS = 15
@@ -59,6 +59,11 @@ class DiffuSpec:
                 f"{longest} = {getattr(self.settings, longest)} exceeds the {pair.drafter.max_block} positions "
                 f"the drafter of the pair {pair.info.name!r} can fill."
             )
+        if self.settings.search == "tree" and not pair.target.trees:
+            raise SettingsError(
+                f"search = tree needs a target whose rows have positions of their own, which {pair.info.target} does "
+                "not take: use search = cps."
+            )
 
     def run(self, prompt: str | list | None = None, **options) -> Trace:
         """Decode to the end; arguments as `stream`."""
@@ -81,27 +86,22 @@ class DiffuSpec:
         if (prompt is None) == (ids is None):
             raise PromptError("Give either a prompt or token ids.")
         ids = self.pair.encode(prompt) if ids is None else list(ids)
-        if not ids or not all(0 <= i < self.pair.target.vocab_size for i in ids):
-            raise PromptError(f"Token ids must be given, each from 0 to {self.pair.target.vocab_size - 1}.")
-        if len(ids) >= self.pair.info.context:
-            raise PromptError(
-                f"The prompt has {len(ids)} tokens; the target {self.pair.info.target} can hold "
-                f"{self.pair.info.context}, answer included. Shorten the prompt."
-            )
         return Run(self.pair, settings, ids, prompt)
 
 
 class Run:
     """One answer in the making: an iterator of steps that owns the caches.
 
-    `trace` is what has happened so far, at any time; `stop()` ends the run before its next step.
+    `trace` is what has happened so far, at any time, also where a step raised an error; `stop()` ends the run
+    before its next step.
     """
 
     def __init__(self, pair: Pair, settings: Settings, ids: Sequence[int], prompt: str | list | None = None):
+        settings = settings.replace(proxy=possible_proxy(settings.proxy, pair.proxy))
         self.pair, self.settings = pair, settings
         self.prefix = list(ids)
         self.stop_ids = pair.stop_ids
-        self.budget = min(settings.max_new_tokens, pair.info.context - len(ids))
+        self.budget = min(settings.max_new_tokens, pair.room(ids))
         cost = pair.step_cost if settings.length == "throughput" else None
         self.policy = make_policy(settings, cost) if pair.drafter.max_block else NoDraft(cost)
         self.proxy = make_proxy(
@@ -128,18 +128,22 @@ class Run:
         return self
 
     def __next__(self) -> Step:
+        if self.cache is None and self.stop_reason == "running":
+            self.prefill()
         if self.stop_reason != "running":
             self.cache = None
             raise StopIteration
-        if self.cache is None:
-            self.prefill()
-        return self.step()
+        try:
+            return self.step()
+        except Exception:
+            self.stop_reason = "failed"
+            raise
 
     def prefill(self) -> None:
         """Read the prompt, all but its last token, which is the first anchor."""
         started = time.perf_counter()
         self.cache = self.pair.target.new_cache()
-        self.pair.target.prefill(self.cache, self.prefix[:-1])
+        self.pair.target.prefill(self.cache, self.prefix[:-1], lambda: self.stop_reason != "running")
         self.recorder.prefilled(time.perf_counter() - started)
 
     def step(self) -> Step:
@@ -169,6 +173,7 @@ class Run:
         width = max(self.settings.m_max, LATTICE_ROWS)
         options = dict(width=width, passes=self.settings.passes, cache=self.cache)
         ids, logq = self.pair.drafter.draft(self.prefix, k, **options)
+        logq = np.nan_to_num(logq, nan=IMPOSSIBLE, neginf=IMPOSSIBLE).clip(IMPOSSIBLE, 0.0)
         kept = self.policy.columns(logq[:, 0].tolist())
         return ids[:kept], logq[:kept]
 
@@ -201,7 +206,10 @@ class Run:
     def read(self, found: SearchResult | TreeSearch) -> RankedLogits:
         """One target pass over the anchor and the draft: logits [n + 1, V]."""
         parents = [-1, *(found.tree.parent + 1).tolist()] if isinstance(found, TreeSearch) else None
-        return self.pair.target.ranked(self.cache, [self.prefix[-1], *found.ids.tolist()], parents)
+        logits = self.pair.target.ranked(self.cache, [self.prefix[-1], *found.ids.tolist()], parents)
+        if not logits.are_numbers():
+            raise ModelError(NOT_NUMBERS)
+        return logits
 
     def verify(self, lattice: TokenLattice, found: SearchResult | TreeSearch, logits: RankedLogits) -> Verdict:
         settings = self.settings

@@ -25,6 +25,10 @@ class WeightsError(DiffuSpecError, RuntimeError):
     """Weights that are missing, damaged or out of reach."""
 
 
+class ModelError(DiffuSpecError, RuntimeError):
+    """A model that computed something that is not a number."""
+
+
 class TraceError(DiffuSpecError, ValueError):
     """A file that is not a readable trace."""
 

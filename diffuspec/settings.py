@@ -165,8 +165,10 @@ class Settings:
             raise SettingsError(
                 f"k_min = {self.k_min} is larger than k_max = {self.k_max}: lower k_min or raise k_max."
             )
-        if self.rule == "paper" and self.search == "tree" and self.temperature > 0:
-            raise SettingsError("The paper's rule verifies one path, not a tree: choose search = cps, or another rule.")
+        if self.temperature > 0 and self.search == "tree" and self.rule != "point-mass":
+            raise SettingsError(
+                f"rule = {self.rule} verifies one path, not a tree: choose search = cps, or rule = point-mass."
+            )
 
     @classmethod
     def knobs(cls) -> dict[str, Knob]:

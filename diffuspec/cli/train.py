@@ -203,7 +203,8 @@ def _load(arguments: argparse.Namespace, progress: Callable):
     from transformers import AutoTokenizer
 
     from diffuspec.models.embedded import embedded_target
-    from diffuspec.models.target import stock_model, stop_ids
+    from diffuspec.models.target import stock_model
+    from diffuspec.models.vocabulary import stop_ids
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)

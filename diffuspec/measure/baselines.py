@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
-from diffuspec.method.sampling import distribution, draw
+from diffuspec.errors import ModelError
+from diffuspec.method.sampling import NOT_NUMBERS, distribution, draw
 from diffuspec.models.drafter import MASKED, DiffusionDrafter
 from diffuspec.models.pair import Pair
 from diffuspec.models.ranking import likeliest
@@ -27,13 +28,16 @@ from diffuspec.trace.model import Baseline, Difference, Trace
 class AutoregressiveRun:
     """One token a target pass: an iterator of token ids; `logits` are those the newest came from [V]."""
 
-    def __init__(self, pair: Pair, settings: Settings, ids: Sequence[int]):
+    def __init__(
+        self, pair: Pair, settings: Settings, ids: Sequence[int], should_stop: Callable[[], bool] = lambda: False
+    ):
         self.pair, self.settings = pair, settings
-        self.budget = min(settings.max_new_tokens, pair.info.context - len(ids))
+        self.budget = min(settings.max_new_tokens, pair.room(ids))
         self.random = np.random.default_rng(settings.seed)
         self.token = ids[-1]
         self.cache = pair.target.new_cache()
-        self.pair.target.prefill(self.cache, ids[:-1])
+        if not self.pair.target.prefill(self.cache, ids[:-1], should_stop):
+            self.budget = 0
         self.logits = None
 
     def __iter__(self) -> Iterator[int]:
@@ -50,6 +54,8 @@ class AutoregressiveRun:
             self.token = draw(p, self.random.random())
         else:
             self.token = int(likeliest(self.logits[None])[0])
+        if not torch.isfinite(self.logits[self.token]):
+            raise ModelError(NOT_NUMBERS)
         self.budget -= 1
         return self.token
 

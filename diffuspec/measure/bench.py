@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from diffuspec import assets
+from diffuspec.errors import PromptError
 from diffuspec.measure.baselines import first_difference
 from diffuspec.measure.journal import Journal
 from diffuspec.measure.methods import METHODS, Emission, Variant, never
@@ -25,17 +26,21 @@ from diffuspec.provenance import fingerprint, provenance, weights_fingerprint
 from diffuspec.trace.steps import STAGES
 
 WARM_UP_TOKENS = 16
-PROGRAM = ("engine", "trace/recorder", "measure/baselines", "measure/rivals", "measure/methods", "measure/bench")
 
 
 @dataclass(frozen=True)
 class Progress:
-    """done, total: answers, one a variant and question; now: what comes next; results: of finished questions."""
+    """How far a measurement is.
+
+    done, total: answers, one a variant and question; now: what comes next; results: of finished questions;
+    skipped: (question id, why) of questions, or of their later turns, that could not be asked.
+    """
 
     done: int
     total: int
     now: str
     results: tuple[Measured, ...]
+    skipped: tuple[tuple[str, str], ...] = ()
 
 
 def measure(
@@ -53,21 +58,25 @@ def measure(
     """
     variants = [dataclasses.replace(v, settings=v.settings.replace(temperature=0)) for v in variants]
     known = journal.results if journal else {}
+    skipped = {q.id: journal.skipped[q.id] for q in questions if journal and q.id in journal.skipped}
     results = {q.id: known[q.id] for q in questions if q.id in known}
     open_ = [(i, q) for i, q in enumerate(questions) if q.id not in known]
     total = len(questions) * len(variants)
+    longest = max(variant.settings.max_new_tokens for variant in variants)
 
     def progress(done: int, now: str) -> Progress:
         finished = tuple(row for q in questions for row in results.get(q.id, ()))
-        return Progress(done, total, now, finished)
+        return Progress(done, total, now, finished, tuple(skipped.items()))
 
     done = len(results) * len(variants)
-    if open_:
-        ids = pair.encode(open_[0][1].turns[0])
+    first = next(
+        (ids for _, q in open_ if not isinstance(ids := _asked(pair, [_user(q.turns[0])], longest), str)), None
+    )
+    if first is not None:
         for variant in variants:
             yield progress(done, f"warming up {variant.name}")
             short = dataclasses.replace(variant, settings=variant.settings.replace(max_new_tokens=WARM_UP_TOKENS))
-            if _decode(pair, short, ids, should_stop) is None:
+            if _decode(pair, short, first, should_stop) is None:
                 return
     for index, question in open_:
         sums = {variant.name: _Sum(variant.name, question) for variant in variants}
@@ -76,10 +85,10 @@ def measure(
         messages: list[dict[str, str]] = []
         answered = 0
         for number, turn in enumerate(question.turns):
-            messages.append({"role": "user", "content": turn})
-            ids = pair.encode(messages)
-            longest = max(variant.settings.max_new_tokens for variant in variants)
-            if len(ids) + longest > pair.info.context:
+            messages.append(_user(turn))
+            ids = _asked(pair, messages, longest)
+            if isinstance(ids, str):
+                skipped[question.id] = ids if number == 0 else f"from turn {number + 1} on: {ids}"
                 break
             answers = {}
             for variant in order:
@@ -102,8 +111,24 @@ def measure(
         results[question.id] = tuple(sums[variant.name].measured() for variant in variants)
         done += len(variants)
         if journal:
-            journal.append(question.id, results[question.id])
+            journal.append(question.id, results[question.id], skipped.get(question.id))
     yield progress(done, "")
+
+
+def _user(turn: str) -> dict[str, str]:
+    return {"role": "user", "content": turn}
+
+
+def _asked(pair: Pair, messages: Sequence[dict[str, str]], longest: int) -> list[int] | str:
+    """Token ids of a question to which there is room for `longest` tokens, or why it cannot be asked."""
+    try:
+        ids = pair.encode(messages)
+        room = pair.room(ids)
+    except PromptError as error:
+        return str(error)
+    if room < longest:
+        return f"its {len(ids)} tokens leave room for {room} of the {longest} that an answer may have"
+    return ids
 
 
 def _decode(pair: Pair, variant: Variant, ids: Sequence[int], should_stop: Callable[[], bool]) -> list[Emission] | None:
@@ -171,6 +196,6 @@ def key(kind: str, pair: Pair, variants: Sequence[Variant], questions: QuestionF
         "machine": made_by.machine,
         "threads": made_by.threads,
         "versions": made_by.versions,
-        "program": fingerprint("models", "method", *(f"{name}.py" for name in PROGRAM)),
+        "program": fingerprint("engine.py", "method", "models", "trace", "measure"),
         "weights": weights_fingerprint(assets.drafter(), assets.ASSETS / "ngram") if pair.info.name == EMBEDDED else "",
     }

@@ -23,7 +23,10 @@ PACKAGE = Path(__file__).parents[1]
 
 
 class Journal:
-    """results: question id -> one `Measured` a variant, of the questions measured so far.
+    """What a measurement has finished, kept on disk.
+
+    results: question id -> one `Measured` a variant, of the questions measured so far; skipped: question id -> why
+    it, or a later turn of it, could not be asked.
 
     Raises `ResultsError` where the file was begun under another key, or is in use.
     """
@@ -31,6 +34,7 @@ class Journal:
     def __init__(self, path: Path, key: dict[str, Any]):
         self.path = path
         self.results: dict[str, tuple[Measured, ...]] = {}
+        self.skipped: dict[str, str] = {}
         self._lock = FileLock(path.with_name(path.name + ".lock"))
         try:
             self._lock.acquire(timeout=0)
@@ -57,6 +61,8 @@ class Journal:
                 for entry in entries:
                     rows = codec.decode(tuple[Measured, ...], entry["rows"], "rows")
                     self.results[str(entry["question"])] = rows
+                    if "skipped" in entry:
+                        self.skipped[str(entry["question"])] = str(entry["skipped"])
             except (ValueError, KeyError, TypeError) as error:
                 if isinstance(error, ResultsError):
                     raise
@@ -78,10 +84,13 @@ class Journal:
                     "Measure as before, name another output, or begin anew with --restart."
                 )
 
-    def append(self, question: str, rows: Sequence[Measured]) -> None:
+    def append(self, question: str, rows: Sequence[Measured], skipped: str | None = None) -> None:
         """On disk before this returns."""
         self.results[question] = tuple(rows)
-        self._write({"question": question, "rows": [dataclasses.asdict(row) for row in rows]})
+        entry = {"question": question, "rows": [dataclasses.asdict(row) for row in rows]}
+        if skipped:
+            self.skipped[question] = entry["skipped"] = skipped
+        self._write(entry)
 
     def _write(self, entry: dict[str, Any]) -> None:
         self._file.write(json.dumps(entry).encode() + b"\n")

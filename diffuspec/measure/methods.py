@@ -115,7 +115,7 @@ def _ar(pair, settings, ids, should_stop=never):
 
     def passes():
         started = time.perf_counter()
-        for token in AutoregressiveRun(pair, settings, ids):
+        for token in AutoregressiveRun(pair, settings, ids, should_stop):
             now = time.perf_counter()
             yield (token,), (now - started) * 1e3
             started = time.perf_counter()

@@ -225,10 +225,10 @@ def run_lane(method: str, decoding: Decoding, heard: Callable[[int], None], stop
 
 def pass_costs(pair: Pair, ids: Sequence[int]) -> tuple[tuple[float, float], ...]:
     """(n, milliseconds) of a target pass over n tokens after the prompt: the median of three, made to rise in n."""
+    points, least, room = [], 0.0, pair.room(ids)
     target, cache = pair.target, pair.target.new_cache()
     target.prefill(cache, ids[:-1])
-    points, least = [], 0.0
-    for n in PASS_SIZES:
+    for n in (size for size in PASS_SIZES if size <= room):
         spent = []
         for _ in range(PASS_REPEATS):
             started = time.perf_counter()

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
+from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
 from diffuspec import loopback
@@ -27,6 +28,20 @@ from diffuspec.models.target import stock_model
 from diffuspec.settings import Settings
 
 ROOM = 8192  # tokens that llama.cpp keeps room for, or twice as many, ...
+# Plain greedy decoding in the words of each rival, every field that could change a token: defaults differ by
+# checkpoint and by version.
+GREEDY = dict(
+    do_sample=False, num_beams=1, repetition_penalty=1.0, encoder_repetition_penalty=1.0, no_repeat_ngram_size=0,
+    temperature=1.0, top_k=50, top_p=1.0, min_p=None, typical_p=1.0, bad_words_ids=None, suppress_tokens=None,
+    begin_suppress_tokens=None, forced_bos_token_id=None, forced_eos_token_id=None, stop_strings=None,
+    exponential_decay_length_penalty=None, sequence_bias=None, guidance_scale=None, use_cache=True,
+    cache_implementation=None,
+)  # fmt: skip
+LLAMA_GREEDY = dict(
+    temperature=0, top_k=1, top_p=1.0, min_p=0.0, typical_p=1.0, repeat_penalty=1.0, presence_penalty=0.0,
+    frequency_penalty=0.0, dry_multiplier=0.0, xtc_probability=0.0, mirostat=0, ignore_eos=False, logit_bias=[],
+)  # fmt: skip
+
 Pass = tuple[tuple[int, ...], float]  # the tokens a target pass gave, and its milliseconds
 
 
@@ -51,7 +66,9 @@ class _Passes(BaseStreamer):
 
 @functools.lru_cache(2)
 def _stock(source, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
-    return stock_model(source, dtype).to(device)
+    model = stock_model(source, dtype).to(device)
+    model.generation_config = GenerationConfig()  # a checkpoint's own would add penalties that nobody here asked for
+    return model
 
 
 @torch.inference_mode()
@@ -69,8 +86,8 @@ def generate(
     passes.started = time.perf_counter()
     prompt = torch.tensor([list(ids)], device=model.device)
     model.generate(
-        prompt, attention_mask=torch.ones_like(prompt), do_sample=False, streamer=passes,
-        max_new_tokens=min(settings.max_new_tokens, pair.info.context - len(ids)),
+        prompt, attention_mask=torch.ones_like(prompt), streamer=passes, **GREEDY,
+        max_new_tokens=min(settings.max_new_tokens, pair.room(ids)),
         eos_token_id=sorted(pair.stop_ids) or None, pad_token_id=min(pair.stop_ids, default=0),
         stopping_criteria=[lambda tokens, scores: torch.full((1,), should_stop(), device=tokens.device)], **options,
     )  # fmt: skip
@@ -88,10 +105,10 @@ def llama_cpp(pair: Pair, settings: Settings, ids: Sequence[int], should_stop: C
         raise MethodError(
             f"llama-cpp decodes GGUF files and the embedded pair on a CPU, not {pair.info.name} on {pair.info.device}."
         )
-    budget = min(settings.max_new_tokens, pair.info.context - len(ids))
+    budget = min(settings.max_new_tokens, pair.room(ids))
     room = min(pair.info.context, -(-(len(ids) + budget) // ROOM) * ROOM)  # all of a long context would cost gigabytes
-    _, address = _llama_server(own, room, torch.get_num_threads())
-    body = dict(prompt=list(ids), n_predict=budget, temperature=0, cache_prompt=False, return_tokens=True, stream=True)
+    address = _llama_address(own, room, torch.get_num_threads())
+    body = dict(prompt=list(ids), n_predict=budget, cache_prompt=False, return_tokens=True, stream=True, **LLAMA_GREEDY)
     last = time.perf_counter()
     request = urllib.request.Request(
         f"{address}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"}
@@ -114,6 +131,15 @@ def llama_cpp(pair: Pair, settings: Settings, ids: Sequence[int], should_stop: C
                 now = time.perf_counter()
                 yield tuple(tokens), (now - last) * 1e3
                 last = now
+
+
+def _llama_address(gguf: Path | None, context: int, threads: int) -> str:
+    """Of a server that runs: one that died is replaced."""
+    server, address = _llama_server(gguf, context, threads)
+    if server.poll() is not None:
+        _llama_server.cache_clear()
+        server, address = _llama_server(gguf, context, threads)
+    return address
 
 
 @functools.lru_cache(1)

@@ -20,9 +20,17 @@ def text_table(result: StudyResult) -> str:
 
 
 def report(result: StudyResult) -> str:
-    """The table, where answers were not plain AR's, and the remark."""
-    parts = [text_table(result), _identity(result), result.remark]
+    """The table, where answers were not plain AR's, which questions could not be asked, and the remark."""
+    parts = [text_table(result), _identity(result), left_out(result), result.remark]
     return "\n\n".join(part for part in parts if part)
+
+
+def left_out(result: StudyResult) -> str:
+    """Which questions could not be asked, and why; empty where all were."""
+    if not result.skipped:
+        return ""
+    lines = [f"question {row['question']}: {row['why']}" for row in result.skipped]
+    return f"Left out, {len(lines)} of {result.questions.count} questions:\n" + "\n".join(lines)
 
 
 def _paper_form(result: StudyResult) -> str:

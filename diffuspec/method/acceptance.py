@@ -80,8 +80,9 @@ def verify_tree(tree: PrefixTree, next_token: Callable[[int], int], stop_ids: Co
 
 
 def accept_probability(p: np.ndarray, q: np.ndarray, token: int) -> float:
-    """min(1, p(token) / q(token)) of two distributions [V]."""
-    return min(1.0, float(p[token]) / float(q[token]))
+    """min(1, p(token) / q(token)) of two distributions [V]; where q underflowed to 0, the limit."""
+    p_token, q_token = float(p[token]), float(q[token])
+    return min(1.0, p_token / q_token) if q_token > 0 else float(p_token > 0)
 
 
 def residual(p: np.ndarray, q: np.ndarray) -> np.ndarray:

@@ -231,10 +231,15 @@ class Mixture(_Tabled):
         self.context.extend(ids)
 
 
+def possible_proxy(kind: str, ngram: NGram | None) -> str:
+    """The proxy asked for, or where it needs a fitted n-gram that the pair lacks, the n-gram of the text so far."""
+    return "context" if ngram is None and "ngram" in kind else kind
+
+
 def make_proxy(kind: str, *, ngram: NGram | None, vocab_size: int, weight: float, prompt_ids: Sequence[int]) -> Proxy:
-    """The proxy a run uses; `kind` as in `Settings.proxy`."""
+    """The proxy a run uses; `kind` as in `Settings.proxy`, as `possible_proxy` leaves it."""
     if kind in ("ngram", "ngram+context") and ngram is None:
-        raise SettingsError(f"This pair has no fitted n-gram, so proxy = {kind} is not possible: use context or none.")
+        raise SettingsError(f"There is no fitted n-gram here, so proxy = {kind} is not possible: use context or none.")
     if kind == "ngram":
         return ngram
     if kind == "context":

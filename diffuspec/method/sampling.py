@@ -9,16 +9,26 @@ from __future__ import annotations
 
 import numpy as np
 
+from diffuspec.errors import ModelError
+
 _NUCLEUS = 256
+NOT_NUMBERS = (
+    "The target computed logits that are not numbers (NaN or infinity): a damaged checkpoint, or an overflow in half "
+    "precision. Check the weights, or try the dtype float32."
+)
 
 
 def distribution(logits: np.ndarray, temperature: float, top_k: int = 0, top_p: float = 1.0) -> np.ndarray:
     """p float64 [V] from logits [V] at a temperature above 0; top_k = 0 and top_p = 1 filter nothing.
 
+    Raises `ModelError` where the logits are not numbers; -inf is one, for a token of probability 0.
     Of equally likely tokens the one with the smaller id counts as the likelier.
     """
     p = np.exp((logits - logits.max()) / temperature, dtype=np.float64)
-    p /= p.sum()
+    total = p.sum()
+    if not np.isfinite(total):
+        raise ModelError(NOT_NUMBERS)
+    p /= total
     if 0 < top_k < len(p):
         p = _only(p, _likeliest(p, top_k))
     if top_p < 1.0:

@@ -135,7 +135,7 @@ class StandaloneDrafter(DiffusionDrafter):
         width = model.get_output_embeddings().weight.shape[0]
         if not 0 <= mask_id < width:
             raise PairError(f"The mask id {mask_id} lies outside the drafter's vocabulary of {width}.")
-        self._vocab = min(width, target_vocab)
+        self._rows, self._vocab = width, min(width, target_vocab)
 
     def logits(self, prefix, block, cache):
         room = self.context - len(block)
@@ -143,7 +143,10 @@ class StandaloneDrafter(DiffusionDrafter):
         # What this project trains never saw a mask in the place that its last row predicts.
         rows_read = block[:-1] if self.convention.attention == "causal-prefix" else block
         n = len(text) + len(rows_read)
-        ids = torch.tensor([text + [self.mask_id if t == MASKED else t for t in rows_read]], device=self.model.device)
+        known = [
+            t if 0 <= t < self._rows else self.mask_id for t in (*text, *rows_read)
+        ]  # the rest are masks, or padding
+        ids = torch.tensor([known], device=self.model.device)
         out = self.model(ids, attention_mask=self._mask(n, len(text) - 1), use_cache=False).logits[0]
         first = len(text) - int(self.convention.shifted)
         rows = out[first : first + len(block), : self._vocab]

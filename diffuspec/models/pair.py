@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import jinja2
 import torch
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import cached_file
 
 from diffuspec import assets
-from diffuspec.errors import PairError, PromptError, WeightsError
+from diffuspec.errors import PairError, PromptError
 from diffuspec.method.length import StepCost
 from diffuspec.method.proxy import NGram
 from diffuspec.method.search import warm_up
 from diffuspec.models import embedded as weights
 from diffuspec.models.cost import measure
+from diffuspec.models.devices import BYTES, choose_dtype, spread_over, this_device, weight_bytes
 from diffuspec.models.drafter import Convention, DiffusionDrafter, NoDrafter, StandaloneDrafter, load_block_drafter
 from diffuspec.models.gguf.decoder import decoder, shape_of
 from diffuspec.models.gguf.fetch import coder_gguf
 from diffuspec.models.gguf.file import GGUF
 from diffuspec.models.gguf.tokenizer import end_ids, tokenizer_of
 from diffuspec.models.int8.decoder import int8_fits
-from diffuspec.models.presets import CODER, CONVENTIONS, EMBEDDED, PRESETS
-from diffuspec.models.target import Target, load_target, stop_ids
-from diffuspec.provenance import DTYPES, PairInfo
+from diffuspec.models.presets import CODER, CONVENTIONS, EMBEDDED, MODEL_TYPES, PRESETS, convention_of
+from diffuspec.models.target import Target, load_target, told
+from diffuspec.models.vocabulary import make_sure_they_share, names_of, special_ids, stop_ids
+from diffuspec.provenance import PairInfo
 from diffuspec.settings import Settings
+
+OWN_NGRAM = -1  # the edition that `PairInfo` tells of a table of the user's own
+LONGEST_TOKEN = 200  # characters: a longer text cannot fit, and is refused before it is tokenised
 
 
 @dataclass(frozen=True)
@@ -43,23 +51,48 @@ class Pair:
     proxy: NGram | None
     stop_ids: frozenset[int]
 
-    def encode(self, prompt: str | list[dict[str, str]]) -> list[int]:
-        """Token ids of a user turn, or of chat messages {"role", "content"}, in the chat template.
-
-        Raises `PromptError` for an empty prompt.
-        """
-        turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        if not turns or not str(turns[-1]["content"]).strip():
-            raise PromptError("The prompt is empty: type a question or pick an example.")
-        if self.tokenizer.chat_template:
-            return self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
-        return self.tokenizer("\n".join(turn["content"] for turn in turns)).input_ids
-
     @property
     def settings(self) -> Settings:
         """Those that suit this pair, where nothing else is asked for."""
         proxy = "ngram+context" if self.proxy else "context"
         return Settings(proxy=proxy) if self.drafter.max_block else Settings.without_drafter(proxy)
+
+    def encode(self, prompt: str | list[dict[str, str]]) -> list[int]:
+        """Token ids of a user turn, or of chat messages {"role", "content"}, in the chat template.
+
+        Raises `PromptError` for an empty prompt, one far longer than the context, and messages that the template
+        refuses.
+        """
+        messages = chat_messages(prompt)
+        length = sum(len(message["content"]) for message in messages)
+        if length > self.info.context * LONGEST_TOKEN:
+            raise PromptError(
+                f"The prompt has {length:,} characters, more than the {self.info.context:,} tokens of the target "
+                f"{self.info.target} can stand for. Shorten the prompt."
+            )
+        if not self.tokenizer.chat_template:
+            return self.tokenizer("\n".join(message["content"] for message in messages)).input_ids
+        try:
+            return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        except (jinja2.TemplateError, ValueError, TypeError, KeyError) as error:
+            raise PromptError(
+                f"The chat template of {self.info.target} does not take these messages: {error}. Most templates "
+                "want turns of user and assistant by turns, beginning and ending with the user's."
+            ) from error
+
+    def room(self, ids: Sequence[int]) -> int:
+        """How many tokens an answer to the prompt `ids` can have; every way of decoding asks this first.
+
+        Raises `PromptError` where `ids` are none, are not the target's, or leave no room.
+        """
+        if not len(ids) or not all(0 <= i < self.target.vocab_size for i in ids):
+            raise PromptError(f"Token ids must be given, each from 0 to {self.target.vocab_size - 1}.")
+        if len(ids) >= self.info.context:
+            raise PromptError(
+                f"The prompt has {len(ids)} tokens; the target {self.info.target} can hold {self.info.context}, "
+                "answer included. Shorten the prompt."
+            )
+        return self.info.context - len(ids)
 
     @functools.cached_property
     def step_cost(self) -> StepCost:
@@ -90,8 +123,36 @@ class Pair:
 
     @functools.cached_property
     def special_ids(self) -> frozenset[int]:
-        added = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
-        return frozenset(added | set(self.tokenizer.all_special_ids) | self.stop_ids)
+        return special_ids(self.tokenizer) | self.stop_ids
+
+
+def chat_messages(prompt: str | Sequence[Mapping]) -> list[dict[str, str]]:
+    """A user turn, or chat messages as servers take them, as messages {"role", "content"} whose content is text.
+
+    Content may come in parts, [{"type": "text", "text": ...}]. Raises `PromptError` for anything else.
+    """
+    if isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
+    if not isinstance(prompt, list | tuple) or not all(isinstance(message, Mapping) for message in prompt):
+        raise PromptError('A prompt is a text, or a list of messages {"role": ..., "content": ...}.')
+    messages = []
+    for number, message in enumerate(prompt, 1):
+        role, content = message.get("role"), message.get("content")
+        if isinstance(content, list | tuple) and all(
+            isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
+            for part in content
+        ):
+            content = "".join(part["text"] for part in content)
+        if not isinstance(role, str) or not isinstance(content, str):
+            raise PromptError(f'Message {number} must have a "role" and a "content", both text.')
+        if any("\ud800" <= character <= "\udfff" for character in content):
+            raise PromptError(
+                "The prompt holds half of a character (a lone surrogate): it was cut in the middle of one."
+            )
+        messages.append({**message, "content": content})
+    if not messages or not messages[-1]["content"].strip():
+        raise PromptError("The prompt is empty: type a question or pick an example.")
+    return messages
 
 
 def load_pair(
@@ -102,49 +163,61 @@ def load_pair(
     convention: Convention | None = None,
     dtype: str | None = None,
     device: str | None = None,
+    ngram: str | Path | None = None,
     progress: weights.Progress = weights.silent,
 ) -> Pair:
     """Load a pair by name, or any two checkpoints (folders or Hub ids) that share token ids.
 
     name: "embedded" (the default), "coder" or a key of `presets.PRESETS`. target, drafter: instead of a name;
-    `convention` says how to read the drafter unless its Hub id is known. A target that is a GGUF file needs no drafter:
-    drafts are then copies of the text so far. dtype: "int8", "float32" or
-    "bfloat16"; by default bfloat16 on a GPU, and on a CPU int8 for the embedded pair, where this machine can,
-    and float32 for others: both keep the output identical to plain decoding.
-    Raises `PairError` and `WeightsError`.
+    `convention` says how to read the drafter where its own config.json does not. A target that is a GGUF file needs no
+    drafter: drafts are then copies of the text so far. dtype: "int8", "float32" or "bfloat16"; by default
+    bfloat16 on a GPU, and on a CPU int8 for the embedded pair, where this machine can, and float32 for others: both
+    keep the output identical to plain decoding. ngram: a table that `diffuspec train ngram` made for this tokenizer,
+    for the proxy. Raises `PairError` and `WeightsError`.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        raise PairError(f"Unknown device {device!r}: try cpu or cuda.") from None
-    if kind not in ("cpu", "cuda"):
-        raise PairError(f"The models do not run on the device {device!r}: use cpu or cuda.")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise PairError("This machine has no usable CUDA device: use --device cpu.")
-    if dtype is None:
-        compiled = is_gguf(target) if target or drafter else (name or EMBEDDED) in (EMBEDDED, CODER)
-        dtype = "bfloat16" if kind != "cpu" else "int8" if compiled and int8_fits() else "float32"
-    if dtype not in DTYPES:
-        raise PairError(f"Unknown dtype {dtype!r}: use {', '.join(DTYPES[:-1])} or {DTYPES[-1]}.")
     if target or drafter:
-        if not name and is_gguf(target):
-            return _load_gguf("custom", Path(target), drafter, convention, dtype, device, progress)
-        if name or not (target and drafter):
+        if name or not (target and (drafter or is_gguf(target))):
             raise PairError(
                 "Give either the name of a pair, or both a target and a drafter; a GGUF file may be a target alone."
             )
-        return _load_standalone("custom", target, drafter, convention, dtype, device, progress)
-    name = name or EMBEDDED
-    if name == EMBEDDED:
-        return _load_embedded(dtype, device, progress)
-    if name == CODER:
-        _only_int8("The pair coder", dtype, device)
-        return _load_gguf(CODER, coder_gguf(weights.cache_dir(), progress), None, None, dtype, device, progress)
-    if name not in PRESETS:
+    elif (name or EMBEDDED) not in (EMBEDDED, CODER, *PRESETS):
         raise PairError(f"Unknown pair {name!r}. Known pairs: {', '.join([EMBEDDED, CODER, *PRESETS])}.")
-    preset = PRESETS[name]
-    return _load_standalone(name, preset.target, preset.drafter, convention, dtype, device, progress)
+    elif convention is not None and (name or EMBEDDED) in (EMBEDDED, CODER):
+        raise PairError(f"The pair {name or EMBEDDED} is read in one way only: leave the drafter's options out.")
+    name = name or (None if target else EMBEDDED)
+    quantised = is_gguf(target) if target else name in (EMBEDDED, CODER)
+    at = this_device("cpu" if device is None and (is_gguf(target) or name == CODER) else device, dtype)
+    dtype = choose_dtype(dtype, at, quantised)
+    table = NGram.load(Path(ngram)) if ngram else None
+    if name == EMBEDDED:
+        pair = _load_embedded(dtype, at.name, progress)
+    elif name == CODER:
+        _only_int8("The pair coder", dtype, at.name)
+        pair = _load_gguf(CODER, coder_gguf(weights.cache_dir(), progress), None, None, dtype, at.name, progress)
+    elif is_gguf(target):
+        pair = _load_gguf("custom", Path(target), drafter, convention, dtype, at.name, progress)
+    else:
+        preset = PRESETS.get(name)
+        needed = int(preset.needs_gb * 1e9) * BYTES[dtype] // 2 if preset else _bytes_of((target, drafter), dtype)
+        spread = spread_over(needed, at)
+        ids = (preset.target, preset.drafter) if preset else (target, drafter)
+        pair = _load_standalone(name or "custom", *ids, convention, dtype, at.name, spread, progress)
+    return _with_ngram(pair, table) if table else pair
+
+
+def _bytes_of(sources: Sequence[str], dtype: str) -> int | None:
+    """What the checkpoints take in memory, as far as their folders are here; files are mostly of 2 bytes a weight."""
+    sizes = [weight_bytes(Path(source)) for source in sources if Path(source).is_dir()]
+    return sum(size * BYTES[dtype] // 2 for size in sizes if size) or None
+
+
+def _with_ngram(pair: Pair, table: NGram) -> Pair:
+    if table.vocab_size != pair.target.vocab_size:
+        raise PairError(
+            f"This n-gram table was made for {table.vocab_size} token ids, and {pair.info.target} has "
+            f"{pair.target.vocab_size}: make one with `diffuspec train ngram --target`."
+        )
+    return dataclasses.replace(pair, proxy=table, info=dataclasses.replace(pair.info, ngram=OWN_NGRAM))
 
 
 def _load_embedded(dtype: str, device: str, progress: weights.Progress) -> Pair:
@@ -188,74 +261,81 @@ def _load_gguf(name, path, drafter_id, convention, dtype, device, progress) -> P
     title = str(file.metadata.get("general.name") or path.stem).removesuffix(" GGUF")
     drafter, drafter_name = NoDrafter(), "none"
     if drafter_id:
-        drafter, drafter_name = _standalone(drafter_id, convention, dtype, device, target, progress), drafter_id
+        read_as, drafter_name = _convention(drafter_id, _config(drafter_id), convention), drafter_id
+        drafter = _standalone(drafter_id, read_as, dtype, device, target, tokenizer, progress)
     return _pair(name, f"{title}, {path.name}", drafter_name, tokenizer, target, drafter, None, dtype, device, progress,
                  end_ids(file))  # fmt: skip
 
 
-def _load_standalone(name, target_id, drafter_id, convention, dtype, device, progress) -> Pair:
+def _load_standalone(name, target_id, drafter_id, convention, dtype, device, spread, progress) -> Pair:
+    progress(0.02, f"Reading the configuration of {drafter_id}")
+    read_as = _convention(drafter_id, _config(drafter_id), convention)
     progress(0.1, f"Loading the target {target_id}")
-    _known_convention(drafter_id, convention)
-    target, tokenizer = load_target(target_id, dtype=dtype, device=device)
-    drafter = _standalone(drafter_id, convention, dtype, device, target, progress)
+    target, tokenizer = load_target(target_id, dtype=dtype, device=device, spread=spread)
+    drafter = _standalone(drafter_id, read_as, dtype, device, target, tokenizer, progress)
     return _pair(name, target_id, drafter_id, tokenizer, target, drafter, None, dtype, device, progress)
 
 
-def _known_convention(drafter_id: str, convention: Convention | None) -> Convention:
-    convention = convention or CONVENTIONS.get(drafter_id)
+def _convention(drafter_id: str, config: dict, convention: Convention | None) -> Convention:
+    """How the drafter is read: as asked, what was not said as its family is."""
+    family = CONVENTIONS.get(drafter_id) or convention_of(config)
+    convention = convention or family
     if convention is None:
         raise PairError(
-            f"How to read the drafter {drafter_id} is not known. Give its mask token, attention and shift "
-            f"(a `Convention`; on the command line --mask-token, --attention, --shifted). "
-            f"Known drafters: {', '.join(CONVENTIONS)}."
+            f"How to read the drafter {drafter_id} (a {config.get('model_type')!r} model) is not known. Give its mask "
+            "token, attention and shift (a `Convention`; on the command line --mask-token, --attention, --shifted, "
+            f"--layout). Known kinds: {', '.join(MODEL_TYPES)}; known drafters: {', '.join(CONVENTIONS)}."
         )
+    if family and not convention.layout:
+        convention = dataclasses.replace(convention, layout=family.layout)
     return convention
 
 
-def _standalone(drafter_id, convention, dtype, device, target, progress) -> StandaloneDrafter:
-    convention = _known_convention(drafter_id, convention)
+def _standalone(drafter_id, convention, dtype, device, target, tokenizer, progress) -> StandaloneDrafter:
     progress(0.6, f"Loading the drafter {drafter_id}")
-    model = _diffusion_model(drafter_id, convention, torch.bfloat16 if dtype == "bfloat16" else torch.float32).to(
-        device
-    )
+    width = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+    model = _diffusion_model(drafter_id, _config(drafter_id), convention, width).to(device)
+    names = names_of(drafter_id)
+    make_sure_they_share(tokenizer.get_vocab(), names, model.get_output_embeddings().weight.shape[0])
     mask_id = convention.mask_token
     if isinstance(mask_id, str):
-        from transformers import AutoTokenizer
-
-        mask_id = AutoTokenizer.from_pretrained(drafter_id).get_vocab().get(convention.mask_token)
+        mask_id = (names or {}).get(convention.mask_token)
         if mask_id is None:
             raise PairError(f"The drafter {drafter_id} has no token {convention.mask_token!r}.")
     return StandaloneDrafter(model, mask_id, convention, target.vocab_size)
 
 
-def _diffusion_model(source: str, convention: Convention, dtype: torch.dtype) -> torch.nn.Module:
+def _config(source: str) -> dict:
+    """A checkpoint's config.json."""
+    with told(f"The drafter {source}"):
+        found = cached_file(source, "config.json")
+        if found is None:
+            raise OSError("it holds no config.json.")
+        config = json.loads(Path(found).read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("its config.json is not an object.")
+        return config
+
+
+def _diffusion_model(source: str, config: dict, convention: Convention, dtype: torch.dtype) -> torch.nn.Module:
     """The drafter's network in a stock transformers class: no remote code is run.
 
     Diffusion models adapted from Qwen keep its weight names but carry a model type of their own; the
     attention mask this project passes does the rest.
     """
-    try:
-        found = cached_file(source, "config.json")
-        if found is None:
-            raise OSError("it holds no config.json.")
-        config = json.loads(Path(found).read_text())
+    with told(f"The drafter {source}"):
         if config.get("model_type") in CONFIG_MAPPING and not convention.layout:
             return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="sdpa")
         layout = convention.layout or ""
         if layout not in CONFIG_MAPPING:
-            raise PairError(f"The drafter {source} is of the unknown type {config.get('model_type')!r}.")
-        for name in ("model_type", "auto_map", "architectures", "transformers_version"):
-            config.pop(name, None)
-        stock = CONFIG_MAPPING[layout](**config)
+            raise PairError(
+                f"The drafter {source} is of the unknown type {config.get('model_type')!r}: say which known model has "
+                "its weight names (--layout, for example qwen2)."
+            )
+        own = ("model_type", "auto_map", "architectures", "transformers_version")
+        stock = CONFIG_MAPPING[layout](**{key: value for key, value in config.items() if key not in own})
         network = AutoModelForCausalLM.from_config(stock).__class__
         return network.from_pretrained(source, config=stock, dtype=dtype, attn_implementation="sdpa")
-    except (OSError, ValueError) as error:
-        if isinstance(error, PairError):
-            raise
-        raise WeightsError(
-            f"The drafter {source} could not be loaded: {str(error).strip().splitlines()[0]} "
-            "Check the name and the network."
-        ) from error
 
 
 def _pair(

@@ -6,6 +6,7 @@ others are fetched from the Hugging Face Hub by whoever has the hardware.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from diffuspec.models.drafter import Convention
@@ -25,26 +26,33 @@ CONVENTIONS = {
 }
 
 
+# What a checkpoint's own config.json says it is: a copy in a folder, or a fine-tune, is read as its family is.
+MODEL_TYPES = {"Dream": DREAM, "a2d-qwen3": MDLM_QWEN3, "Fast_dLLM_Qwen": FAST_DLLM}
+
+
+def convention_of(config: dict) -> Convention | None:
+    """How a checkpoint of this config.json is read; None where its family is not known."""
+    family = MODEL_TYPES.get(config.get("model_type"))
+    mask = config.get("mask_token_id")
+    return dataclasses.replace(family, mask_token=mask) if family and isinstance(mask, int) else family
+
+
 @dataclass(frozen=True)
 class Preset:
-    """target, drafter: Hub ids; needs: rough memory for both in bfloat16, to be told before a download."""
+    """A pair of published checkpoints: Hub ids, and gigabytes of the weights of both in bfloat16."""
 
     target: str
     drafter: str
-    needs: str
+    needs_gb: float
 
 
 EMBEDDED = "embedded"
 CODER = "coder"  # Qwen2.5-Coder-1.5B-Instruct from its 4-bit GGUF, see `gguf.fetch`
 PRESETS = {
-    "dream-qwen2.5-32b": Preset("Qwen/Qwen2.5-32B", "Dream-org/Dream-v0-Base-7B", "80 GB of GPU memory"),
-    "dream-qwen2.5-7b": Preset("Qwen/Qwen2.5-7B-Instruct", "Dream-org/Dream-v0-Instruct-7B", "32 GB of GPU memory"),
-    "diffucoder-qwen2.5-coder-7b": Preset(
-        "Qwen/Qwen2.5-Coder-7B-Instruct", "apple/DiffuCoder-7B-Instruct", "32 GB of GPU memory"
-    ),
-    "mdlm-qwen3-8b": Preset("Qwen/Qwen3-8B", "dllm-hub/Qwen3-0.6B-diffusion-mdlm-v0.1", "20 GB of GPU memory"),
-    "bd3lm-qwen3-8b": Preset("Qwen/Qwen3-8B", "dllm-hub/Qwen3-0.6B-diffusion-bd3lm-v0.1", "20 GB of GPU memory"),
-    "fast-dllm-qwen2.5-7b": Preset(
-        "Qwen/Qwen2.5-7B-Instruct", "Efficient-Large-Model/Fast_dLLM_v2_1.5B", "20 GB of GPU memory"
-    ),
+    "dream-qwen2.5-32b": Preset("Qwen/Qwen2.5-32B", "Dream-org/Dream-v0-Base-7B", 80.8),
+    "dream-qwen2.5-7b": Preset("Qwen/Qwen2.5-7B-Instruct", "Dream-org/Dream-v0-Instruct-7B", 30.4),
+    "diffucoder-qwen2.5-coder-7b": Preset("Qwen/Qwen2.5-Coder-7B-Instruct", "apple/DiffuCoder-7B-Instruct", 30.4),
+    "mdlm-qwen3-8b": Preset("Qwen/Qwen3-8B", "dllm-hub/Qwen3-0.6B-diffusion-mdlm-v0.1", 17.6),
+    "bd3lm-qwen3-8b": Preset("Qwen/Qwen3-8B", "dllm-hub/Qwen3-0.6B-diffusion-bd3lm-v0.1", 17.6),
+    "fast-dllm-qwen2.5-7b": Preset("Qwen/Qwen2.5-7B-Instruct", "Efficient-Large-Model/Fast_dLLM_v2_1.5B", 17.6),
 }

@@ -54,6 +54,10 @@ class RankedLogits:
                 self._seen |= new
         return self._ids[rows], self._top[rows], self._norm[rows]
 
+    def are_numbers(self) -> bool:
+        """False where a row holds NaN or +inf, or nothing but -inf."""
+        return bool(np.isfinite(self.look(np.arange(len(self._norm)))[2]).all())
+
     def along(self, rows: np.ndarray, path: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """log p and 0-based rank of each token of a path, float32 and int32 [n], and log p of cells int32 [columns, W]
         beside it, float32 [n, W], NaN behind the last column; rows int64 [n]: what the target thought came there."""

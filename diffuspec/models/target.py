@@ -6,17 +6,23 @@ Any `transformers` causal language model serves. State lives in the cache a run 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
-from diffuspec.errors import PairError, WeightsError
+from diffuspec.errors import DiffuSpecError, PairError, PromptError, WeightsError
 from diffuspec.models.float.llama import KeyValueCache, LlamaDecoder, llama_fits, tail
 from diffuspec.models.float.packed import pack_linears, packed_fits
 from diffuspec.models.int8.decoder import Int8Cache, Int8Decoder, int8_fits
 from diffuspec.models.ranking import FEW, RankedLogits
+
+PREFILL_PART = 512  # tokens of a prompt that are read before somebody may stop it
 
 
 class Target:
@@ -39,7 +45,9 @@ class Target:
         self.model = model.eval().requires_grad_(False)
         self.shape = config = model.config.get_text_config()
         self.vocab_size = model.get_output_embeddings().weight.shape[0]
-        self.context = int(config.max_position_embeddings)
+        # A model without position embeddings (ALiBi) sets no bound of its own.
+        bounds = (getattr(config, name, None) for name in ("max_position_embeddings", "seq_length"))
+        self.context = int(next(filter(None, bounds), 2048))
         self.arithmetic = arithmetic or str(model.dtype).removeprefix("torch.")
         if self.arithmetic == "int8" and not (llama_fits(model) and int8_fits()):
             raise PairError("8-bit arithmetic needs a Llama on a CPU: choose the dtype float32 or bfloat16.")
@@ -70,18 +78,32 @@ class Target:
         """Its input embedding: float [n, h] for embedding[ids], a tensor or an array."""
         return self.model.get_input_embeddings().weight if self.model is not None else self._passes.embedding
 
+    @property
+    def trees(self) -> bool:
+        """Whether several paths can be verified in one pass: rows need positions of their own."""
+        return getattr(self._passes, "trees", True)
+
     def new_cache(self) -> Int8Cache | KeyValueCache | DynamicCache:
         return self._passes.new_cache()
 
     @torch.inference_mode()
-    def prefill(self, cache, ids: Sequence[int]) -> None:
-        """Read `ids` into an empty cache; their logits are not wanted."""
-        if ids:
-            self._passes.prefill(cache, ids)
+    def prefill(self, cache, ids: Sequence[int], should_stop: Callable[[], bool] = lambda: False) -> bool:
+        """Read `ids` into an empty cache; their logits are not wanted.
+
+        should_stop is asked between parts of a long text; returns False where it ended the reading.
+        """
+        for start in range(0, len(ids), PREFILL_PART):
+            if start and should_stop():
+                return False
+            part = ids[start : start + PREFILL_PART]
+            self._make_sure_of_room(cache, len(part))
+            self._passes.prefill(cache, part)
+        return True
 
     @torch.inference_mode()
     def forward(self, cache, ids: Sequence[int]) -> torch.Tensor:
         """Append n `ids` to the cache; logits float32 [n, vocab_size], row i after ids[: i + 1]."""
+        self._make_sure_of_room(cache, len(ids))
         return self._passes.forward(cache, ids)
 
     @torch.inference_mode()
@@ -96,9 +118,17 @@ class Target:
     @torch.inference_mode()
     def ranked(self, cache, ids: Sequence[int], parents: Sequence[int] | None = None) -> RankedLogits:
         """`forward`, or with parents `forward_tree`, and what is likely in each row."""
+        self._make_sure_of_room(cache, len(ids) if parents is None else 1)
         if isinstance(self._passes, Int8Decoder):
             return RankedLogits(*self._passes.ranked(cache, ids, parents, FEW))
         return RankedLogits(self._passes.forward(cache, ids, parents))
+
+    def _make_sure_of_room(self, cache, n: int) -> None:
+        """Positions end with the context: nothing behind its tables may be read."""
+        if cache.get_seq_length() + n > self.context:
+            raise PromptError(
+                f"The text has more than the {self.context} tokens that the target can hold. Shorten the prompt."
+            )
 
     @torch.inference_mode()
     def keep(self, cache, total: int, rows: Sequence[int]) -> None:
@@ -113,13 +143,33 @@ class Target:
 
 
 class StockDecoder:
-    """The passes of any `transformers` causal LM, on its own `DynamicCache`."""
+    """The passes of any `transformers` causal LM, on a `DynamicCache` that keeps every token in every layer.
+
+    transformers' own choice for layers with a sliding window forgets what lies behind the window, so that rejected
+    tokens could not be taken back. Here the window is a matter of the mask alone.
+    Raises `PairError` for models whose state is not such a cache.
+    """
 
     def __init__(self, model: torch.nn.Module):
         self.model = model
+        config = model.config.get_text_config()
+        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        unknown = kinds - {"full_attention", "sliding_attention"}
+        if getattr(model, "_is_stateful", False) or unknown:
+            what = f"layers of the kind {min(unknown)}" if unknown else "a recurrent state"
+            raise PairError(
+                f"A {config.model_type} model has {what}: what it read cannot be taken back, which speculative "
+                "decoding must do after each rejected token. Choose a target of attention layers alone."
+            )
+        window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+        if getattr(config, "layer_types", None) and "sliding_attention" not in kinds:
+            window = None
+        self.window = window
+        self._masks_by_kind = bool(window) and len(kinds) > 1 or kinds == {"sliding_attention"}
+        self.trees = "position_ids" in inspect.signature(model.forward).parameters
 
     def new_cache(self) -> DynamicCache:
-        return DynamicCache(config=self.model.config)
+        return DynamicCache()
 
     def prefill(self, cache: DynamicCache, ids: Sequence[int]) -> None:
         self.model.base_model(self._tensor(ids), past_key_values=cache, use_cache=True)
@@ -129,13 +179,27 @@ class StockDecoder:
         if parents is not None:
             past = cache.get_seq_length()
             hidden, depth = tail(len(ids), len(ids), parents)
-            mask = torch.zeros(len(ids), past + len(ids), dtype=self.model.dtype)
-            mask[:, past:] = hidden[:, 0].clamp_min(torch.finfo(mask.dtype).min)
             options = {
-                "attention_mask": mask[None, None].to(self.model.device),
+                "attention_mask": self._masks(past, hidden[:, 0], depth),
                 "position_ids": (past + depth)[None].to(self.model.device),
             }
         return self.model(self._tensor(ids), past_key_values=cache, use_cache=True, **options).logits[0].float()
+
+    def _masks(self, past: int, hidden: torch.Tensor, depth: torch.Tensor):
+        """Additive masks [1, 1, n, past + n] of a tree of n rows, one of each kind of layer where there are two.
+
+        hidden: float [n, n], -inf where a row is no ancestor; depth: int [n]. A row of depth d in a layer of window w
+        sees positions past + d - w + 1 to past + d.
+        """
+        mask = torch.zeros(len(depth), past + len(depth), dtype=self.model.dtype)
+        least = torch.finfo(mask.dtype).min
+        mask[:, past:] = hidden.clamp_min(least)
+        within = mask
+        if self.window:
+            positions = torch.cat([torch.arange(past), past + depth])
+            within = mask.masked_fill(positions[None] <= (past + depth)[:, None] - self.window, least)
+        mask, within = (m[None, None].to(self.model.device) for m in (mask, within))
+        return {"full_attention": mask, "sliding_attention": within} if self._masks_by_kind else within
 
     def keep(self, cache: DynamicCache, first: int, rows: Sequence[int]) -> None:
         """Move the tokens first + rows to first, first + 1, ...; forget all behind them."""
@@ -150,43 +214,53 @@ class StockDecoder:
         return torch.tensor([list(ids)], device=self.model.device)
 
 
-def load_target(source: str | Path, *, dtype: str, device: str):
-    """(Target, tokenizer) from a folder or a Hub id; dtype "int8", "float32" or "bfloat16".
+def load_target(source: str | Path, *, dtype: str, device: str, spread: bool = False):
+    """(Target, tokenizer) from a folder or a Hub id; dtype "int8", "float32" or "bfloat16"; spread: over all
+    devices of the kind, for a target that one of them cannot hold.
 
     Raises `WeightsError` with what to do, `PairError` where 8-bit arithmetic does not fit.
     """
-    try:
-        model = stock_model(source, torch.float32 if dtype == "int8" else getattr(torch, dtype))
+    with told(f"The target {source}"):
+        options = {"device_map": "auto"} if spread else {}
+        model = stock_model(source, torch.float32 if dtype == "int8" else getattr(torch, dtype), **options)
         tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise WeightsError(
-            f"The target {source} could not be loaded: {str(error).strip().splitlines()[0]} "
-            "Check the name, the network, and for gated models `hf auth login`."
-        ) from error
-    return Target(model.to(device), source, dtype), tokenizer
+    return Target(model if spread else model.to(device), source, dtype), tokenizer
 
 
-def stock_model(source: str | Path, dtype: torch.dtype) -> torch.nn.Module:
-    """The model as transformers loads it, nothing repacked; of a GGUF file, its weights are unpacked."""
-    named = {}
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """Say of a checkpoint that cannot be loaded why, and what to do about that cause."""
+    try:
+        yield
+    except DiffuSpecError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise WeightsError(f"{what} could not be loaded: {first} {_advice(error)}") from error
+
+
+def _advice(error: Exception) -> str:
+    if isinstance(error, SafetensorError):
+        return "The file is damaged: fetch it again."
+    if isinstance(error, ImportError):
+        return "Install what it names."
+    if isinstance(error, GatedRepoError):
+        return "Accept its licence on its page, then log in with `hf auth login`."
+    if isinstance(error, RepositoryNotFoundError):
+        return "Check the name; for a private model log in with `hf auth login`."
+    if isinstance(error, OSError):
+        return "Check the name or the folder, and the network."
+    return "transformers cannot read this kind of checkpoint: check that it is a causal language model."
+
+
+def stock_model(source: str | Path, dtype: torch.dtype, **options) -> torch.nn.Module:
+    """The model as transformers loads it, nothing repacked; with eager attention where it knows no other. Of a GGUF
+    file, its weights are unpacked."""
     if str(source).lower().endswith(".gguf"):
-        source, named = Path(source).parent, {"gguf_file": Path(source).name}
-    return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="sdpa", **named).eval()
-
-
-def stop_ids(model: torch.nn.Module, tokenizer) -> frozenset[int]:
-    """Every id that ends an answer: the model's own end tokens and the chat template's.
-
-    The template's is found by rendering an assistant turn and looking at the special token after it.
-    """
-    found = set()
-    for ends in (model.generation_config.eos_token_id, model.config.get_text_config().eos_token_id):
-        if ends is not None:
-            found.update([ends] if isinstance(ends, int) else ends)
-    if tokenizer.chat_template:
-        turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
-        after = tokenizer.apply_chat_template(turns, tokenize=False).rpartition("answer")[2]
-        tail = tokenizer(after, add_special_tokens=False).input_ids
-        if tail and tail[0] in tokenizer.all_special_ids:
-            found.add(tail[0])
-    return frozenset(found)
+        source, options = Path(source).parent, {**options, "gguf_file": Path(source).name}
+    try:
+        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="sdpa", **options).eval()
+    except ValueError as error:
+        if "scaled_dot_product_attention" not in str(error):
+            raise
+        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="eager", **options).eval()

@@ -21,7 +21,7 @@ from diffuspec.settings import Settings
 from diffuspec.trace.model import Trace
 from diffuspec.trace.steps import Step, Timing, TreeVerification, Verification
 
-IMPOSSIBLE = -1e4  # log p of a token that top-k or top-p took out; finite, so that it can be saved
+IMPOSSIBLE = -1e4  # stands for the log of a probability of 0: finite, so that it can be saved
 
 
 class Clock:
@@ -147,11 +147,11 @@ def look(
         token=verdict.token,
         kind=verdict.kind,
         draws=verdict.draws,
-        path_logp=path_logp,
+        path_logp=path_logp.clip(IMPOSSIBLE),
         path_rank=path_rank,
         top_ids=top_ids,
-        top_logp=top - norm[:, None],
-        cell_logp=cell_logp,
+        top_logp=(top - norm[:, None]).clip(IMPOSSIBLE),
+        cell_logp=cell_logp.clip(IMPOSSIBLE),
         tree=tree,
         uniforms=verdict.uniforms,
         ratios=verdict.ratios,
@@ -162,5 +162,5 @@ def look_at_tree(logits: RankedLogits, tree: PrefixTree, verdict: Verdict) -> Tr
     """What the target thought of every node."""
     accepted = np.zeros(len(tree), bool)
     accepted[list(verdict.nodes)] = True
-    logp = logits.logp(tree.parent + 1, tree.ids)
+    logp = logits.logp(tree.parent + 1, tree.ids).clip(IMPOSSIBLE)
     return TreeVerification(accepted=accepted, logp=logp, own=logits.likeliest.astype(np.int32))

@@ -4,13 +4,16 @@ import dataclasses
 import json
 
 import pytest
+import torch
 
 from diffuspec import Settings
-from diffuspec.errors import DiffuSpecError, ResultsError
+from diffuspec.errors import DiffuSpecError, PromptError, ResultsError
+from diffuspec.measure.baselines import AutoregressiveRun
 from diffuspec.measure.bench import key, measure
 from diffuspec.measure.journal import Journal
 from diffuspec.measure.methods import METHODS, Emission, Method, Variant
-from diffuspec.measure.questions import bundled_questions, read_questions
+from diffuspec.measure.questions import Question, bundled_questions, read_questions
+from diffuspec.measure.race import pass_costs
 from diffuspec.measure.results import summarise
 
 SETTINGS = Settings(proxy="context", k=4, k_min=2, k_max=6, max_new_tokens=10)
@@ -184,9 +187,16 @@ def test_stopping_ends_within_an_answer_and_keeps_finished_questions(tiny_pair, 
     "text, says",
     [
         ("", "holds no question"),
-        ("{}", "not a question file"),
-        ("[1]", "not a question file"),
-        ('{"question_id": 1, "category": "qa", "turns": 3}', "not a question file"),
+        ("{}", "line 1, is not a question: it must be an object"),
+        ("[1]", "line 1, is not a question"),
+        ("[" * 100_000, "line 1, is not a question: it is not JSON"),
+        ('{"question_id": 1, "category": "qa", "turns": ["a"]}\n\n{', "line 3, is not a question: it is not JSON"),
+        ('{"question_id": 1, "category": "qa", "turns": 3}', '"turns" must be a list of texts'),
+        ('{"question_id": 1, "category": "qa", "turns": "Why?"}', '"turns" must be a list of texts'),
+        ('{"question_id": 1, "category": "qa", "turns": []}', '"turns" must be a list of texts, at least one'),
+        ('{"question_id": 1, "category": "qa", "turns": [{"role": "user"}]}', '"turns" must be a list of texts'),
+        ('{"question_id": null, "category": "qa", "turns": ["a"]}', '"question_id" must be'),
+        ('{"question_id": 1, "category": 2, "turns": ["a"]}', '"category" must be a text'),
         ('{"question_id": 1, "category": "qa", "turns": ["a"]}\n' * 2, "2 times"),
     ],
 )
@@ -195,6 +205,74 @@ def test_bad_question_files_are_told_apart(tmp_path, text, says):
     file.write_text(text)
     with pytest.raises(DiffuSpecError, match=says):
         read_questions(file)
+
+
+def test_a_line_ends_at_a_line_feed_alone(tmp_path):
+    """JSON may hold U+2028 and U+0085 unescaped, and some editors begin a file with a byte order mark."""
+    turn = "one\u2028two\u0085three"
+    row = json.dumps({"question_id": 7, "category": "rag", "turns": [turn]}, ensure_ascii=False)
+    file = tmp_path / "q.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + row.encode() + b"\r\n")
+    assert read_questions(file).questions == (Question("7", "rag", (turn,)),)
+
+
+def test_a_question_that_cannot_be_asked_is_told_and_ends_nothing(tiny_pair, tmp_path):
+    """The first question warms up, and a blank or too long one must not be it."""
+    texts = {"long": ("x" * 5000,), "blank": (" ",), "good": ("hi",), "later": ("hi", "y" * 5000)}
+    asked = [Question(name, "mt", turns) for name, turns in texts.items()]
+    path, key = tmp_path / "state.jsonl", {"a": 1}
+    with Journal(path, key) as journal:
+        *_, last = measure(tiny_pair, asked, VARIANTS, journal=journal)
+    why = dict(last.skipped)
+    assert set(why) == {"long", "blank", "later"}
+    assert "Shorten the prompt" in why["long"] and "empty" in why["blank"] and why["later"].startswith("from turn 2 on")
+    tokens = {(r.variant, r.question): r.tokens for r in last.results}
+    assert tokens["ar", "long"] == tokens["ar", "blank"] == 0 < min(tokens["ar", "good"], tokens["ar", "later"])
+    with Journal(path, key) as journal:
+        *_, again = measure(tiny_pair, asked, VARIANTS, journal=journal)
+    assert again.skipped == last.skipped
+
+
+def test_no_way_of_decoding_takes_a_prompt_that_leaves_no_room(tiny_pair):
+    context = tiny_pair.info.context
+    settings = Settings(max_new_tokens=4, k_max=4, k_min=2, k=4)
+    for length in (context, context + 5):
+        ids = [20] * length
+        for name, method in METHODS.items():
+            if name != "llama-cpp":
+                with pytest.raises(PromptError, match="Shorten the prompt"):
+                    list(method.start(tiny_pair, settings, ids, lambda: False))
+        with pytest.raises(PromptError, match="Shorten the prompt"):
+            pass_costs(tiny_pair, ids)
+    assert [n for n, _ in pass_costs(tiny_pair, [20] * (context - 5))] == [1.0, 2.0, 4.0]
+    target, cache = tiny_pair.target, tiny_pair.target.new_cache()
+    assert target.prefill(cache, [20] * (context - 1))
+    target.forward(cache, [20])
+    with pytest.raises(PromptError, match="can hold"):
+        target.forward(cache, [20])
+
+
+def test_reading_a_prompt_can_be_stopped(tiny_pair, monkeypatch):
+    monkeypatch.setattr("diffuspec.models.target.PREFILL_PART", 16)
+    asked = []
+    cache = tiny_pair.target.new_cache()
+    assert not tiny_pair.target.prefill(cache, [20] * 64, lambda: asked.append(1) or len(asked) == 2)
+    assert cache.get_seq_length() == 32
+    run = AutoregressiveRun(tiny_pair, Settings(), [20] * 64, lambda: True)
+    assert list(run) == []
+
+
+def test_parts_of_a_prompt_are_the_whole(tiny_pairs, monkeypatch):
+    text = [20 + 7 * i % 200 for i in range(50)]
+    for pair in tiny_pairs.values():
+        whole, parts = pair.target.new_cache(), pair.target.new_cache()
+        pair.target.prefill(whole, text)
+        monkeypatch.setattr("diffuspec.models.target.PREFILL_PART", 16)
+        pair.target.prefill(parts, text)
+        monkeypatch.undo()
+        torch.testing.assert_close(
+            pair.target.forward(parts, [30]), pair.target.forward(whole, [30]), rtol=0, atol=1e-4
+        )
 
 
 def test_the_bundled_questions_cover_the_six_families():

@@ -183,8 +183,30 @@ def test_a_mask_word_the_tokenizer_lacks_is_a_pair_error(tiny_folder):
         load(tiny_folder, tiny_folder, Convention("<nope>"))
 
 
-def test_what_is_not_known_is_a_pair_error(tiny_folder, dream):
+def test_a_known_family_in_a_folder_is_read_as_its_own_configuration_says(tiny_folder, dream):
+    """Downloaded beforehand, or a fine-tune: no Hub id tells what it is."""
+    path = dream[0] / "config.json"
+    before = path.read_text()
+    try:
+        path.write_text(json.dumps({**json.loads(before), "mask_token_id": MASK}))
+        pair = load_pair(target=str(tiny_folder), drafter=str(dream[0]))
+    finally:
+        path.write_text(before)
+    assert pair.drafter.convention == Convention(MASK, shifted=True, layout="qwen2", context=2048)
+    by_hand = load(tiny_folder, dream[0], Convention(MASK, shifted=True, layout="qwen2"))
+    torch.testing.assert_close(drafted(pair, PREFIX, [MASKED] * 4), drafted(by_hand, PREFIX, [MASKED] * 4))
+    assert load(tiny_folder, dream[0], Convention(MASK, shifted=True)).drafter.convention.layout == "qwen2"
+
+
+def test_options_of_a_drafter_are_refused_with_the_embedded_pair():
+    with pytest.raises(PairError, match="read in one way only"):
+        load_pair(convention=Convention(MASK))
+
+
+def test_what_is_not_known_is_a_pair_error(tiny_folder, tmp_path):
     folder = str(tiny_folder)
+    strange = tmp_path / "strange"
+    save(strange, Qwen2ForCausalLM, Qwen2Config(**SHAPE), "Strange")
     for arguments, said in (
         (dict(target=folder, drafter=folder), "How to read the drafter"),
         (dict(target=folder), "both a target and a drafter"),
@@ -193,7 +215,7 @@ def test_what_is_not_known_is_a_pair_error(tiny_folder, dream):
         (dict(name="no-such-pair"), "Unknown pair 'no-such-pair'. Known pairs: embedded"),
         (dict(dtype="float16"), "Unknown dtype 'float16'"),
         (dict(device="toaster"), "Unknown device 'toaster'"),
-        (dict(target=folder, drafter=str(dream[0]), convention=Convention(MASK)), "unknown type 'Dream'"),
+        (dict(target=folder, drafter=str(strange), convention=Convention(MASK)), "unknown type 'Strange'.*--layout"),
         (dict(target=folder, drafter=folder, convention=Convention(4, attention="causal")), "Unknown attention"),
     ):
         with pytest.raises(PairError, match=said):

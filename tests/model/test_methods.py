@@ -1,6 +1,9 @@
 """Each method alone: what it emits, that it stops, that it says what it lacks."""
 
+import copy
 import dataclasses
+import functools
+import json
 import sys
 
 import numpy as np
@@ -8,7 +11,8 @@ import pytest
 
 from diffuspec import Settings
 from diffuspec.errors import MethodError, SettingsError
-from diffuspec.measure.baselines import PromptLookup, TokenByToken, first_difference
+from diffuspec.measure import rivals
+from diffuspec.measure.baselines import AutoregressiveRun, PromptLookup, TokenByToken, first_difference
 from diffuspec.measure.methods import METHODS, never, parse_methods
 from diffuspec.models.drafter import MASKED
 
@@ -61,6 +65,41 @@ def test_generate_stops_when_told(tiny_pair):
         return len(asked) >= 3
 
     assert len(list(METHODS["hf-generate"].start(tiny_pair, SETTINGS, PROMPT, after_three))) == 3
+
+
+@pytest.mark.parametrize("own", [
+    dict(repetition_penalty=1.7), dict(suppress_tokens=list(range(40, 200))), dict(num_beams=3),
+    dict(do_sample=True, temperature=2.0, top_k=3), dict(no_repeat_ngram_size=1), dict(min_new_tokens=12),
+])  # fmt: skip
+def test_generate_decodes_plainly_whatever_the_checkpoint_would_have(tiny_pair, tiny_model, tmp_path, own):
+    tiny_model.save_pretrained(tmp_path)
+    path = tmp_path / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **own}))
+    target = copy.copy(tiny_pair.target)
+    target.source = tmp_path
+    pair = dataclasses.replace(tiny_pair, target=target)
+    settings, ids = Settings(max_new_tokens=12), [20, 30, 40]
+    for name in ("hf-generate", "hf-prompt-lookup"):
+        answer = [t for e in METHODS[name].start(pair, settings, ids, lambda: False) for t in e.tokens]
+        assert answer == list(AutoregressiveRun(tiny_pair, settings, ids))
+
+
+def test_a_dead_llama_server_is_replaced(monkeypatch):
+    started = []
+
+    class Server:
+        def __init__(self):
+            self.code = None
+            started.append(self)
+
+        def poll(self):
+            return self.code
+
+    cached = functools.lru_cache(1)(lambda gguf, context, threads: (Server(), f"http://{len(started)}"))
+    monkeypatch.setattr(rivals, "_llama_server", cached)
+    assert rivals._llama_address(None, 1, 1) == rivals._llama_address(None, 1, 1) == "http://1"
+    started[0].code = -9
+    assert rivals._llama_address(None, 1, 1) == "http://2"
 
 
 def test_token_by_token_drafts_what_the_network_says_one_mask_at_a_time(tiny_pair):

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from diffuspec.measure.studies.study import Column, Study
+from diffuspec.method.search import BeamLevels
 
 if TYPE_CHECKING:
     from diffuspec.engine import Run
@@ -91,18 +92,16 @@ def _cache_bytes(cache) -> int:
     """Memory behind a target's cache, whether filled yet or not."""
     if cache is None:
         return 0
-    return sum(
-        tensor.untyped_storage().nbytes()
-        for layer in cache.layers
-        for tensor in (layer.keys, layer.values)
-        if tensor is not None
-    )
+    if not hasattr(cache, "nbytes"):  # transformers' own
+        tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values) if tensor is not None]
+        return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+    return cache.nbytes
 
 
 def _array_bytes(value) -> int:
     if dataclasses.is_dataclass(value):
         return sum(_array_bytes(getattr(value, field.name)) for field in dataclasses.fields(value))
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | BeamLevels):
         return sum(map(_array_bytes, value))
     return getattr(value, "nbytes", 0)
 

@@ -34,7 +34,8 @@ class QuestionsUsed:
 class StudyResult:
     """A study, finished or under way. rows have the keys of the study's columns; remark says where and why
     they differ from the paper; done, total: answers; now: what comes next; differences: for each answer that
-    was not plain AR's, the variant, question, turn and position (0-based) and the target's logit gap there."""
+    was not plain AR's, the variant, question, turn and position (0-based) and the target's logit gap there;
+    skipped: questions that could not be asked, or not to their last turn, and why."""
 
     study: str
     rows: tuple[Row, ...]
@@ -47,6 +48,7 @@ class StudyResult:
     provenance: Provenance
     questions: QuestionsUsed
     differences: tuple[Row, ...]
+    skipped: tuple[Row, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -94,13 +96,16 @@ class StudyResult:
         if not isinstance(study, str) or study not in STUDIES:
             raise ResultsError("These results are of a study that this program does not know.")
         fields = {f.name: document.get(f.name) for f in dataclasses.fields(cls)}
-        for name in ("rows", "differences"):
+        fields["skipped"] = fields["skipped"] or []  # younger than the first results
+        for name in ("rows", "differences", "skipped"):
             fields[name] = _rows(fields[name], name)
         keys = {column.key for column in STUDIES[study].columns}
         if any(row.keys() != keys for row in fields["rows"]):
             raise ResultsError(f"The rows are not those of the study {study}.")
         if any(row.keys() != set(DIFFERENCE) for row in fields["differences"]):
             raise ResultsError("The differences are not those of a study.")
+        if any(row.keys() != {"question", "why"} for row in fields["skipped"]):
+            raise ResultsError("The questions left out are not those of a study.")
         try:
             fields["settings"] = Settings.from_mapping(fields["settings"])
         except (SettingsError, TypeError, AttributeError) as error:

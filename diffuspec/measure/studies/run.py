@@ -10,7 +10,7 @@ from diffuspec.measure.methods import never
 from diffuspec.measure.questions import QuestionFile
 from diffuspec.measure.results import Measured
 from diffuspec.measure.studies.catalogue import STUDIES
-from diffuspec.measure.studies.result import QuestionsUsed, StudyResult
+from diffuspec.measure.studies.result import MAX_TEXT, QuestionsUsed, StudyResult
 from diffuspec.measure.studies.study import Row, Study
 from diffuspec.settings import Settings
 
@@ -40,10 +40,11 @@ def stream_study(
     made_by = provenance()
     used = QuestionsUsed(questions.name, questions.sha256, len(questions.questions) if study.variants else 0)
 
-    def result(done: int, total: int, now: str, rows: list[Row], differences: Sequence[Row] = ()) -> StudyResult:
+    def result(done: int, total: int, now: str, rows: list[Row], differences: Sequence[Row] = (),
+               skipped: Sequence[Row] = ()) -> StudyResult:  # fmt: skip
         remark = study.remark(rows) if rows else ""
         return StudyResult(study.name, tuple(rows), remark, done, total, now, settings, pair.info, made_by, used,
-                           tuple(differences))  # fmt: skip
+                           tuple(differences), tuple(skipped))  # fmt: skip
 
     if study.probe:
         for step in study.probe(pair, settings, should_stop):
@@ -55,7 +56,7 @@ def stream_study(
     try:
         for at in bench.measure(pair, questions.questions, variants, journal=journal, should_stop=should_stop):
             rows = study.rows(at.results, variants) if at.results else []
-            yield result(at.done, at.total, at.now, rows, _differences(at.results))
+            yield result(at.done, at.total, at.now, rows, _differences(at.results), _skipped(at.skipped))
     finally:
         if journal:
             journal.close()
@@ -75,6 +76,10 @@ def run_study(
     for result in stream_study(study, pair, settings, questions, state=state, should_stop=should_stop):
         on_progress(result)
     return result
+
+
+def _skipped(skipped: Sequence[tuple[str, str]]) -> list[Row]:
+    return [{"question": question, "why": why[:MAX_TEXT]} for question, why in skipped]
 
 
 def _differences(results: Sequence[Measured]) -> list[Row]:

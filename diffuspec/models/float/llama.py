@@ -55,6 +55,11 @@ class KeyValueCache:
     def get_seq_length(self) -> int:
         return self.length
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the arrays, whether filled yet or not."""
+        return self.keys.nbytes + self.values.nbytes
+
     def reserve(self, total: int) -> None:
         """Make room for `total` tokens and the padding behind them."""
         room = self.keys.shape[2]
@@ -171,23 +176,29 @@ class LlamaDecoder:
         cache.keep(first, rows)
 
     def prefill(self, cache: KeyValueCache, ids: Sequence[int]) -> None:
-        """Read `ids` into an empty cache in one pass; no logits."""
-        n = len(ids)
-        cache.reserve(n)
+        """Append `ids` to the cache in one pass; no logits."""
+        past, n = cache.length, len(ids)
+        end = past + n
+        cache.reserve(end)
+        seen = torch.ones(n, end, dtype=torch.bool).tril(past) if past else None
         x = self.embedding[list(ids)].float()
-        cos, sin = self.cos[:n], self.sin[:n]
+        cos, sin = self.cos[past:end], self.sin[past:end]
         for i, layer in enumerate(self.layers):
             q, k, v = self._project(layer, x, cos, sin)
-            cache.keys[i, :, :n] = k.transpose(0, 1)
-            cache.values[i, :, :n, :-1] = v.transpose(0, 1)
+            cache.keys[i, :, past:end] = k.transpose(0, 1)
+            cache.values[i, :, past:end, :-1] = v.transpose(0, 1)
             if i == len(self.layers) - 1:
                 break
+            keys, values = k.transpose(0, 1), v.transpose(0, 1)
+            if past:
+                keys = cache.keys[i, :, :end].to(q.dtype)
+                values = cache.values[i, :, :end, :-1].to(q.dtype)
             mixed = F.scaled_dot_product_attention(
-                q.transpose(0, 1)[None], k.transpose(0, 1)[None], v.transpose(0, 1)[None],
-                is_causal=True, scale=1.0, enable_gqa=True,
+                q.transpose(0, 1)[None], keys[None], values[None],
+                seen, is_causal=seen is None, scale=1.0, enable_gqa=True,
             )[0].transpose(0, 1).reshape(n, -1)  # fmt: skip
             x = self._mlp(layer, layer.output.add_to(x, mixed))
-        cache.length = n
+        cache.length = end
 
     def forward(self, cache: KeyValueCache, ids: Sequence[int], parents: Sequence[int] | None = None) -> torch.Tensor:
         """Append n `ids` to the cache, a chain or the tree that `parents` describe; logits float32 [n, V]."""

@@ -160,6 +160,11 @@ class Int8Cache:
     def get_seq_length(self) -> int:
         return self.length
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the arrays, whether filled yet or not."""
+        return self.keys.nbytes + self.values.nbytes
+
     def reserve(self, total: int) -> None:
         """Make room for `total` tokens and a span behind them."""
         room = self.values.shape[3]
@@ -384,8 +389,8 @@ class Int8Decoder:
         cache.keep(first, rows)
 
     def prefill(self, cache: Int8Cache, ids: Sequence[int]) -> None:
-        """Read `ids` into an empty cache; no logits."""
-        cache.reserve(len(ids))
+        """Append `ids` to the cache; no logits."""
+        cache.reserve(cache.length + len(ids))
         for first in range(0, len(ids), PROMPT_ROWS):
             self._read(cache, ids[first : first + PROMPT_ROWS], None, want_logits=False)
 

@@ -477,10 +477,13 @@ def _exp(x):
 
 @compiled(fastmath={"reassoc", "contract", "nsz"}, **_bare)
 def _sum_of_exponentials(x, largest):
-    total = np.float32(0.0)
+    """NaN where one of x is NaN, or the largest infinite: `_exp` itself would make a number of it."""
+    total, unordered = np.float32(0.0), np.int32(0)
     for i in range(len(x)):
-        total += _exp(x[i] - largest)
-    return total
+        below = x[i] - largest
+        unordered += np.int32(below != below)
+        total += _exp(below)
+    return np.float32(np.nan) if unordered else total
 
 
 @compiled(**_bare)

@@ -11,6 +11,7 @@ import orjson
 from diffuspec.measure import paper
 from diffuspec.measure.methods import METHODS
 from diffuspec.measure.studies import STUDIES, Column, StudyResult
+from diffuspec.measure.tables import left_out
 from diffuspec.ui.player.merits import MEASURED, RECORDED, provenance
 
 LOADED = "loaded"
@@ -46,7 +47,8 @@ def results_payload(name: str, result: StudyResult | None, kind: str, said: str 
             "done": result.done, "total": result.total, "now": result.now, "complete": result.complete,
             "remark": result.remark, "summary": vars(summary), "whole": vars(whole), "csv": result.to_csv(),
             "conditions": f"{asked}at most {s.max_new_tokens} tokens an answer, {result.pair.dtype}, greedy; target "
-                          f"{result.pair.target}; differences from plain AR: {len(result.differences)}",
+                          f"{result.pair.target}; differences from plain AR: {len(result.differences)}"
+                          + (f"; {left_out(result)}" if result.skipped else ""),
         }  # fmt: skip
     return orjson.dumps(body).decode()
 
