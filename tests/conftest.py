@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,6 +27,16 @@ from diffuspec.models.drafter import BlockDrafter, Convention, DiffusionDrafter
 
 hypothesis_settings.register_profile("shared machine", deadline=None)
 hypothesis_settings.load_profile("shared machine")
+
+MARKS = {"api": "slow", "browser": "browser", "model": "models", "training": "training"}  # by folder of tests/
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        if folder in MARKS:
+            item.add_marker(MARKS[folder])
+
 
 SPECIALS = ["<unk>", "<end>", "<|im_start|>", "<|im_end|>", "<mask>"]
 CHAT_TEMPLATE = (

@@ -1,4 +1,4 @@
-"""The command line: `python -m diffuspec run | replay | record | bench | study | train`.
+"""The command line: `python -m diffuspec app | run | replay | record | bench | study | train`.
 
 Results go to stdout, progress and messages to stderr. Exit status: 0 done, 1 an error the message
 explains, 2 wrong usage, 130 interrupted (what was made until then is printed and saved).
@@ -14,7 +14,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import diffuspec
 from diffuspec import codec
+from diffuspec.cli import app
 from diffuspec.cli.interrupt import interruptible
 from diffuspec.cli.options import (
     INTERRUPTED,
@@ -70,7 +72,11 @@ def _leave_stdout() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="diffuspec", description="Speculative decoding with a diffusion drafter.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"diffuspec {diffuspec.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    playground = commands.add_parser("app", help="open the playground in a browser", allow_abbrev=False)
+    app.add_options(playground)
 
     run = commands.add_parser("run", help="answer one prompt and measure it against plain decoding", allow_abbrev=False)
     run.add_argument("prompt", metavar="PROMPT", help="the user's turn; - reads it from standard input")
