@@ -35,7 +35,15 @@ SOURCES = (
     "method/compiled/search.py",
     "models/gguf/blocks.py",
     "models/int8/__init__.py",
-    "models/int8/kernels.py",
+    "models/int8/arithmetic.py",
+    "models/int8/attention.py",
+    "models/int8/layers.py",
+    "models/int8/layout.py",
+    "models/int8/llvm.py",
+    "models/int8/product.py",
+    "models/int8/ranks.py",
+    "models/int8/rounding.py",
+    "models/int8/threads.py",
     "models/ranking.py",
 )
 KEPT_FOLDERS = 4  # compiled code of so many editions stays, those used last

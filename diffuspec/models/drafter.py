@@ -30,7 +30,7 @@ from diffuspec.errors import PairError, WeightsError
 from diffuspec.models.float.linear import FloatLinear, fastest_arithmetic
 from diffuspec.models.float.llama import LayerView
 from diffuspec.models.int8.decoder import Int8Cache, Int8Stack, LayerWeights, Ranks
-from diffuspec.models.int8.kernels import likeliest_few
+from diffuspec.models.int8.ranks import likeliest_few
 from diffuspec.models.target import Target
 
 MASKED = -1

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from diffuspec.compilation import compiled
-from diffuspec.models.int8 import kernels
+from diffuspec.models.int8.ranks import likeliest_of, likeliest_one, no_ranks
 
 FEW = 8  # likeliest tokens of a row that are written down
 
@@ -17,7 +17,7 @@ def likeliest(values: torch.Tensor) -> torch.Tensor:
     """As `values.argmax(-1)` of a float [rows, V] without NaN, sooner; of equals the first."""
     if values.device.type != "cpu" or values.dtype != torch.float32:
         return values.argmax(-1)
-    return torch.from_numpy(kernels.likeliest_one(values.contiguous().numpy()))
+    return torch.from_numpy(likeliest_one(values.contiguous().numpy()))
 
 
 class RankedLogits:
@@ -27,7 +27,7 @@ class RankedLogits:
     def __init__(self, values: torch.Tensor, ranks: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None):
         self.values = values
         rows, width = values.shape
-        self._ids, self._top, self._norm = ranks or kernels.no_ranks(rows, min(FEW, width))
+        self._ids, self._top, self._norm = ranks or no_ranks(rows, min(FEW, width))
         self._seen = np.full(rows, ranks is not None)
         self._all_seen = ranks is not None
 
@@ -49,7 +49,7 @@ class RankedLogits:
             new[rows] = True
             new &= ~self._seen
             if new.any():
-                found = kernels.likeliest_of(self.array, np.flatnonzero(new), self._ids.shape[1])
+                found = likeliest_of(self.array, np.flatnonzero(new), self._ids.shape[1])
                 self._ids[new], self._top[new], self._norm[new] = found
                 self._seen |= new
         return self._ids[rows], self._top[rows], self._norm[rows]

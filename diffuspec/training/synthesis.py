@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from diffuspec.errors import DiffuSpecError
-from diffuspec.models.int8.kernels import likeliest_few
+from diffuspec.models.int8.ranks import likeliest_few
 from diffuspec.training.data import Conversation
 from diffuspec.training.prompts import Answer, Invent, Prompt, Say
 from diffuspec.training.slots import Slots

@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from diffuspec.errors import PairError
-from diffuspec.models.int8.decoder import Int8Cache, Int8Stack, int8_fits, kernels, quantise
+from diffuspec.models.int8.decoder import Int8Cache, Int8Stack, int8_fits, quantise
+from diffuspec.models.int8.layout import BLOCK, LANES, LEVEL, SPAN, WAY, WIDTHS, record_bytes
+from diffuspec.models.int8.product import dots
 from diffuspec.models.ranking import RankedLogits
 from diffuspec.models.target import Target
 
@@ -47,10 +49,10 @@ def head_of(weight, gain):
 
 def unpacked(records, out, width):
     """The numbers that `quantise` wrote down for one matrix, float64 [out, width]."""
-    blocks = -(-width // kernels.BLOCK)
-    records, lanes = records.reshape(len(records), blocks, -1), kernels.LANES
-    bits = next(bits for bits in (4, 8) if kernels.record_bytes(bits)[1] == records.shape[2])
-    codes, numbers = np.split(records, [kernels.record_bytes(bits)[0]], 2)
+    blocks = -(-width // BLOCK)
+    records, lanes = records.reshape(len(records), blocks, -1), LANES
+    bits = next(bits for bits in (4, 8) if record_bytes(bits)[1] == records.shape[2])
+    codes, numbers = np.split(records, [record_bytes(bits)[0]], 2)
     numbers = numbers.copy().view(np.float16).astype(np.float64).reshape(len(records), blocks, -1, lanes)
     if bits == 4:
         codes = codes.reshape(len(records), blocks, 4, lanes, 4)
@@ -100,7 +102,7 @@ def test_a_product_is_exact_in_the_rounded_numbers_and_near_the_plain_one(bits, 
     numbers, found = unpacked(quantise([weight])[0], 97, width)
     assert found == bits
     blocks = torch.nn.functional.pad(rows * gain, (0, 96 - width)).unflatten(1, (3, 32))
-    step = blocks.abs().amax(-1, keepdim=True) / kernels.LEVEL
+    step = blocks.abs().amax(-1, keepdim=True) / LEVEL
     rounded = ((blocks / step).round() * step).flatten(1)[:, :width].double() @ torch.from_numpy(numbers).T
     norm = torch.sqrt(rows.double().square().mean(1, keepdim=True) + 1e-5)
     torch.testing.assert_close(made.double(), rounded / norm, rtol=1e-3, atol=1e-3)
@@ -115,15 +117,15 @@ def test_other_processors_come_to_the_same_bits(bits):
     a = torch.randint(-127, 128, (3 * 64,), generator=random, dtype=torch.int8).numpy()
     steps = torch.rand(6, 2, generator=random).numpy()
     made = []
-    ways = ["plain"] + ["avx2"] * (kernels.WAY != "plain") + ["vnni"] * (kernels.WAY == "vnni")
-    for way, lanes in [(way, kernels.WIDTHS[way]) for way in ways] + [("plain", 16)]:
+    ways = ["plain"] + ["avx2"] * (WAY != "plain") + ["vnni"] * (WAY == "vnni")
+    for way, lanes in [(way, WIDTHS[way]) for way in ways] + [("plain", 16)]:
         packed = quantise([weight], bits=bits, lanes=lanes)[0]
-        dots, out = kernels.dots(bits, 4, way, lanes), np.zeros((3, 32), np.float32)
+        products, out = dots(bits, 4, way, lanes), np.zeros((3, 32), np.float32)
 
         @numba.njit
-        def all_groups(packed, a, steps, out, dots=dots, lanes=lanes):
+        def all_groups(packed, a, steps, out, products=products, lanes=lanes):
             for group in range(len(packed)):
-                dots(packed, group, a, steps, 0, 3, 3, 2, out, 0, group * lanes, False)
+                products(packed, group, a, steps, 0, 3, 3, 2, out, 0, group * lanes, False)
 
         all_groups(packed, a, steps, out)
         made.append(out)
@@ -241,7 +243,7 @@ PASSES = """
 import hashlib
 import numpy as np, torch
 from transformers import LlamaConfig, LlamaForCausalLM
-from diffuspec.models.int8 import kernels
+from diffuspec.models.int8.layout import WAY
 from diffuspec.models.target import Target
 
 torch.manual_seed(0)
@@ -256,7 +258,7 @@ for n in (1, 5, 30, 64, 200, 333):
         logits = target.forward_tree(cache, ids, parents) if parents else target.forward(cache, ids)
         digest.update(logits.numpy().tobytes())
         target.keep(cache, rows, [0])
-print(kernels.WAY, digest.hexdigest())
+print(WAY, digest.hexdigest())
 """
 HASWELL = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma,+f16c,+bmi,+bmi2"}
 
@@ -273,8 +275,8 @@ def test_whole_passes_have_the_same_bits_on_a_processor_without_avx_512():
         return done.stdout.split()
 
     own, made = logits()
-    way, again = logits(**HASWELL if kernels.WAY != "plain" else {})
-    assert own == kernels.WAY and way == "plain" and made == again
+    way, again = logits(**HASWELL if WAY != "plain" else {})
+    assert own == WAY and way == "plain" and made == again
 
 
 def test_interrupts_leave_no_pass_waiting_and_openmp_takes_no_part_in_one():
@@ -291,7 +293,7 @@ def test_int8_is_near_the_model(tiny, tiny_model):
 
 
 def test_a_cache_grows_moves_and_shows_its_layers():
-    random, span, rows = np.random.default_rng(5), kernels.SPAN, [0, 1, 17, 19]
+    random, span, rows = np.random.default_rng(5), SPAN, [0, 1, 17, 19]
     cache = Int8Cache(2, 3, span + 8)
     cache.reserve(20)
     keys, values = random.random((2, 3, 20, span + 8)), random.random((2, 3, 20, span + 8))
@@ -338,15 +340,15 @@ def test_the_embedded_pair_in_int8_says_what_plain_decoding_says(embedded_int8):
 
 
 COMPILED_IN_A_STEP = """
+import sys
 from numba.core.dispatcher import Dispatcher
 from diffuspec import DiffuSpec, Settings, load_pair
-from diffuspec.method.compiled import search as compiled
-from diffuspec.models import ranking
-from diffuspec.models.int8 import kernels
+from diffuspec.compilation import SOURCES
 
 def known():
-    found = [f for module in (compiled, kernels, ranking) for f in vars(module).values() if isinstance(f, Dispatcher)]
-    return {f.__name__: len(f.signatures) for f in found}
+    names = ["diffuspec." + source.removesuffix(".py").replace("/", ".") for source in SOURCES]
+    loaded = [sys.modules[name] for name in names if name in sys.modules]
+    return {f: len(f.signatures) for module in loaded for f in vars(module).values() if isinstance(f, Dispatcher)}
 
 pair = load_pair("embedded")
 for settings in (
@@ -355,6 +357,7 @@ for settings in (
 ):
     run = DiffuSpec(pair, Settings(max_new_tokens=24, **settings)).stream("Say a word again and again.")
     before = known()
+    assert len(before) > 40
     for step in run:
         assert known() == before, {name: n for name, n in known().items() if n != before[name]}
 """

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffuspec.models.int8.kernels import likeliest_few
+from diffuspec.models.int8.ranks import likeliest_few
 from diffuspec.models.ranking import RankedLogits, likeliest
 
 

@@ -1,4 +1,4 @@
-"""GGUF's ways to store a row of weights, and how they come into the compiled layout (`int8.kernels`).
+"""GGUF's ways to store a row of weights, and how they come into the compiled layout (`int8.layout`).
 
 All of them are codes with a scale and mostly a minimum for 16 or 32 neighbours, w = scale code + least:
 
@@ -23,7 +23,7 @@ from gguf.constants import GGMLQuantizationType as Kind
 from gguf.quants import dequantize
 
 from diffuspec.compilation import compiled
-from diffuspec.models.int8.kernels import BLOCK, LANES, record_bytes
+from diffuspec.models.int8.layout import BLOCK, LANES, record_bytes
 
 HALF_KINDS = (Kind.Q4_0, Kind.Q4_1, Kind.Q4_K)  # those that fit into 4 bits
 KINDS = (*HALF_KINDS, Kind.Q8_0, Kind.Q5_K, Kind.Q6_K, Kind.F16, Kind.BF16, Kind.F32)
@@ -88,7 +88,7 @@ def floats(kind: Kind, rows: np.ndarray) -> np.ndarray:
 
 
 def pack(read, kinds: list[Kind], order: list[tuple[int, int]], width: int, bits: int) -> np.ndarray:
-    """Matrices below each other as `kernels.product` reads them, uint8 [groups, bytes].
+    """Matrices below each other as `int8.product` reads them, uint8 [groups, bytes].
 
     read(part, first, last): rows of a part, as stored; kinds, order: of each part, and its first channel in the whole
     and how many it has, all but the last ones of a part whole groups of LANES; what lies between is 0.

@@ -13,7 +13,7 @@ from diffuspec.errors import WeightsError
 from diffuspec.models.gguf.blocks import HALF_KINDS, KINDS, floats, pack
 from diffuspec.models.gguf.file import GGUF, Tensor
 from diffuspec.models.int8.decoder import Int8Decoder, Int8Stack
-from diffuspec.models.int8.kernels import LANES
+from diffuspec.models.int8.layout import LANES
 
 Progress = Callable[[float | None, str], None]
 
@@ -137,7 +137,7 @@ class _Builder:
             raise WeightsError(f"{name} lacks the tensor {missing}.")
 
     def _product(self, stage: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """A product of all layers as `kernels.run` takes it: a layer in 4 bits where all its parts are."""
+        """A product of all layers as `layers.run` takes it: a layer in 4 bits where all its parts are."""
         names = [[f"blk.{i}.{part}.weight" for part in PRODUCTS[stage]] for i in range(self.shape.num_hidden_layers)]
         is_half = [all(self.file.tensors[name].kind in HALF_KINDS for name in layer) for layer in names]
         places, kept = np.zeros(len(names), np.int64), {True: 0, False: 0}

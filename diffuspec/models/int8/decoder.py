@@ -1,4 +1,4 @@
-"""A Llama in 4- and 8-bit weights, whose rows do not care what else shares the pass; the arithmetic is in `kernels`.
+"""A Llama in 4- and 8-bit weights, whose rows do not care what else shares the pass; `layers` computes a pass.
 
 A pass is bound by reading the weights: the fewer bits, the sooner. They are never rounded to 4 bits here, but a model
 whose weights come from a 4-bit file holds at most 16 evenly spaced values in each block of 32, and is then stored in 4
@@ -20,7 +20,12 @@ import numba
 import numpy as np
 import torch
 
-from diffuspec.models.int8 import kernels
+from diffuspec.models.int8.attention import PAST, ROWS, move
+from diffuspec.models.int8.layers import room_for, rounding_room, run
+from diffuspec.models.int8.layout import BLOCK, LANES, SPAN
+from diffuspec.models.int8.product import product
+from diffuspec.models.int8.ranks import no_ranks
+from diffuspec.models.int8.rounding import rounded
 from diffuspec.models.visibility import visibility
 
 ROOM = 256  # the caches grow by this many tokens at least
@@ -80,16 +85,16 @@ def int8_fits() -> bool:
     """Whether this machine compiles the kernels and computes 8-bit products as they should be."""
     try:
         x, weight = np.ones((3, 32), np.float32), torch.arange(-128.0, 128.0).reshape(8, 32)
-        a, steps = kernels._rounded(x)
+        a, steps = rounded(x)
         y = np.zeros((3, 8), np.float32)
-        kernels.product(quantise([weight])[0], a, steps, 3, 0, 8, False, y)
+        product(quantise([weight])[0], a, steps, 3, 0, 8, False, y)
         return bool(np.allclose(y, weight.sum(1), rtol=0.01, atol=0.5))
     except (numba.NumbaError, RuntimeError, OSError):
         return False
 
 
-def quantise(matrices: Sequence[torch.Tensor], bits: int | None = None, lanes: int = kernels.LANES) -> np.ndarray:
-    """Matrices [out, in] of one shape as `kernels.product` reads them, uint8 [matrices, groups, bytes].
+def quantise(matrices: Sequence[torch.Tensor], bits: int | None = None, lanes: int = LANES) -> np.ndarray:
+    """Matrices [out, in] of one shape as `product` reads them, uint8 [matrices, groups, bytes].
 
     bits: 4 or 8; by default 4 where that loses nothing in any of them, else 8. lanes: channels of a record.
     """
@@ -105,8 +110,8 @@ def _blocks(matrix: torch.Tensor, lanes: int) -> torch.Tensor:
     """float32 [groups, lanes, blocks, BLOCK], zeros where channels or inputs end before."""
     matrix = matrix.detach().float().cpu()
     out, width = matrix.shape
-    matrix = torch.nn.functional.pad(matrix, (0, -width % kernels.BLOCK, 0, -out % lanes))
-    return matrix.unflatten(1, (-1, kernels.BLOCK)).unflatten(0, (-1, lanes))
+    matrix = torch.nn.functional.pad(matrix, (0, -width % BLOCK, 0, -out % lanes))
+    return matrix.unflatten(1, (-1, BLOCK)).unflatten(0, (-1, lanes))
 
 
 def _in_4_bits(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -142,12 +147,12 @@ def _records(codes: torch.Tensor, *numbers: torch.Tensor) -> np.ndarray:
 class Int8Cache:
     """Keys and values of all layers, in arrays that grow ahead of need.
 
-    In panels of SPAN columns, as `kernels` reads them, S = SPAN: keys float32 [layers, kv heads, room / S, d, S],
+    In panels of SPAN columns, as `attention` reads them, S = SPAN: keys float32 [layers, kv heads, room / S, d, S],
     values float32 [layers, kv heads, d / S rounded up, room, S]; what lies behind `length` is scratch.
     """
 
     def __init__(self, layers: int, heads: int, head_dim: int):
-        span = kernels.SPAN
+        span = SPAN
         self.length, self.head_dim = 0, head_dim
         self.keys = np.zeros((layers, heads, 0, head_dim, span), np.float32)
         self.values = np.zeros((layers, heads, -(-head_dim // span), 0, span), np.float32)
@@ -168,18 +173,18 @@ class Int8Cache:
     def reserve(self, total: int) -> None:
         """Make room for `total` tokens and a span behind them."""
         room = self.values.shape[3]
-        if total + kernels.SPAN <= room:
+        if total + SPAN <= room:
             return
-        panels = -(-max(total + kernels.SPAN, room + ROOM, room * 5 // 4) // kernels.SPAN)
-        more = panels - room // kernels.SPAN
+        panels = -(-max(total + SPAN, room + ROOM, room * 5 // 4) // SPAN)
+        more = panels - room // SPAN
         self.keys = np.pad(self.keys, ((0, 0), (0, 0), (0, more), (0, 0), (0, 0)))
-        self.values = np.pad(self.values, ((0, 0), (0, 0), (0, 0), (0, more * kernels.SPAN), (0, 0)))
+        self.values = np.pad(self.values, ((0, 0), (0, 0), (0, 0), (0, more * SPAN), (0, 0)))
 
     def keep(self, first: int, rows: Sequence[int]) -> None:
         """Move the tokens first + rows to first, first + 1, ...; forget all behind them."""
         self.length = first + len(rows)
         if list(rows) != list(range(len(rows))):
-            kernels.move(self.keys, self.values, first, np.array(rows))
+            move(self.keys, self.values, first, np.array(rows))
 
     def crop(self, more: int) -> None:
         """Forget the newest -more tokens, as `transformers`' caches do."""
@@ -197,11 +202,11 @@ class Int8Cache:
 
     def _tokens(self, slots: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Copies of keys [tokens, layers, kv heads, d] and values [layers, kv heads, panels, tokens, S]."""
-        panel, column = np.divmod(np.asarray(slots, np.int64), kernels.SPAN)
+        panel, column = np.divmod(np.asarray(slots, np.int64), SPAN)
         return self.keys[:, :, panel, :, column], self.values[:, :, :, slots]
 
     def _put(self, slots: Sequence[int], tokens: tuple[np.ndarray, np.ndarray]) -> None:
-        panel, column = np.divmod(np.asarray(slots, np.int64), kernels.SPAN)
+        panel, column = np.divmod(np.asarray(slots, np.int64), SPAN)
         self.keys[:, :, panel, :, column], self.values[:, :, :, slots] = tokens
 
 
@@ -209,7 +214,7 @@ class Int8Slots:
     """Caches of several texts, of `capacity` tokens each, in one array: what `Int8Decoder.forward_several` reads."""
 
     def __init__(self, slots: int, capacity: int, layers: int, heads: int, head_dim: int):
-        span = kernels.SPAN
+        span = SPAN
         panels, self.head_dim = -(-capacity // span) + 1, head_dim
         self.lengths = np.zeros(slots, np.int64)
         self.keys = np.zeros((slots, layers, heads, panels, head_dim, span), np.float32)
@@ -276,7 +281,7 @@ class Int8Stack:
 
     @classmethod
     def packed(cls, weights: tuple, shape: tuple, inverse: torch.Tensor, positions: int) -> Int8Stack:
-        """weights, shape: as `kernels.run` reads them; inverse: float32 [d / 2], angles of the rotation a position."""
+        """weights, shape: as `run` reads them; inverse: float32 [d / 2], angles of the rotation a position."""
         stack = cls.__new__(cls)
         stack._take(weights, shape, inverse, positions)
         return stack
@@ -306,7 +311,7 @@ class Int8Stack:
         hidden: np.ndarray, asked: np.ndarray, place: np.ndarray, few: int = 0,
     ) -> tuple[np.ndarray, Ranks]:  # fmt: skip
         """Logits float32 [m, V] of the m rows `asked` of a pass over rows of several texts, and the `few` likeliest of
-        each, which the threads of the pass look for together; see `kernels.run`."""
+        each, which the threads of the pass look for together; see `run`."""
         threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
         arguments = x, keys, values, source, texts, hidden, asked, place, few, threads
         if threading.current_thread() is threading.main_thread():
@@ -314,24 +319,24 @@ class Int8Stack:
         return self._pass(*arguments)
 
     def _pass(self, x, keys, values, source, texts, hidden, asked, place, few, threads):
-        longest = int((texts[:, kernels.PAST] + texts[:, kernels.ROWS]).max())
+        longest = int((texts[:, PAST] + texts[:, ROWS]).max())
         with _one_pass:
-            buffers = kernels.room_for(len(x), len(asked), longest, self._weights, self.shape, threads)
-            ranks = kernels.no_ranks(len(asked), min(few, buffers[-1].shape[1]))
+            buffers = room_for(len(x), len(asked), longest, self._weights, self.shape, threads)
+            ranks = no_ranks(len(asked), min(few, buffers[-1].shape[1]))
             pass_ = (
                 threads, np.zeros(1, np.int64), x, self._weights, self.shape, source, keys, values, texts, hidden,
                 asked, place, self._cos, self._sin, buffers,
-                kernels.rounding_room(len(x), self._weights, self.shape), ranks,
+                rounding_room(len(x), self._weights, self.shape), ranks,
             )  # fmt: skip
-            shares = [_helpers().submit(kernels.run, t, *pass_) for t in range(1, threads)]
-            kernels.run(0, *pass_)
+            shares = [_helpers().submit(run, t, *pass_) for t in range(1, threads)]
+            run(0, *pass_)
             for share in shares:
                 share.result()
         return buffers[-1], ranks
 
 
 def alike(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The matrices of layers that are all of 4 bits or all of 8, as `kernels._of` takes them."""
+    """The matrices of layers that are all of 4 bits or all of 8, as `_of` takes them."""
     return matrices, matrices[:0], np.arange(len(matrices))
 
 
@@ -342,7 +347,7 @@ def nothing_more(layers: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _whole_groups(gate_up: torch.Tensor) -> torch.Tensor:
     """Gate and up filled with zeros to whole groups each."""
-    halves = [torch.nn.functional.pad(half, (0, 0, 0, -len(half) % kernels.LANES)) for half in gate_up.chunk(2)]
+    halves = [torch.nn.functional.pad(half, (0, 0, 0, -len(half) % LANES)) for half in gate_up.chunk(2)]
     return torch.cat(halves)
 
 
