@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import cached_file
 
 from diffuspec import assets
+from diffuspec.cores import usable_cores
 from diffuspec.errors import PairError, PromptError
 from diffuspec.method.length import StepCost
 from diffuspec.method.proxy import NGram
@@ -175,6 +177,8 @@ def load_pair(
     keep the output identical to plain decoding. ngram: a table that `diffuspec train ngram` made for this tokenizer,
     for the proxy. Raises `PairError` and `WeightsError`.
     """
+    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > usable_cores():
+        torch.set_num_threads(usable_cores())  # torch sees the machine's cores, not the container's
     if target or drafter:
         if name or not (target and (drafter or is_gguf(target))):
             raise PairError(

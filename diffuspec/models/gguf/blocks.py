@@ -16,13 +16,13 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES
 from gguf.constants import GGMLQuantizationType as Kind
 from gguf.quants import dequantize
 
 from diffuspec.compilation import compiled
+from diffuspec.cores import usable_cores
 from diffuspec.models.int8.layout import BLOCK, LANES, record_bytes
 
 HALF_KINDS = (Kind.Q4_0, Kind.Q4_1, Kind.Q4_K)  # those that fit into 4 bits
@@ -103,7 +103,7 @@ def pack(read, kinds: list[Kind], order: list[tuple[int, int]], width: int, bits
         part, first, last = task
         _fill(kinds[part], read(part, first, last), packed, order[part][0] + first, width, bits)
 
-    with ThreadPoolExecutor(max(1, min(4, numba.config.NUMBA_NUM_THREADS))) as threads:
+    with ThreadPoolExecutor(min(4, usable_cores())) as threads:
         list(threads.map(fill, work))
     return packed
 

@@ -9,9 +9,10 @@ few channels which tower over the others cost only their neighbours levels.
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -20,12 +21,14 @@ import numba
 import numpy as np
 import torch
 
+from diffuspec.cores import usable_cores
 from diffuspec.models.int8.attention import PAST, ROWS, move
 from diffuspec.models.int8.layers import room_for, rounding_room, run
 from diffuspec.models.int8.layout import BLOCK, LANES, SPAN
 from diffuspec.models.int8.product import product
 from diffuspec.models.int8.ranks import no_ranks
 from diffuspec.models.int8.rounding import rounded
+from diffuspec.models.int8.threads import new_counter, release
 from diffuspec.models.visibility import visibility
 
 ROOM = 256  # the caches grow by this many tokens at least
@@ -77,7 +80,24 @@ def _helpers() -> ThreadPoolExecutor:
     OpenMP would have done, but for its habit of sending all threads to sleep at every wait, 150 times a pass, once a
     second one of the program's threads has used it: in the app a pass then takes three times as long.
     """
-    return ThreadPoolExecutor(max(1, numba.config.NUMBA_NUM_THREADS - 1), "int8-pass")
+    return ThreadPoolExecutor(max(1, _most_threads() - 1), "int8-pass")
+
+
+def _most_threads() -> int:
+    """Threads of a pass at most; NUMBA_NUM_THREADS may ask for fewer or more than cores are usable."""
+    return numba.config.NUMBA_NUM_THREADS if "NUMBA_NUM_THREADS" in os.environ else usable_cores()
+
+
+def _after_fork() -> None:
+    """A forked child has none of the threads, and maybe a lock that nobody will ever open."""
+    global _one_pass
+    _one_pass = threading.Lock()
+    _leader.cache_clear()
+    _helpers.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @functools.cache
@@ -312,7 +332,7 @@ class Int8Stack:
     ) -> tuple[np.ndarray, Ranks]:  # fmt: skip
         """Logits float32 [m, V] of the m rows `asked` of a pass over rows of several texts, and the `few` likeliest of
         each, which the threads of the pass look for together; see `run`."""
-        threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+        threads = min(torch.get_num_threads(), _most_threads())
         arguments = x, keys, values, source, texts, hidden, asked, place, few, threads
         if threading.current_thread() is threading.main_thread():
             return _leader()(self._pass, *arguments)
@@ -323,16 +343,37 @@ class Int8Stack:
         with _one_pass:
             buffers = room_for(len(x), len(asked), longest, self._weights, self.shape, threads)
             ranks = no_ranks(len(asked), min(few, buffers[-1].shape[1]))
+            counter = new_counter()
             pass_ = (
-                threads, np.zeros(1, np.int64), x, self._weights, self.shape, source, keys, values, texts, hidden,
+                threads, counter, x, self._weights, self.shape, source, keys, values, texts, hidden,
                 asked, place, self._cos, self._sin, buffers,
                 rounding_room(len(x), self._weights, self.shape), ranks,
             )  # fmt: skip
-            shares = [_helpers().submit(run, t, *pass_) for t in range(1, threads)]
-            run(0, *pass_)
-            for share in shares:
-                share.result()
+            _share_out(counter, pass_, threads)
         return buffers[-1], ranks
+
+
+def _share_out(counter: np.ndarray, pass_: tuple, threads: int) -> None:
+    """Carry out a pass; an error in one thread's share lets the others go, and is raised here."""
+
+    def share(t: int) -> None:
+        try:
+            run(t, *pass_)
+        except BaseException:
+            release(counter)
+            raise
+
+    shares = []
+    try:
+        for t in range(1, threads):
+            shares.append(_helpers().submit(share, t))
+        share(0)
+    except BaseException:
+        release(counter)
+        wait(shares)  # the pass's arrays are theirs until then
+        raise
+    for one in shares:
+        one.result()
 
 
 def alike(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -132,10 +132,10 @@ def run(
     """Thread t's share of the layers of a Llama over n rows, in place in x float32 [n, h]; each of the threads 0 ..
     threads - 1 calls this once, at the same time, and with the same arguments but for t.
 
-    counter: int64 [1], 0; weights: the layers' qkv, output, gate_up, down, each as `_of` has them, uint8 [.., groups,
-    bytes] as `product` reads them, gate and up each a whole number of groups; the gains of their two norms float32
-    [layers, h]; the head's gain [h] and weights; the biases of qkv float32 [layers, channels or 0]; the gains of the
-    norms of queries' and keys' heads [layers, 2, d or 0]. shape: (heads, kv heads, d, V, eps).
+    counter: as `new_counter` gives it; weights: the layers' qkv, output, gate_up, down, each as `_of` has them, uint8
+    [.., groups, bytes] as `product` reads them, gate and up each a whole number of groups; the gains of their two norms
+    float32 [layers, h]; the head's gain [h] and weights; the biases of qkv float32 [layers, channels or 0]; the gains
+    of the norms of queries' and keys' heads [layers, 2, d or 0]. shape: (heads, kv heads, d, V, eps).
     source int32 [layers]: the cache layer that layer l reads and appends to; keys float32 [slots, cache layers, kv
     heads, room / SPAN, d, SPAN], values float32 [.., kv heads, d / SPAN rounded up, room, SPAN].
     texts int64 [texts, 4]: each text's slot of the cache, its first row of the pass, how many there are, and the tokens
@@ -155,13 +155,15 @@ def run(
                     t, threads, projected, shape, weights[9][layer, 1], keys, values, at, texts, place, cos, sin
                 )
                 met += threads
-                meet(counter, met)
+                if not meet(counter, met):
+                    return
                 if layer == len(source) - 1 and not len(asked):
                     return  # of the last layer, only keys and values outlive the pass
             elif stage != HEAD and len(x) >= SHARED:
                 _round(stage, t, threads, layer, x, weights, shape, buffers, rooms)
                 met += threads
-                meet(counter, met)
+                if not meet(counter, met):
+                    return
             _work(
                 stage,
                 t,
@@ -183,7 +185,8 @@ def run(
                 rooms,
             )
             met += threads
-            meet(counter, met)
+            if not meet(counter, met):
+                return
     ids, best, norms = ranks
     if ids.shape[1]:
         for i in range(t, len(asked), threads):
