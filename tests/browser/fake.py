@@ -54,6 +54,11 @@ class FakePair:
         self.encode(PROMPT)
         self.info = PairInfo("fake", "scripted target", "noisy drafter", "none", dtype, "cpu", 2048, 32)
 
+    def room(self, ids) -> int:
+        if len(ids) >= self.info.context:
+            raise PromptError(f"The prompt has {len(ids)} tokens; the target can hold 2048. Shorten the prompt.")
+        return self.info.context - len(ids)
+
     def piece(self, token: int) -> bytes:
         return self.pieces[token]
 

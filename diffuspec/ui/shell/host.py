@@ -301,16 +301,16 @@ def check_prompt(prompt: str) -> str:
     if not (prompt or "").strip():
         raise PromptError("The prompt is empty: type a question or pick an example.")
     if len(prompt) > MOST_CHARACTERS:
-        raise PromptError(f"The prompt has {len(prompt)} characters; at most {MOST_CHARACTERS} are read. Shorten it.")
+        raise PromptError(
+            f"The prompt has {len(prompt)} characters; at most {MOST_CHARACTERS} are read. Shorten the prompt."
+        )
     return prompt
 
 
 def check_length(pair: Any, prompt: str | tuple[int, ...]) -> None:
     """Refuse what does not fit the pair's context before it takes a turn. Raises `PromptError`."""
     if isinstance(prompt, str) and len(prompt) > LONG_PROMPT:
-        count = len(pair.encode(prompt))
-        if count >= pair.info.context:
-            raise PromptError(f"The prompt has {count} tokens; the target can hold {pair.info.context}. Shorten it.")
+        pair.room(pair.encode(prompt))
 
 
 def _in_line(ahead: int) -> str:
