@@ -17,6 +17,7 @@ The stages, in their order (each goes on where it was stopped, and --help explai
 
   text        collect real text from unpacked packages        ->  text.jsonl.gz
   questions   make prompts from BIG-bench's tasks             ->  questions.jsonl
+  code        make prompts about code from Python packages    ->  questions.jsonl
   synthesise  the target answers prompts made from either     ->  a folder of shards
   import      take over single turns answered elsewhere       ->  the same; `cache` follows
   overlap     check the prompts against a question file
@@ -65,6 +66,17 @@ def add_stages(parser: argparse.ArgumentParser, progress: Callable[[], Callable]
                       help="the most of each (default: all there are): translation, summarization, qa, rag, "
                       "math_reasoning")  # fmt: skip
     asks.add_argument("--seed", metavar="N", type=int, default=0)
+
+    code = stage("code", "make prompts about code from Python packages, for `synthesise`", _code)
+    code.add_argument(
+        "folders", metavar="FOLDER", type=Path, nargs="+", help="packages whose functions are asked about"
+    )
+    code.add_argument("--out", metavar="FILE.jsonl", type=Path, required=True, help="in Spec-Bench's format")
+    code.add_argument("--avoid", metavar="FILE.jsonl", type=Path, required=True, nargs="+",
+                      help="questions that measure the drafter: what is like one of them is left out")  # fmt: skip
+    code.add_argument("--mbpp", metavar="FILE.jsonl", type=Path, help="MBPP's problems, asked as well")
+    code.add_argument("--count", metavar="N", type=int, default=20_000, help="at most (default %(default)s)")
+    code.add_argument("--seed", metavar="N", type=int, default=0)
 
     synth = stage("synthesise", "let the target answer prompts of all families, greedily, many at once", _synthesise)
     synth.add_argument("--text", metavar="FILE.jsonl.gz", type=Path, help="what `train text` wrote; without it, only "
@@ -141,6 +153,7 @@ def add_stages(parser: argparse.ArgumentParser, progress: Callable[[], Callable]
     ngram.add_argument("--answers", metavar="PATH", type=Path, required=True, nargs="+",
                        help='folders of shards, or JSON Lines, plain or gzip, with token ids in "r"')  # fmt: skip
     ngram.add_argument("--out", metavar="FILE.npz", type=Path, required=True)
+    ngram.add_argument("--target", metavar="FILE.gguf", help="whose answers they are (default: the embedded target's)")
 
     pack = stage("pack", "store a block drafter's matrices in 8 bits", _pack)
     pack.add_argument("sources", metavar="FOLDER", type=Path, nargs="+", help="holds config.json and "
@@ -158,8 +171,8 @@ def _arithmetic(parser: argparse.ArgumentParser) -> None:
 
 
 def _common(parser: argparse.ArgumentParser, seed: bool = True) -> None:
-    parser.add_argument("--target", metavar="MODEL", help="folder or Hub id of a causal LM with a Llama or Qwen layout "
-                        "(default: the embedded target)")  # fmt: skip
+    parser.add_argument("--target", metavar="MODEL", help="folder or Hub id of a causal LM of a Llama or Qwen layout, "
+                        "or a GGUF file of one (default: the embedded target)")  # fmt: skip
     parser.add_argument("--threads", metavar="N", type=positive, help="CPU threads (default: torch's choice)")
     if seed:
         parser.add_argument("--seed", metavar="N", type=int, default=0)
@@ -203,12 +216,16 @@ def _load(arguments: argparse.Namespace, progress: Callable):
     from transformers import AutoTokenizer
 
     from diffuspec.models.embedded import embedded_target
+    from diffuspec.models.pair import is_gguf
     from diffuspec.models.target import stock_model
     from diffuspec.models.vocabulary import stop_ids
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     source = arguments.target or embedded_target(progress)
+    if is_gguf(source):
+        file, tokenizer, ends = _open_gguf(source)
+        return stock_model(source, torch.float32), tokenizer, ends
     try:
         model, tokenizer = stock_model(source, torch.float32), AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
@@ -218,18 +235,45 @@ def _load(arguments: argparse.Namespace, progress: Callable):
     return model, tokenizer, stop_ids(model, tokenizer)
 
 
+def _open_gguf(source):
+    """(GGUF, tokenizer, ids that end an answer)."""
+    from diffuspec.models.gguf.file import GGUF
+    from diffuspec.models.gguf.tokenizer import end_ids, tokenizer_of
+
+    file = GGUF(source)
+    return file, tokenizer_of(file), end_ids(file)
+
+
+def _load_slots(arguments: argparse.Namespace, count: int, capacity: int, progress: Callable):
+    """(slots, tokenizer, ids that end an answer); a GGUF file is computed as it is."""
+    import torch
+
+    from diffuspec.models.pair import is_gguf
+
+    if is_gguf(arguments.target) and arguments.dtype != "float32":
+        from diffuspec.models.gguf.decoder import decoder
+        from diffuspec.training.slots import CompiledSlots
+
+        if arguments.threads:
+            torch.set_num_threads(arguments.threads)
+        file, tokenizer, ends = _open_gguf(arguments.target)
+        return CompiledSlots(decoder(file, progress), count, capacity), tokenizer, ends
+    model, tokenizer, ends = _load(arguments, progress)
+    return _slots(model, count, capacity, arguments.dtype), tokenizer, ends
+
+
 def _slots(model, count: int, capacity: int, dtype: str | None):
     """Slots in this arithmetic; by default in int8 where machine and model allow it."""
     from diffuspec.models.float.llama import llama_fits
     from diffuspec.models.float.packed import pack_linears, packed_fits
-    from diffuspec.models.int8.decoder import int8_fits
+    from diffuspec.models.int8.decoder import Int8Decoder, int8_fits
     from diffuspec.training.slots import CompiledSlots, StockSlots
 
     fits = llama_fits(model) and int8_fits()
     if dtype == "int8" and not fits:
         raise DiffuSpecError("8-bit arithmetic needs a Llama on a CPU: use --dtype float32.")
     if fits and dtype != "float32":
-        return CompiledSlots(model, count, capacity)
+        return CompiledSlots(Int8Decoder(model), count, capacity)
     if packed_fits(model.dtype, model.device):
         pack_linears(model)
     return StockSlots(model, count, capacity)
@@ -278,6 +322,22 @@ def _questions(arguments: argparse.Namespace, progress: Callable) -> None:
     print(f"{len(rows)} questions in {arguments.out}; {left_out} were too like one in {arguments.avoid.name}")
 
 
+def _code(arguments: argparse.Namespace, progress: Callable) -> None:
+    from diffuspec.measure.questions import read_questions
+    from diffuspec.training.code import questions
+
+    missing = [folder for folder in arguments.folders if not folder.is_dir()]
+    if missing:
+        raise DiffuSpecError(f"{missing[0]} is not a folder.")
+    avoid = [turn for path in arguments.avoid for q in read_questions(path).questions for turn in q.turns]
+    rows = questions(arguments.folders, arguments.mbpp, avoid, arguments.seed, arguments.count)
+    progress.close()
+    with open(arguments.out, "w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    print(f"{len(rows)} questions in {arguments.out}")
+
+
 def _synthesise(arguments: argparse.Namespace, progress: Callable) -> None:
     from diffuspec.measure.questions import read_questions
     from diffuspec.training import prompts, text
@@ -289,8 +349,7 @@ def _synthesise(arguments: argparse.Namespace, progress: Callable) -> None:
         raise SettingsError(f"--shares: the families are {', '.join(prompts.SHARES)}.")
     passages = text.load(arguments.text) if arguments.text else []
     questions = read_questions(arguments.questions).chosen(arguments.stride).questions if arguments.questions else ()
-    model, tokenizer, stops = _load(arguments, progress)
-    slots = _slots(model, arguments.slots, arguments.capacity, arguments.dtype)
+    slots, tokenizer, stops = _load_slots(arguments, arguments.slots, arguments.capacity, progress)
     synthesis = Synthesis(slots, tokenizer, stops, keep_layers=arguments.layers, seed=arguments.seed)
     folder = DataFolder(arguments.out)
     if questions:
@@ -339,9 +398,8 @@ def _cache(arguments: argparse.Namespace, progress: Callable) -> None:
     from diffuspec.training import caches
 
     (folder,) = _folders([arguments.data])
-    model, _, _ = _load(arguments, progress)
     longest = max(len(c.ids) for c in folder.conversations())
-    read = caches.fill(_slots(model, 1, longest, arguments.dtype), folder, arguments.layers, progress)
+    read = caches.fill(_load_slots(arguments, 1, longest, progress)[0], folder, arguments.layers, progress)
     progress.close()
     print(f"{read} tokens read, {sum(folder.cache_path(s).exists() for s in folder.shards())} caches in {folder.path}")
 
@@ -408,7 +466,7 @@ def _ngram(arguments: argparse.Namespace, progress: Callable) -> None:
             answers += [a for folder in _folders([path]) for c in folder.conversations() for a in c.answers]
         else:
             answers += ngram.read_answers(path)
-    pair = load_pair(progress=progress)
+    pair = load_pair(target=arguments.target, progress=progress)
     progress.close()
     table = ngram.fit(answers, pair.target.vocab_size, tuple(pair.encode("x")[-2:]))
     table.save(arguments.out)

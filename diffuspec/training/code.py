@@ -100,7 +100,7 @@ def _edit(*asks: str) -> Callable[[Piece, random.Random], str | None]:
 
 def _broken(piece: Piece, random: random.Random) -> str | None:
     """The piece with one comparison, number or operator changed."""
-    swaps = {"<": "<=", ">": ">=", "==": "!=", "+": "-", "-": "+", "and": "or", "0": "1", "1": "0", "in": "not in"}
+    swaps = {"<": "<=", ">": ">=", "==": "!=", "+": "-", "-": "+", "and": "or", "0": "1", "1": "0"}
     try:
         found = [t for t in tokenize.generate_tokens(io.StringIO(piece.bare).readline) if t.string in swaps]
     except (tokenize.TokenError, SyntaxError, IndentationError):

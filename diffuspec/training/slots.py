@@ -39,9 +39,9 @@ class Slots(ABC):
 
 
 class CompiledSlots(Slots):
-    def __init__(self, model: torch.nn.Module, slots: int, capacity: int):
+    def __init__(self, decoder: Int8Decoder, slots: int, capacity: int):
         self.slots, self.capacity = slots, capacity
-        self._decoder = Int8Decoder(model)
+        self._decoder = decoder
         self._store = self._decoder.new_slots(slots, capacity)
 
     def read(self, slot, start, ids):

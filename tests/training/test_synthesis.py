@@ -5,6 +5,7 @@ import pytest
 import torch
 from layouts import qwen
 
+from diffuspec.models.int8.decoder import Int8Decoder
 from diffuspec.models.target import Target
 from diffuspec.training.data import DataFolder
 from diffuspec.training.prompts import Answer, Invent, Prompt, Say
@@ -58,7 +59,9 @@ def test_answers_are_the_targets_greedy_ones(tiny, plain_greedy, kind):
 
 def test_in_int8_answers_are_those_of_plain_int8_decoding_and_the_batch_changes_no_bit(tiny):
     model, tokenizer = tiny.model(), tiny.tokenizer()
-    done, alone = (answered(model, tokenizer, slots, CompiledSlots) for slots in (3, 1))
+    done, alone = (
+        answered(model, tokenizer, slots, lambda m, *more: CompiledSlots(Int8Decoder(m), *more)) for slots in (3, 1)
+    )
     target = Target(tiny.model(), arithmetic="int8")
     assert sorted(done) == [0, 1, 2, 3, 4]
     for number, conversation in done.items():
