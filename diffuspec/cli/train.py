@@ -75,7 +75,7 @@ def add_stages(parser: argparse.ArgumentParser, progress: Callable[[], Callable]
     code.add_argument("--avoid", metavar="FILE.jsonl", type=Path, required=True, nargs="+",
                       help="questions that measure the drafter: what is like one of them is left out")  # fmt: skip
     code.add_argument("--mbpp", metavar="FILE.jsonl", type=Path, help="MBPP's problems, asked as well")
-    code.add_argument("--count", metavar="N", type=int, default=20_000, help="at most (default %(default)s)")
+    code.add_argument("--count", metavar="N", type=positive, default=20_000, help="at most (default %(default)s)")
     code.add_argument("--seed", metavar="N", type=int, default=0)
 
     synth = stage("synthesise", "let the target answer prompts of all families, greedily, many at once", _synthesise)
