@@ -15,7 +15,9 @@ PACKAGE = Path(__file__).resolve().parent
 BESIDE, INSIDE = PACKAGE.parent / "assets", PACKAGE / "assets"
 # What another package keeps beside an installed one under that name is not taken for ours.
 ASSETS = BESIDE if (BESIDE / "ngram").is_dir() or not INSIDE.is_dir() else INSIDE
-NGRAM_EDITION = 3  # of the fitted n-gram that runs use now; a trace is searched again with the one it was made with
+# Of the fitted n-grams that runs use now, by pair; a trace is searched again with the one it was made with.
+NGRAM_EDITIONS = {"embedded": 3, "coder": 1}
+NGRAM_EDITION = NGRAM_EDITIONS["embedded"]
 
 
 def asset(name: str) -> Path:
@@ -34,14 +36,16 @@ def how_to_restore() -> str:
 
 
 @functools.cache
-def ngram(edition: int = NGRAM_EDITION) -> NGram:
-    """The fitted n-gram of the embedded pair; raises `WeightsError` for an edition that is not here."""
-    if not 1 <= edition <= NGRAM_EDITION:
+def ngram(edition: int | None = None, pair: str = "embedded") -> NGram:
+    """The fitted n-gram of a pair, by default its newest; raises `WeightsError` for an edition that is not here."""
+    newest = NGRAM_EDITIONS[pair]
+    edition = newest if edition is None else edition
+    if not 1 <= edition <= newest:
         raise WeightsError(
-            f"This needs edition {edition} of the n-gram, and here are 1 to {NGRAM_EDITION}: update DiffuSpec, or use "
+            f"This needs edition {edition} of the n-gram, and here are 1 to {newest}: update DiffuSpec, or use "
             "the proxy context or none."
         )
-    return NGram.load(asset(f"ngram/{edition}.npz"))
+    return NGram.load(asset(f"ngram/{edition}.npz" if pair == "embedded" else f"ngram/{pair}-{edition}.npz"))
 
 
 def drafter() -> Path:

@@ -119,7 +119,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
     progress = Progress(arguments.quiet)
     if not pair.drafter.max_block:
-        progress(None, "This pair has no diffusion drafter: its drafts are copies of the text so far.")
+        more = ", and what its n-gram adds" if pair.proxy else ""
+        progress(None, f"This pair has no diffusion drafter: its drafts are copies of the text so far{more}.")
     run = DiffuSpec(pair, settings).stream(prompt)
     with interruptible() as interrupted:
         made = 0

@@ -197,7 +197,8 @@ def load_pair(
         pair = _load_embedded(dtype, at.name, progress)
     elif name == CODER:
         _only_int8("The pair coder", dtype, at.name)
-        pair = _load_gguf(CODER, coder_gguf(weights.cache_dir(), progress), None, None, dtype, at.name, progress)
+        own = assets.ngram(pair=CODER)
+        pair = _load_gguf(CODER, coder_gguf(weights.cache_dir(), progress), None, None, dtype, at.name, progress, own)
     elif is_gguf(target):
         pair = _load_gguf("custom", Path(target), drafter, convention, dtype, at.name, progress)
     else:
@@ -259,7 +260,7 @@ def _gguf_target(path: Path, progress: weights.Progress = weights.silent):
     return Target.compiled(passes, shape_of(file), path), tokenizer, file
 
 
-def _load_gguf(name, path, drafter_id, convention, dtype, device, progress) -> Pair:
+def _load_gguf(name, path, drafter_id, convention, dtype, device, progress, proxy=None) -> Pair:
     _only_int8("A GGUF file", dtype, device)
     target, tokenizer, file = _gguf_target(path, progress)
     title = str(file.metadata.get("general.name") or path.stem).removesuffix(" GGUF")
@@ -267,8 +268,8 @@ def _load_gguf(name, path, drafter_id, convention, dtype, device, progress) -> P
     if drafter_id:
         read_as, drafter_name = _convention(drafter_id, _config(drafter_id), convention), drafter_id
         drafter = _standalone(drafter_id, read_as, dtype, device, target, tokenizer, progress)
-    return _pair(name, f"{title}, {path.name}", drafter_name, tokenizer, target, drafter, None, dtype, device, progress,
-                 end_ids(file))  # fmt: skip
+    return _pair(name, f"{title}, {path.name}", drafter_name, tokenizer, target, drafter, proxy, dtype, device,
+                 progress, end_ids(file))  # fmt: skip
 
 
 def _load_standalone(name, target_id, drafter_id, convention, dtype, device, spread, progress) -> Pair:
@@ -348,7 +349,7 @@ def _pair(
     info = PairInfo(
         name=name, target=target_name, drafter=drafter_name, drafter_kind=drafter.kind, dtype=dtype,
         device=str(device), context=target.context, max_draft=drafter.max_block,
-        ngram=assets.NGRAM_EDITION if proxy else 0,
+        ngram=assets.NGRAM_EDITIONS[name] if proxy else 0,
     )  # fmt: skip
     ends = stop_ids(target.model, tokenizer) if ends is None else ends
     pair = Pair(info, tokenizer, target, drafter, proxy, ends)

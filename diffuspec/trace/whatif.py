@@ -31,8 +31,6 @@ from diffuspec.settings import Settings
 from diffuspec.trace.model import Trace
 from diffuspec.trace.steps import Step, TreeVerification, Verification
 
-EMBEDDED = "embedded"  # the pair whose n-gram comes along
-
 
 @dataclass(frozen=True)
 class Again:
@@ -63,7 +61,7 @@ def continuation(trace: Trace, index: int) -> tuple[int, ...]:
 def proxies(trace: Trace) -> tuple[str, ...]:
     """The proxies that can judge this trace: of the fitted n-grams only the one that it was made with."""
     choices = Settings.knobs()["proxy"].choices
-    fitted = trace.pair.name == EMBEDDED and 1 <= trace.pair.ngram <= assets.NGRAM_EDITION
+    fitted = 1 <= trace.pair.ngram <= assets.NGRAM_EDITIONS.get(trace.pair.name, 0)
     return choices if fitted else tuple(c for c in choices if "ngram" not in c)
 
 
@@ -77,7 +75,7 @@ def search_again(trace: Trace, index: int, settings: Settings) -> Again:
             f"This trace was made by {trace.pair.target}, and its n-gram is not here: use the proxy context or none."
         )
     recorded, before = trace.steps[index].lattice, context(trace, index)
-    ngram = assets.ngram(trace.pair.ngram) if "ngram" in settings.proxy else None
+    ngram = assets.ngram(trace.pair.ngram, trace.pair.name) if "ngram" in settings.proxy else None
     vocabulary = ngram.vocab_size if ngram else max(trace.pieces, default=0) + 1
     proxy = make_proxy(
         settings.proxy if settings.search != "argmax" else "none",

@@ -44,6 +44,7 @@ def test_it_loads_without_a_float_model(coder):
 
 def test_it_answers_in_code_and_as_plain_decoding_does(coder):
     assert coder.stop_ids == {151643, 151645} and coder.info.context == 32768
+    assert coder.info.ngram == 1 and coder.settings.proxy == "ngram+context" and coder.settings.followers
     prompt = "Repeat this function and add nothing:\n```python\ndef add(first, second):\n    return first + second\n```"
     trace = DiffuSpec(coder).run(prompt, max_new_tokens=30)
     assert "def add(first, second):\n    return first + second" in trace.text

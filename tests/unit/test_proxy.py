@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffuspec import assets
-from diffuspec.assets import ASSETS, NGRAM_EDITION
+from diffuspec.assets import ASSETS, NGRAM_EDITIONS
 from diffuspec.errors import DiffuSpecError, SettingsError, WeightsError
 from diffuspec.method.proxy import ContextNGram, Mixture, NGram, NoProxy, make_proxy
 from diffuspec.training.ngram import fit
@@ -135,10 +135,11 @@ def test_saving_and_loading_keeps_every_probability(tmp_path):
     np.testing.assert_array_equal(p_of(loaded), p_of(ngram))
 
 
-@pytest.mark.parametrize("edition", range(1, NGRAM_EDITION + 1))
-def test_each_table_that_ships_sums_to_one_and_is_small(edition):
-    assert (ASSETS / "ngram" / f"{edition}.npz").stat().st_size <= 10 * 2**20
-    ngram = assets.ngram(edition)
+@pytest.mark.parametrize(
+    ("pair", "edition"), [(pair, edition + 1) for pair, newest in NGRAM_EDITIONS.items() for edition in range(newest)]
+)
+def test_each_table_that_ships_sums_to_one_and_is_small(pair, edition):
+    ngram = assets.ngram(edition, pair)
     everything = np.arange(ngram.vocab_size)
     random = np.random.default_rng(0)
     seen2 = random.choice(len(ngram.keys2), 20)
@@ -148,6 +149,14 @@ def test_each_table_that_ships_sums_to_one_and_is_small(edition):
     for history in np.concatenate([pairs, unseen, half_seen, [[-1, -1], [-1, 1], [-1, 198]]]):
         total = p_of(ngram, everything, history[None]).sum()
         assert abs(total - 1) < 1e-4, history
+
+
+def test_every_table_that_ships_is_an_edition_and_small():
+    files = {path.name for path in (ASSETS / "ngram").iterdir()}
+    assert len(files) == sum(NGRAM_EDITIONS.values())
+    assert all(path.stat().st_size <= 10 * 2**20 for path in (ASSETS / "ngram").iterdir())
+    with pytest.raises(WeightsError, match="edition 9 of the n-gram, and here are 1 to 1"):
+        assets.ngram(9, "coder")
 
 
 def test_the_assets_together_stay_small():

@@ -113,6 +113,13 @@ def test_without_its_own_ngram_a_trace_is_judged_by_its_text(trace, change):
     assert len(search_again(other, 0, trace.settings.replace(proxy="context")).search) > 0
 
 
+def test_a_trace_of_the_coder_is_judged_by_the_coders_ngram(trace):
+    other = dataclasses.replace(trace, pair=dataclasses.replace(trace.pair, name="coder", ngram=1))
+    assert proxies(other) == proxies(trace)
+    by_own, by_another = (search_again(t, 0, trace.settings).search for t in (other, trace))
+    assert not np.allclose(by_own.proxy_logp[0], by_another.proxy_logp[0], equal_nan=True)
+
+
 def test_a_trace_is_searched_by_the_edition_it_was_made_with(trace):
     own = trace.pair.ngram
     other = dataclasses.replace(trace, pair=dataclasses.replace(trace.pair, ngram=own - 1 if own > 1 else own + 1))
