@@ -39,13 +39,20 @@ _NO_DRAFT = np.zeros((0, 0), np.int32), np.zeros((0, 0), np.float32)
 class DiffuSpec:
     """Speculative decoding of one pair with one choice of settings.
 
-    settings: by default those that suit the pair. Raises `SettingsError` where a draft length exceeds what the pair's
+    settings: by default those that suit the pair; note: what stands for a setting that it cannot have, or None.
+    Raises `SettingsError` where a draft length exceeds what the pair's
     drafter can fill, or where it has none and the search is not for a tree, which alone drafts without.
     """
 
     def __init__(self, pair: Pair, settings: Settings | None = None):
         self.pair = pair
         self.settings = settings or pair.settings
+        self.note = None
+        if possible_proxy(self.settings.proxy, pair.proxy) != self.settings.proxy:
+            self.note = (
+                f"The pair {pair.info.name} has no fitted n-gram: the one of the text so far (proxy = context) stands "
+                f"for {self.settings.proxy}. Attach one with --ngram; `diffuspec train ngram` makes it."
+            )
         if not pair.drafter.max_block:
             if self.settings.search != "tree":
                 raise SettingsError(

@@ -9,6 +9,7 @@ import socket
 import sys
 
 from diffuspec import assets, loopback
+from diffuspec.cli.options import add_pair, asked_pair
 
 ON_SPACE = "SPACE_ID" in os.environ
 FIRST_PORT, PORTS = 7860, 100  # the first one asked for, and how many after it, where none is named
@@ -56,6 +57,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=port_number, metavar="P",
                         help="port to listen on (default: 7860, or the next free one)")  # fmt: skip
     parser.add_argument("--no-browser", action="store_true", help="do not open the page in a browser")
+    add_pair(parser)
     parser.set_defaults(command=serve)
 
 
@@ -70,8 +72,10 @@ def serve(args: argparse.Namespace) -> int:
     from diffuspec.ui.page import build, launch_options
     from diffuspec.ui.shell.files import recorded
     from diffuspec.ui.shell.host import Host, Limits, shared_with_others
+    from diffuspec.ui.shell.loader import Loader
 
-    host = Host()
+    load = Loader(asked_pair(args))
+    host = Host(load, pair_name=load.pair_name)
     demo = build(host, *recorded(assets.traces()))
     if ON_SPACE or shared_with_others(args.host):
         host.limits = Limits()

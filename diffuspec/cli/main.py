@@ -121,7 +121,10 @@ def _run(arguments: argparse.Namespace) -> int:
     if not pair.drafter.max_block:
         more = ", and what its n-gram adds" if pair.proxy else ""
         progress(None, f"This pair has no diffusion drafter: its drafts are copies of the text so far{more}.")
-    run = DiffuSpec(pair, settings).stream(prompt)
+    engine = DiffuSpec(pair, settings)
+    if engine.note:
+        progress(None, engine.note)
+    run = engine.stream(prompt)
     with interruptible() as interrupted:
         made = 0
         for step in run:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from diffuspec.errors import DiffuSpecError, PromptError, SettingsError
 from diffuspec.settings import PRESETS, Settings
@@ -109,15 +110,20 @@ def add_pair(parser: argparse.ArgumentParser) -> None:
                        "Llama's or Qwen's FILE.gguf, without: drafts are then copies of the text")  # fmt: skip
     group.add_argument("--drafter", metavar="MODEL", help="folder or Hub id of a diffusion LM with the same token ids")
     group.add_argument("--mask-token", metavar="ID", help="the drafter's mask, an id or its text, if it is not known")
-    group.add_argument(
-        "--attention", choices=("full", "block-causal", "causal-prefix"), default="full", help="the drafter's attention"
-    )
-    group.add_argument("--shifted", action="store_true", help="the drafter reads position p from output row p - 1")
+    group.add_argument("--attention", choices=("full", "block-causal", "causal-prefix"),
+                       help="the drafter's attention (default: its family's, else full)")  # fmt: skip
+    group.add_argument("--shifted", action=argparse.BooleanOptionalAction,
+                       help="the drafter reads position p from output row p - 1 (default: as its family)")  # fmt: skip
+    group.add_argument("--layout", metavar="TYPE", help="the known model with the drafter's weight names, such as "
+                       "qwen2, where transformers does not know the drafter's own type")  # fmt: skip
+    group.add_argument("--ngram", metavar="FILE.npz", type=Path, help="the proxy's 3-gram, made by `train ngram` for "
+                       "this target (default: the pair's own, or none)")  # fmt: skip
     group.add_argument("--dtype", choices=("int8", "float32", "bfloat16"),
                        help="int8 and float32 keep the output identical to plain decoding; bfloat16 may differ where "
                             "logits tie (default: bfloat16 on a GPU; on a CPU int8 for pairs made for it, else "
                             "float32)")  # fmt: skip
-    group.add_argument("--device", metavar="D", help="cpu or cuda (default: the best here)")
+    group.add_argument("--device", metavar="D", help="cpu, cuda or cuda:1 (default: the best here; a target too large "
+                       "for one GPU is spread over all)")  # fmt: skip
 
 
 def add_settings(parser: argparse.ArgumentParser, preset: str = "default") -> None:
@@ -153,24 +159,30 @@ def chosen_settings(arguments: argparse.Namespace, usual: Settings | None = None
     return (usual or Settings()).replace(**changes)
 
 
+def asked_pair(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `add_pair`'s options ask for, as keyword arguments of `load_pair`."""
+    mask = arguments.mask_token
+    said = {
+        "mask_token": int(mask) if mask is not None and mask.isdigit() else mask, "attention": arguments.attention,
+        "shifted": arguments.shifted, "layout": arguments.layout,
+    }  # fmt: skip
+    return {
+        "name": arguments.pair, "target": arguments.target, "drafter": arguments.drafter,
+        "convention": {name: value for name, value in said.items() if value is not None}, "ngram": arguments.ngram,
+        "dtype": arguments.dtype, "device": arguments.device,
+    }  # fmt: skip
+
+
 def open_pair(arguments: argparse.Namespace):
     show = Progress(arguments.quiet)
     show(0.0, "Starting")
     from transformers.utils import logging
 
-    from diffuspec.models.drafter import Convention
     from diffuspec.models.pair import load_pair
 
     logging.disable_progress_bar()
-    convention = None
-    if arguments.mask_token is not None:
-        mask = arguments.mask_token
-        convention = Convention(int(mask) if mask.isdigit() else mask, arguments.attention, arguments.shifted)
     try:
-        return load_pair(
-            arguments.pair, target=arguments.target, drafter=arguments.drafter, convention=convention,
-            dtype=arguments.dtype, device=arguments.device, progress=show,
-        )  # fmt: skip
+        return load_pair(**asked_pair(arguments), progress=show)
     finally:
         show.close()
 

@@ -153,7 +153,8 @@ def add_stages(parser: argparse.ArgumentParser, progress: Callable[[], Callable]
     ngram.add_argument("--answers", metavar="PATH", type=Path, required=True, nargs="+",
                        help='folders of shards, or JSON Lines, plain or gzip, with token ids in "r"')  # fmt: skip
     ngram.add_argument("--out", metavar="FILE.npz", type=Path, required=True)
-    ngram.add_argument("--target", metavar="FILE.gguf", help="whose answers they are (default: the embedded target's)")
+    ngram.add_argument("--target", metavar="MODEL", help="whose token ids these are: a folder, Hub id or FILE.gguf; "
+                       "its weights are not read (default: the embedded target)")  # fmt: skip
 
     pack = stage("pack", "store a block drafter's matrices in 8 bits", _pack)
     pack.add_argument("sources", metavar="FOLDER", type=Path, nargs="+", help="holds config.json and "
@@ -457,7 +458,6 @@ def _evaluate(arguments: argparse.Namespace, progress: Callable) -> None:
 
 
 def _ngram(arguments: argparse.Namespace, progress: Callable) -> None:
-    from diffuspec.models.pair import load_pair
     from diffuspec.training import ngram
 
     answers = []
@@ -466,12 +466,38 @@ def _ngram(arguments: argparse.Namespace, progress: Callable) -> None:
             answers += [a for folder in _folders([path]) for c in folder.conversations() for a in c.answers]
         else:
             answers += ngram.read_answers(path)
-    pair = load_pair(target=arguments.target, progress=progress)
+    vocabulary, before = _frame(arguments.target, progress)
     progress.close()
-    table = ngram.fit(answers, pair.target.vocab_size, tuple(pair.encode("x")[-2:]))
+    table = ngram.fit(answers, vocabulary, before)
     table.save(arguments.out)
     size = arguments.out.stat().st_size / 2**20
     print(f"{len(table.keys2)} bigrams and {len(table.keys3)} trigrams in {arguments.out} ({size:.1f} MB)")
+
+
+def _frame(target: str | None, progress: Callable) -> tuple[int, tuple[int, int]]:
+    """(token ids that the target has rows for, the two that stand before an answer); its weights are not read."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    from diffuspec.models.embedded import embedded_gguf
+    from diffuspec.models.gguf.decoder import shape_of
+    from diffuspec.models.gguf.file import GGUF
+    from diffuspec.models.gguf.tokenizer import tokenizer_of
+    from diffuspec.models.target import told
+
+    target = target or str(embedded_gguf(progress))
+    if target.lower().endswith(".gguf"):
+        file = GGUF(Path(target))
+        rows, tokenizer = shape_of(file).vocab_size, tokenizer_of(file)
+    else:
+        with told(f"The target {target}"):
+            rows = AutoConfig.from_pretrained(target).get_text_config().vocab_size
+            tokenizer = AutoTokenizer.from_pretrained(target)
+    if tokenizer.chat_template:
+        turns = [{"role": "user", "content": "x"}]
+        ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+    else:
+        ids = tokenizer("x x").input_ids
+    return rows, tuple([ids[0], *ids][-2:])
 
 
 def _pack(arguments: argparse.Namespace, progress: Callable) -> None:

@@ -12,6 +12,7 @@ from diffuspec.errors import PairError
 from diffuspec.provenance import DTYPES
 
 BYTES = {"int8": 4, "float32": 4, "bfloat16": 2}  # of a weight while it is loaded; int8 is made of float32
+CGROUP = Path("/sys/fs/cgroup")  # of a container, as it sees itself
 ROOM = 1.15  # caches, activations and what a device keeps for itself, as a factor of the weights
 
 
@@ -45,7 +46,7 @@ def this_device(name: str | None = None, dtype: str | None = None) -> Device:
     except RuntimeError:
         raise PairError(f"Unknown device {name!r}: try cpu or cuda.") from None
     if kind == "cpu":
-        free = psutil.virtual_memory().available
+        free = _free_memory()
         return Device(name, kind, free, free, int8_fits(), False)
     if kind == "cuda":
         if not torch.cuda.is_available():
@@ -60,6 +61,17 @@ def this_device(name: str | None = None, dtype: str | None = None) -> Device:
         free = psutil.virtual_memory().available
         return Device(name, kind, free, free, False, False)
     raise PairError(f"Models cannot be computed on the device {name!r}: use cpu or cuda.")
+
+
+def _free_memory() -> int:
+    """Bytes that this process can still have: of the machine, or of its container where that is bounded."""
+    free = psutil.virtual_memory().available
+    try:
+        limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        stat = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        return max(0, min(free, limit - used + int(stat.get("inactive_file", 0))))  # cached files give way
+    except (OSError, ValueError):  # no cgroup, or no bound ("max")
+        return free
 
 
 def dtypes_on(device: Device, quantised: bool) -> tuple[str, ...]:
@@ -85,23 +97,21 @@ def choose_dtype(asked: str | None, device: Device, quantised: bool) -> str:
     return asked
 
 
-def weight_bytes(folder: Path) -> int | None:
-    """Bytes of a checkpoint's weights in its folder; None where it has no such files."""
-    sizes = [file.stat().st_size for pattern in ("*.safetensors", "*.bin") for file in folder.glob(pattern)]
-    return sum(sizes) or None
-
-
 def spread_over(needed: int | None, device: Device) -> bool:
-    """Whether weights of `needed` bytes have to be spread over all devices of the kind.
+    """Whether weights of `needed` bytes have to be spread over all devices of the kind; never where one is named by its
+    number.
 
     Raises `PairError` where they fit nowhere, with what would.
     """
     if needed is None or needed * ROOM <= device.free:
         return False
-    if device.kind == "cuda" and needed * ROOM <= device.free_together:
+    one = device.kind != "cuda" or ":" in device.name
+    have = device.free if one else device.free_together
+    if needed * ROOM <= have:
         return True
-    have = device.free_together
+    fits = have / ROOM / BYTES["bfloat16"] / 1e9
     raise PairError(
-        f"These models need about {needed * ROOM / 1e9:.1f} GB, and {device.name} has {have / 1e9:.1f} GB free. "
-        "Close what else uses it, choose --dtype bfloat16 or a smaller pair, or another --device."
+        f"These models need about {needed * ROOM / 1e9:.1f} GB, and {device.name} has {have / 1e9:.1f} GB free, enough "
+        f"for {fits:.1f} billion parameters in bfloat16. Close what else uses it, choose --dtype bfloat16 or a smaller "
+        "pair, or another --device."
     )

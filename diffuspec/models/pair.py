@@ -12,26 +12,26 @@ from pathlib import Path
 
 import jinja2
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import cached_file
 
 from diffuspec import assets
 from diffuspec.cores import usable_cores
-from diffuspec.errors import PairError, PromptError
+from diffuspec.errors import PairError, PromptError, WeightsError
 from diffuspec.method.length import StepCost
 from diffuspec.method.proxy import NGram
 from diffuspec.method.search import warm_up
 from diffuspec.models import embedded as weights
 from diffuspec.models.cost import measure
-from diffuspec.models.devices import BYTES, choose_dtype, spread_over, this_device, weight_bytes
+from diffuspec.models.devices import BYTES, choose_dtype, spread_over, this_device
 from diffuspec.models.drafter import Convention, DiffusionDrafter, NoDrafter, StandaloneDrafter, load_block_drafter
 from diffuspec.models.gguf.decoder import decoder, shape_of
 from diffuspec.models.gguf.fetch import coder_gguf
 from diffuspec.models.gguf.file import GGUF
 from diffuspec.models.gguf.tokenizer import end_ids, tokenizer_of
 from diffuspec.models.int8.decoder import int8_fits
-from diffuspec.models.presets import CODER, CONVENTIONS, EMBEDDED, MODEL_TYPES, PRESETS, convention_of
+from diffuspec.models.presets import CODER, EMBEDDED, MODEL_TYPES, PRESETS, convention_of
 from diffuspec.models.target import Target, load_target, told
 from diffuspec.models.vocabulary import make_sure_they_share, names_of, special_ids, stop_ids
 from diffuspec.provenance import PairInfo
@@ -162,7 +162,7 @@ def load_pair(
     *,
     target: str | None = None,
     drafter: str | None = None,
-    convention: Convention | None = None,
+    convention: Convention | Mapping[str, object] | None = None,
     dtype: str | None = None,
     device: str | None = None,
     ngram: str | Path | None = None,
@@ -171,7 +171,8 @@ def load_pair(
     """Load a pair by name, or any two checkpoints (folders or Hub ids) that share token ids.
 
     name: "embedded" (the default), "coder" or a key of `presets.PRESETS`. target, drafter: instead of a name;
-    `convention` says how to read the drafter where its own config.json does not. A target that is a GGUF file needs no
+    `convention` says how to read the drafter where its own config.json does not, as a whole, or as some fields by name
+    that come before what the config.json says. A target that is a GGUF file needs no
     drafter: drafts are then copies of the text so far. dtype: "int8", "float32" or "bfloat16"; by default
     bfloat16 on a GPU, and on a CPU int8 for the embedded pair, where this machine can, and float32 for others: both
     keep the output identical to plain decoding. ngram: a table that `diffuspec train ngram` made for this tokenizer,
@@ -186,13 +187,15 @@ def load_pair(
             )
     elif (name or EMBEDDED) not in (EMBEDDED, CODER, *PRESETS):
         raise PairError(f"Unknown pair {name!r}. Known pairs: {', '.join([EMBEDDED, CODER, *PRESETS])}.")
-    elif convention is not None and (name or EMBEDDED) in (EMBEDDED, CODER):
+    elif convention and (name or EMBEDDED) in (EMBEDDED, CODER):
         raise PairError(f"The pair {name or EMBEDDED} is read in one way only: leave the drafter's options out.")
+    if convention and target and not drafter:
+        raise PairError("A GGUF file alone has no drafter to be read in some way: leave its options out, or name one.")
     name = name or (None if target else EMBEDDED)
     quantised = is_gguf(target) if target else name in (EMBEDDED, CODER)
     at = this_device("cpu" if device is None and (is_gguf(target) or name == CODER) else device, dtype)
     dtype = choose_dtype(dtype, at, quantised)
-    table = NGram.load(Path(ngram)) if ngram else None
+    table = _table(ngram) if ngram else None
     if name == EMBEDDED:
         pair = _load_embedded(dtype, at.name, progress)
     elif name == CODER:
@@ -203,21 +206,40 @@ def load_pair(
         pair = _load_gguf("custom", Path(target), drafter, convention, dtype, at.name, progress)
     else:
         preset = PRESETS.get(name)
-        needed = int(preset.needs_gb * 1e9) * BYTES[dtype] // 2 if preset else _bytes_of((target, drafter), dtype)
+        needed = (
+            int(preset.needs_gb * 1e9) * BYTES[dtype] // 2 if preset else _bytes_of(target, drafter, convention, dtype)
+        )
         spread = spread_over(needed, at)
         ids = (preset.target, preset.drafter) if preset else (target, drafter)
         pair = _load_standalone(name or "custom", *ids, convention, dtype, at.name, spread, progress)
     return _with_ngram(pair, table) if table else pair
 
 
-def _bytes_of(sources: Sequence[str], dtype: str) -> int | None:
-    """What the checkpoints take in memory, as far as their folders are here; files are mostly of 2 bytes a weight."""
-    sizes = [weight_bytes(Path(source)) for source in sources if Path(source).is_dir()]
-    return sum(size * BYTES[dtype] // 2 for size in sizes if size) or None
+def _bytes_of(target: str, drafter: str, convention, dtype: str) -> int:
+    """What the weights of both checkpoints take in memory, by their configurations alone."""
+    with told(f"The target {target}"):
+        shapes = [AutoConfig.from_pretrained(target)]
+    config = _config(drafter)
+    with told(f"The drafter {drafter}"):
+        shapes.append(_stock_config(drafter, config, _convention(drafter, config, convention)))
+        return BYTES[dtype] * sum(parameters(shape) for shape in shapes)
+
+
+def parameters(config) -> int:
+    """How many a causal LM of this configuration has; no memory is taken for them."""
+    with torch.device("meta"):
+        network = AutoModelForCausalLM.from_config(config)
+    return sum(p.numel() for p in network.parameters())
+
+
+def _table(path: str | Path) -> NGram:
+    if not Path(path).is_file():
+        raise WeightsError(f"There is no n-gram table {path}: `diffuspec train ngram` makes one.")
+    return NGram.load(Path(path))
 
 
 def _with_ngram(pair: Pair, table: NGram) -> Pair:
-    if table.vocab_size != pair.target.vocab_size:
+    if table.vocab_size < pair.target.vocab_size:
         raise PairError(
             f"This n-gram table was made for {table.vocab_size} token ids, and {pair.info.target} has "
             f"{pair.target.vocab_size}: make one with `diffuspec train ngram --target`."
@@ -281,15 +303,20 @@ def _load_standalone(name, target_id, drafter_id, convention, dtype, device, spr
     return _pair(name, target_id, drafter_id, tokenizer, target, drafter, None, dtype, device, progress)
 
 
-def _convention(drafter_id: str, config: dict, convention: Convention | None) -> Convention:
+def _convention(drafter_id: str, config: dict, convention: Convention | Mapping[str, object] | None) -> Convention:
     """How the drafter is read: as asked, what was not said as its family is."""
-    family = CONVENTIONS.get(drafter_id) or convention_of(config)
-    convention = convention or family
+    family = convention_of(config, drafter_id)
+    if not isinstance(convention, Convention):
+        said = convention or {}
+        if family:
+            convention = dataclasses.replace(family, **said)
+        else:
+            convention = Convention(**said) if "mask_token" in said else None
     if convention is None:
         raise PairError(
             f"How to read the drafter {drafter_id} (a {config.get('model_type')!r} model) is not known. Give its mask "
             "token, attention and shift (a `Convention`; on the command line --mask-token, --attention, --shifted, "
-            f"--layout). Known kinds: {', '.join(MODEL_TYPES)}; known drafters: {', '.join(CONVENTIONS)}."
+            f"--layout). Known kinds: {', '.join(MODEL_TYPES)}."
         )
     if family and not convention.layout:
         convention = dataclasses.replace(convention, layout=family.layout)
@@ -329,18 +356,24 @@ def _diffusion_model(source: str, config: dict, convention: Convention, dtype: t
     attention mask this project passes does the rest.
     """
     with told(f"The drafter {source}"):
-        if config.get("model_type") in CONFIG_MAPPING and not convention.layout:
-            return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="sdpa")
-        layout = convention.layout or ""
-        if layout not in CONFIG_MAPPING:
-            raise PairError(
-                f"The drafter {source} is of the unknown type {config.get('model_type')!r}: say which known model has "
-                "its weight names (--layout, for example qwen2)."
-            )
-        own = ("model_type", "auto_map", "architectures", "transformers_version")
-        stock = CONFIG_MAPPING[layout](**{key: value for key, value in config.items() if key not in own})
-        network = AutoModelForCausalLM.from_config(stock).__class__
-        return network.from_pretrained(source, config=stock, dtype=dtype, attn_implementation="sdpa")
+        stock = _stock_config(source, config, convention)
+        with torch.device("meta"):
+            network = AutoModelForCausalLM.from_config(stock).__class__
+        return network.from_pretrained(source, config=stock, dtype=dtype)  # SDPA, or eager where it knows no other
+
+
+def _stock_config(source: str, config: dict, convention: Convention):
+    """The configuration of the stock class that holds a drafter's weights; `PairError` where none is known to."""
+    layout = convention.layout or config.get("model_type") or ""
+    if layout not in CONFIG_MAPPING:
+        raise PairError(
+            f"The drafter {source} is of the unknown type {layout!r}: say which known model has its weight names "
+            "(--layout, for example qwen2)."
+        )
+    if layout == config.get("model_type"):
+        return AutoConfig.from_pretrained(source)
+    own = ("model_type", "auto_map", "architectures", "transformers_version")
+    return CONFIG_MAPPING[layout](**{key: value for key, value in config.items() if key not in own})
 
 
 def _pair(

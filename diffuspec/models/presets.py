@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from diffuspec.models.devices import ROOM
 from diffuspec.models.drafter import Convention
 
 DREAM = Convention(mask_token=151666, shifted=True, layout="qwen2", context=2048)
@@ -16,25 +17,21 @@ MDLM_QWEN3 = Convention(mask_token="<|mask|>", layout="qwen3")
 BD3LM_QWEN3 = Convention(mask_token="<|mask|>", attention="block-causal", layout="qwen3")
 FAST_DLLM = Convention(mask_token=151665, attention="block-causal", shifted=True, layout="qwen2")
 
-CONVENTIONS = {
-    "Dream-org/Dream-v0-Base-7B": DREAM,
-    "Dream-org/Dream-v0-Instruct-7B": DREAM,
-    "apple/DiffuCoder-7B-Instruct": DREAM,
-    "dllm-hub/Qwen3-0.6B-diffusion-mdlm-v0.1": MDLM_QWEN3,
-    "dllm-hub/Qwen3-0.6B-diffusion-bd3lm-v0.1": BD3LM_QWEN3,
-    "Efficient-Large-Model/Fast_dLLM_v2_1.5B": FAST_DLLM,
-}
-
-
 # What a checkpoint's own config.json says it is: a copy in a folder, or a fine-tune, is read as its family is.
 MODEL_TYPES = {"Dream": DREAM, "a2d-qwen3": MDLM_QWEN3, "Fast_dLLM_Qwen": FAST_DLLM}
 
 
-def convention_of(config: dict) -> Convention | None:
-    """How a checkpoint of this config.json is read; None where its family is not known."""
+def convention_of(config: dict, source: str = "") -> Convention | None:
+    """How a checkpoint of this config.json is read; None where its family is not known.
+
+    source: its folder or Hub id. dllm's two kinds of Qwen3 have one model type: only their names tell them apart.
+    """
     family = MODEL_TYPES.get(config.get("model_type"))
-    mask = config.get("mask_token_id")
-    return dataclasses.replace(family, mask_token=mask) if family and isinstance(mask, int) else family
+    if family is MDLM_QWEN3 and "bd3lm" in source.lower():
+        family = BD3LM_QWEN3
+    told = {"mask_token": config.get("mask_token_id"), "block": config.get("bd_size")}
+    said = {name: value for name, value in told.items() if isinstance(value, int)}
+    return dataclasses.replace(family, **said) if family else None
 
 
 @dataclass(frozen=True)
@@ -45,6 +42,11 @@ class Preset:
     drafter: str
     needs_gb: float
 
+    @property
+    def needs(self) -> str:
+        """The memory to have for both in bfloat16, in words."""
+        return f"{self.needs_gb * ROOM:.0f} GB of memory in bfloat16"
+
 
 EMBEDDED = "embedded"
 CODER = "coder"  # Qwen2.5-Coder-1.5B-Instruct from its 4-bit GGUF, see `gguf.fetch`
@@ -54,5 +56,5 @@ PRESETS = {
     "diffucoder-qwen2.5-coder-7b": Preset("Qwen/Qwen2.5-Coder-7B-Instruct", "apple/DiffuCoder-7B-Instruct", 30.4),
     "mdlm-qwen3-8b": Preset("Qwen/Qwen3-8B", "dllm-hub/Qwen3-0.6B-diffusion-mdlm-v0.1", 17.6),
     "bd3lm-qwen3-8b": Preset("Qwen/Qwen3-8B", "dllm-hub/Qwen3-0.6B-diffusion-bd3lm-v0.1", 17.6),
-    "fast-dllm-qwen2.5-7b": Preset("Qwen/Qwen2.5-7B-Instruct", "Efficient-Large-Model/Fast_dLLM_v2_1.5B", 17.6),
+    "fast-dllm-qwen2.5-7b": Preset("Qwen/Qwen2.5-7B-Instruct", "Efficient-Large-Model/Fast_dLLM_v2_1.5B", 18.3),
 }

@@ -6,6 +6,7 @@ Any `transformers` causal language model serves. State lives in the cache a run 
 
 from __future__ import annotations
 
+import errno
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -204,10 +205,11 @@ class StockDecoder:
     def keep(self, cache: DynamicCache, first: int, rows: Sequence[int]) -> None:
         """Move the tokens first + rows to first, first + 1, ...; forget all behind them."""
         if list(rows) != list(range(len(rows))):
-            chosen = self._tensor([first + row for row in rows])[0]
+            chosen = torch.tensor([first + row for row in rows])
             for layer in cache.layers:
-                layer.keys[:, :, first : first + len(rows)] = layer.keys.index_select(2, chosen)
-                layer.values[:, :, first : first + len(rows)] = layer.values.index_select(2, chosen)
+                at = chosen.to(layer.keys.device)  # layers may lie on several devices
+                layer.keys[:, :, first : first + len(rows)] = layer.keys.index_select(2, at)
+                layer.values[:, :, first : first + len(rows)] = layer.values.index_select(2, at)
         cache.crop(first + len(rows) - cache.get_seq_length())
 
     def _tensor(self, ids: Sequence[int]) -> torch.Tensor:
@@ -234,7 +236,9 @@ def told(what: str) -> Iterator[None]:
         yield
     except DiffuSpecError:
         raise
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise WeightsError(f"{what} does not fit into memory: choose a smaller model or --dtype bfloat16.") from error
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise WeightsError(f"{what} could not be loaded: {first} {_advice(error)}") from error
 
@@ -242,6 +246,8 @@ def told(what: str) -> Iterator[None]:
 def _advice(error: Exception) -> str:
     if isinstance(error, SafetensorError):
         return "The file is damaged: fetch it again."
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "Free some space, or name another folder in HF_HOME."
     if isinstance(error, ImportError):
         return "Install what it names."
     if isinstance(error, GatedRepoError):

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
+import shutil
 
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from diffuspec import DiffuSpec, Settings, load_pair
+from diffuspec.cli.options import add_pair, asked_pair
 from diffuspec.errors import PairError, WeightsError
 from diffuspec.measure.baselines import compare_with_ar
 from diffuspec.models.drafter import MASKED, Convention, StandaloneDrafter
-from diffuspec.models.presets import CONVENTIONS, PRESETS
+from diffuspec.models.pair import OWN_NGRAM
+from diffuspec.training.ngram import fit
 
 SHAPE = dict(vocab_size=272, hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
              num_key_value_heads=2, max_position_embeddings=96, tie_word_embeddings=False,
@@ -228,8 +232,64 @@ def test_a_folder_that_holds_no_model_is_a_weights_error(tiny_folder, tmp_path):
             load_pair(target=str(target), drafter=str(drafter), convention=Convention(4))
 
 
-def test_every_preset_has_a_convention():
-    assert all(preset.drafter in CONVENTIONS for preset in PRESETS.values())
+def test_a_known_family_in_a_folder_needs_no_options(tiny_folder, dream, tmp_path):
+    """Knowledge belongs to the checkpoint's config, wherever it lies; what is said comes before it."""
+    folder = shutil.copytree(dream[0], tmp_path / "any-name")
+    config = json.loads((folder / "config.json").read_text()) | {"mask_token_id": MASK}
+    (folder / "config.json").write_text(json.dumps(config))
+    known = load_pair(target=str(tiny_folder), drafter=str(folder)).drafter
+    assert (known.mask_id, known.convention.shifted, known.convention.layout) == (MASK, True, "qwen2")
+    said = load_pair(target=str(tiny_folder), drafter=str(folder), convention=dict(shifted=False, mask_token=9)).drafter
+    assert (said.mask_id, said.convention.shifted, said.convention.layout) == (9, False, "qwen2")
+
+
+def test_layout_is_an_option_of_the_command_line(tiny_folder, dream, tmp_path):
+    folder = shutil.copytree(dream[0], tmp_path / "own")
+    config = json.loads((folder / "config.json").read_text()) | {"model_type": "Own"}
+    (folder / "config.json").write_text(json.dumps(config))
+    parser = argparse.ArgumentParser()
+    add_pair(parser)
+    words = ["--target", str(tiny_folder), "--drafter", str(folder), "--mask-token", "9"]
+    with pytest.raises(PairError, match="unknown type 'Own'.*--layout"):
+        load_pair(**asked_pair(parser.parse_args(words)))
+    pair = load_pair(**asked_pair(parser.parse_args([*words, "--layout", "qwen2", "--no-shifted"])))
+    assert pair.drafter.convention == Convention(9, layout="qwen2")
+
+
+@pytest.mark.parametrize("name", ["embedded", "coder"])
+def test_options_of_other_pairs_are_not_ignored(name):
+    with pytest.raises(PairError, match=f"cannot be chosen for the pair {name}"):
+        load_pair(name, convention=dict(shifted=True))
+
+
+def test_a_gguf_alone_takes_no_options_of_a_drafter():
+    with pytest.raises(PairError, match="no drafter to be read"):
+        load_pair(target="some.gguf", convention=dict(shifted=True))
+
+
+def test_without_a_fitted_ngram_the_defaults_work_and_say_what_they_do(tiny_folder):
+    pair = load_pair(target=str(tiny_folder), drafter=str(tiny_folder), convention=Convention("<mask>", shifted=True))
+    for settings in (Settings(), Settings.paper()):
+        engine = DiffuSpec(pair, settings)
+        assert "no fitted n-gram" in engine.note and "--ngram" in engine.note
+        trace = engine.run(ids=PREFIX, max_new_tokens=8)
+        assert trace.settings.proxy == "context"
+    assert DiffuSpec(pair, Settings(proxy="context")).note is None
+
+
+def test_an_ngram_of_ones_own_is_attached(tiny_folder, tmp_path):
+    pieces = [[20, 30, 40, 50] * 3 for _ in range(4)]
+    fit(pieces, 264, (2, 3)).save(tmp_path / "own.npz")
+    options = dict(target=str(tiny_folder), drafter=str(tiny_folder), convention=Convention("<mask>", shifted=True))
+    pair = load_pair(**options, ngram=tmp_path / "own.npz")
+    engine = DiffuSpec(pair, Settings())
+    trace = engine.run(ids=PREFIX, max_new_tokens=8)
+    assert engine.note is None and trace.settings.proxy == "ngram+context" and trace.pair.ngram == OWN_NGRAM
+    fit([[20, 30]], 100, (2, 3)).save(tmp_path / "small.npz")
+    with pytest.raises(PairError, match="knows 100 token ids and the target 264"):
+        load_pair(**options, ngram=tmp_path / "small.npz")
+    with pytest.raises(WeightsError, match="There is no n-gram"):
+        load_pair(**options, ngram=tmp_path / "nowhere.npz")
 
 
 def test_the_drafter_needs_room_for_one_token_of_text(dream):

@@ -25,6 +25,7 @@ from diffuspec.settings import Settings
 from diffuspec.trace.model import Trace
 from diffuspec.trace.whatif import verify_path
 from diffuspec.ui.player.merits import MEASURED, Source
+from diffuspec.ui.shell.loader import Loader
 from diffuspec.ui.shell.queue import Client, Turns
 
 POLL_S = 0.33  # between two looks at what is waited for
@@ -32,12 +33,6 @@ POLL_S = 0.33  # between two looks at what is waited for
 LOOK_S = 0.5
 
 T = TypeVar("T")
-
-
-def _load_embedded(dtype: str, progress: Callable[[float | None, str], None]) -> Any:
-    from diffuspec import load_pair
-
-    return load_pair("embedded", dtype=dtype, progress=progress)
 
 
 def _start(pair: Any, settings: Settings, prompt: str | tuple[int, ...]) -> Any:
@@ -140,18 +135,18 @@ class Progress:
 
 
 class Host:
-    """load(dtype, progress) gives a pair, start(pair, settings, prompt) a run of the engine,
+    """load(dtype, progress) gives a pair (the embedded one by itself), start(pair, settings, prompt) a run,
     compare(pair, trace, on_token) plain AR's `Baseline`, verify(pair, trace, index, ranks) a `Step` with
     another path, lane(pair, settings, prompt, method, heard, stop) a lane of a race, costs(pair, prompt) what passes
     of the target take, study(name, pair, settings, questions, state, stop) a stream of a study's results;
     pair_name: the pair whose traces these models can go on with; limits: of a turn, where others share this server."""
 
     def __init__(
-        self, load=_load_embedded, start=_start, compare=_compare, verify=verify_path, lane=_lane, costs=_costs,
+        self, load=None, start=_start, compare=_compare, verify=verify_path, lane=_lane, costs=_costs,
         study=_study, pair_name="embedded", limits: Limits | None = None,
     ):  # fmt: skip
         self.limits = limits
-        self._load, self._start, self._compare = load, start, compare
+        self._load, self._start, self._compare = load or Loader(), start, compare
         self.verify, self.lane, self.costs, self.study, self.pair_name = verify, lane, costs, study, pair_name
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._models = ThreadPoolExecutor(1, thread_name_prefix="models")

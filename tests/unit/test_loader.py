@@ -1,0 +1,58 @@
+"""The pair that the app was started with, on machines that are described."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+import diffuspec
+from diffuspec.cli.options import add_pair, asked_pair
+from diffuspec.models import devices
+from diffuspec.models.devices import Device
+from diffuspec.ui.shell.host import Host
+from diffuspec.ui.shell.loader import Loader
+
+GB = 10**9
+GPU = Device("cuda", "cuda", 80 * GB, 80 * GB, False, True)
+CPU = Device("cpu", "cpu", 80 * GB, 80 * GB, True, False)
+PAIR = ["--target", "a", "--drafter", "b"]
+
+
+def loader(monkeypatch, device, words=()):
+    """A loader whose pairs are the arguments that `load_pair` was given."""
+    monkeypatch.setattr(devices, "this_device", lambda name=None, dtype=None: CPU if name == "cpu" else device)
+    monkeypatch.setattr(diffuspec, "load_pair", lambda progress, **asked: asked, raising=False)
+    parser = argparse.ArgumentParser()
+    add_pair(parser)
+    return Loader(asked_pair(parser.parse_args(list(words))))
+
+
+@pytest.mark.parametrize(("device", "words", "asked", "given"), [
+    (CPU, [], "int8", "int8"), (CPU, [], "float32", "float32"), (GPU, [], "int8", "bfloat16"),
+    (GPU, [], "float32", "float32"), (GPU, ["--device", "cpu"], "int8", "int8"), (CPU, PAIR, "int8", "float32"),
+    (GPU, PAIR, "int8", "bfloat16"), (CPU, [*PAIR, "--dtype", "int8"], "int8", "int8"),
+    (GPU, ["--dtype", "float32"], "int8", "float32"), (GPU, ["--pair", "coder"], "bfloat16", "int8"),
+    (CPU, ["--target", "x.gguf"], "float32", "int8"),
+])  # fmt: skip
+def test_a_page_gets_an_arithmetic_that_device_and_pair_have(monkeypatch, device, words, asked, given):
+    assert loader(monkeypatch, device, words)(asked, print)["dtype"] == given
+
+
+def test_one_arithmetic_is_loaded_once_whatever_it_is_called(monkeypatch):
+    load = loader(monkeypatch, GPU)
+    assert load("int8", print) is load("bfloat16", print)
+    assert load("float32", print) is not load("bfloat16", print)
+
+
+@pytest.mark.parametrize(("words", "name"), [
+    ([], "embedded"), (["--pair", "coder"], "coder"), (PAIR, "custom"), (["--target", "x.gguf"], "custom"),
+])  # fmt: skip
+def test_the_host_has_the_pair_that_was_asked_for(monkeypatch, words, name):
+    load = loader(monkeypatch, CPU, [*words, "--shifted"])
+    host = Host(load, pair_name=load.pair_name)
+    made = host.warm_up().result(10)
+    assert host.pair_name == name and made["convention"] == {"shifted": True}
+    assert (made["name"], made["target"]) == (
+        (None, words[1]) if name == "custom" else (words[1] if words else None, None)
+    )
