@@ -12,6 +12,7 @@ did, because no pretrained diffusion model exists at its size.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
@@ -40,10 +41,12 @@ ATTENTION = ("full", "block-causal", "causal-prefix")
 
 
 class DiffusionDrafter(ABC):
-    """kind: "standalone", "target-conditioned" or "none"; max_block: the largest k, 0 where there is no drafter."""
+    """kind: "standalone", "target-conditioned" or "none"; max_block: the largest k, 0 where there is no drafter;
+    edition: of its weights, "" where nobody tells them apart."""
 
     kind: str
     max_block: int
+    edition: str = ""
 
     @abstractmethod
     def logits(self, prefix: Sequence[int], block: Sequence[int], cache: DynamicCache) -> torch.Tensor:
@@ -404,11 +407,19 @@ def _mean(drafters: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor
     return mean
 
 
+def edition_of(folder: Path) -> str:
+    """Of a drafter's folder: the first 12 digits of the sha256 of its weights, so that other weights are another."""
+    with (folder / "model.safetensors").open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:12]
+
+
 def load_block_drafter(folder: Path, target: Target) -> BlockDrafter:
     """A block drafter from `config.json` and `model.safetensors` (8-bit or plain); `WeightsError` if damaged."""
     try:
         config = json.loads((folder / "config.json").read_text())
-        return BlockDrafter(config, unpack(load_file(folder / "model.safetensors")), target)
+        drafter = BlockDrafter(config, unpack(load_file(folder / "model.safetensors")), target)
+        drafter.edition = edition_of(folder)
+        return drafter
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         if isinstance(error, PairError):
             raise

