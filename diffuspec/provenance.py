@@ -20,8 +20,8 @@ DTYPES = ("int8", "float32", "bfloat16")  # that a pair can compute in
 @dataclass(frozen=True)
 class PairInfo:
     """Which models made a trace. context: tokens the target can hold; max_draft: largest k; ngram: edition of the
-    embedded pair's fitted n-gram (traces that do not say have the first), 0 for none, -1 for one of the user's own; drafter_edition: of
-    a block drafter's weights, "" where a trace does not say."""
+    embedded pair's fitted n-gram (traces that do not say have the first), 0 for none, -1 for one of the user's own;
+    drafter_edition: of a block drafter's weights, "" where a trace does not say."""
 
     name: str
     target: str

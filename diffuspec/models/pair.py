@@ -254,7 +254,9 @@ def _load_embedded(dtype: str, device: str, progress: weights.Progress) -> Pair:
     progress(0.9, "Loading the target")
     try:
         target, tokenizer, ends, made_from = _embedded_target(source, dtype, device)
-    except WeightsError:
+    except WeightsError as error:
+        if isinstance(error.__cause__, (MemoryError, torch.OutOfMemoryError)):
+            raise
         weights.discard(source)  # what cannot be read is made anew, once
         source = find(progress)
         target, tokenizer, ends, made_from = _embedded_target(source, dtype, device)

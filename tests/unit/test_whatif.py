@@ -161,14 +161,16 @@ def test_a_trace_tells_which_drafter_made_it(trace, change, edition):
 
 
 def test_drafting_again_with_another_edition_is_refused_in_words(trace):
-    lab = Lab(SimpleNamespace(pair_name="embedded"))
     made = dataclasses.replace(trace, pair=dataclasses.replace(trace.pair, drafter_edition="another"))
-    lab._follow = lambda work, session: iter([SimpleNamespace(trace=made, status=None)])
+
+    def drafted_again(by):
+        host = SimpleNamespace(pair_name="embedded", follow=lambda work: iter([SimpleNamespace(trace=by, status=None)]))
+        asked = lambda work: work  # noqa: E731
+        return [said for said, *_ in Lab(host)._redraft(trace, 0, trace.settings, {"k": 3}, [], asked)]
+
     with pytest.raises(SettingsError, match="another edition of the drafter"):
-        list(lab._redraft(trace, 0, trace.settings, {"k": 3}, [], "visitor"))
-    made = trace
-    *_, (said, _, _) = lab._redraft(trace, 0, trace.settings, {"k": 3}, [], "visitor")
-    assert "drafted again, k = 3" in said
+        drafted_again(made)
+    assert "drafted again, k = 3" in drafted_again(trace)[-1]
 
 
 def test_followers_come_from_the_ngram_of_the_trace(trace):
