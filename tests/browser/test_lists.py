@@ -1,0 +1,61 @@
+"""Every list of the page opens above everything: each choice is taken by a click on its words."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import expect
+
+
+@pytest.mark.parametrize("width, height", [(1440, 900), (820, 1100)])
+def test_each_word_of_each_list_can_be_clicked(site, visit, width, height):
+    page = visit(site, viewport={"width": width, "height": height})
+    if page.locator("#knob-length").is_hidden():
+        page.locator("#settings > button").click()
+    lists = page.locator("#controls .knob:has(input[role=listbox], input[role=combobox])")
+    count = lists.count()
+    assert count >= 4
+    for number in range(count):
+        field = lists.nth(number).locator("input").first
+        if not field.is_enabled():
+            continue
+        before = field.input_value()
+        words = opened(page, field)
+        for word in [*words, before]:  # as it was found: what one list says greys others
+            opened(page, field)
+            box = page.locator(f'ul[role=listbox] li[aria-label="{word}"]').bounding_box()
+            # The words themselves, with the pointer over whatever knob lies below: no forced click.
+            page.mouse.click(box["x"] + 30, box["y"] + box["height"] / 2)
+            expect(field).to_have_value(word)
+
+
+def opened(page, field) -> list[str]:
+    """Close what is open, open the list of a field, and give its words."""
+    page.locator("#title h1").click()
+    expect(page.locator("ul[role=listbox]")).to_have_count(0)
+    field.click()
+    choices = page.locator("ul[role=listbox] li")
+    expect(choices.first).to_be_visible()
+    page.wait_for_timeout(300)  # it slides in
+    return [choices.nth(i).get_attribute("aria-label") for i in range(choices.count())]
+
+
+def test_figures_of_a_run_that_began_meanwhile(site, visit):
+    """A slow machine: plotly.js arrives after another run, which has no figures yet, took the page."""
+    page = visit(site)
+    page.evaluate("""async () => {
+      const box = document.querySelector('.ds-player').cloneNode(true);
+      box.querySelector('.ds-phases').replaceChildren();
+      for (const bar of box.querySelectorAll('.ds-save')) bar.remove();
+      box.querySelector('#text').replaceChildren();
+      document.body.append(box);
+      let arrive;
+      const plotly = new Promise((done) => { arrive = done; });
+      const player = DiffuSpecPlayer.mount(box, { plotly: () => plotly });
+      player.data = { figures: {}, colours: {}, steps: [] };
+      const drawn = player.drawFigures();
+      player.data = { figures: null, colours: {}, steps: [] };
+      arrive({});
+      await drawn;
+      player.destroy();
+      box.remove();
+    }""")
