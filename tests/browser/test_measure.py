@@ -83,7 +83,7 @@ def test_results_and_questions_from_files(visit, site, tmp_path):
     expect(page.locator("#measure-limit")).to_contain_text("1 in mine.jsonl")
     (tmp_path / "none.jsonl").write_text("not questions")
     upload(page, "#measure-questions", tmp_path / "none.jsonl")
-    expect(page.locator("#notice .ds-message")).to_contain_text("is not a question file")
+    expect(page.locator("#notice .ds-message")).to_contain_text("is not a question")
     expect(page.locator("#measure-limit")).to_contain_text("1 in mine.jsonl")
     page.click("#measure-own")
     expect(page.locator("#measure-limit")).to_contain_text("of our own")
