@@ -138,6 +138,10 @@ def test_a_damaged_file_is_refused_in_one_sentence(how, says, tmp_path):
         ({"block_count": 1}, "has a tensor blk.1"),
         ({"attention.head_count_kv": 4}, "is expected"),
         ({"attention.head_count": 0}, "does not say"),
+        ({"attention.head_count_kv": 3}, "do not fit together"),
+        ({"attention.key_length": 0}, "do not fit together"),
+        ({"embedding_length": 0}, "do not fit together"),
+        ({"block_count": 2**32 - 1}, "names 4294967295 layers"),
     ],
 )
 def test_a_model_of_another_kind_is_refused_in_one_sentence(changes, says, tmp_path):
@@ -164,6 +168,21 @@ def test_unknown_types_and_tokenizers_are_refused_in_one_sentence(tmp_path):
         tokenizer_of(GGUF(path))
     with pytest.raises(WeightsError, match="cannot be read: No such file"):
         GGUF(tmp_path / "missing.gguf")
+
+
+def test_a_damaged_tokenizer_is_refused_in_one_sentence(tmp_path, monkeypatch):
+    path = tmp_path / "tiny.gguf"
+    for merges, says in (["r x"], "The tokenizer of tiny.gguf is damaged"), (["re"], "is no pair of tokens"):
+        monkeypatch.setattr(gguf_files, "MERGES", merges)
+        gguf_files.write(path, gguf_files.tiny("qwen2", layers=1))
+        with pytest.raises(WeightsError, match=says) as refused:
+            tokenizer_of(GGUF(path))
+        assert "\n" not in str(refused.value)
+
+
+def test_a_context_without_end_is_cut(tmp_path):
+    gguf_files.write(tmp_path / "tiny.gguf", gguf_files.tiny("qwen2", layers=1), context_length=2**31)
+    assert shape_of(GGUF(tmp_path / "tiny.gguf")).max_position_embeddings == 131_072
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from diffuspec.models.int8.layout import LANES
 Progress = Callable[[float | None, str], None]
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
+LONGEST = 131_072  # tokens of context at most: the angles of each position are kept
 PRODUCTS = {
     "qkv": ("attn_q", "attn_k", "attn_v"), "output": ("attn_output",), "gate_up": ("ffn_gate", "ffn_up"),
     "down": ("ffn_down",),
@@ -55,11 +56,18 @@ def shape_of(file: GGUF) -> Shape:
         found = Shape(
             architecture, int(file.value("block_count")), hidden, int(file.value("feed_forward_length")), heads,
             int(file.value("attention.head_count_kv", heads)), int(file.value("attention.key_length", hidden // heads)),
-            file.tensors["token_embd.weight"].rows, int(file.value("context_length")),
+            file.tensors["token_embd.weight"].rows, min(int(file.value("context_length")), LONGEST),
             float(file.value("attention.layer_norm_rms_epsilon")), float(file.value("rope.freq_base", 10000.0)),
         )  # fmt: skip
     except (TypeError, ValueError, KeyError, ZeroDivisionError) as error:
         raise WeightsError(f"{name} does not say what its layers look like ({error}).") from error
+    counts = [value for value in vars(found).values() if isinstance(value, int)]
+    if min(counts) < 1 or heads % found.num_key_value_heads or found.head_dim % 2:
+        raise WeightsError(f"{name} does not say what its layers look like: its sizes do not fit together.")
+    if found.num_hidden_layers > len(file.tensors):
+        raise WeightsError(
+            f"{name} lacks tensors: it names {found.num_hidden_layers} layers and has {len(file.tensors)}."
+        )
     if file.value("attention.value_length", found.head_dim) != found.head_dim:
         raise WeightsError(f"{name} has values of another size than its keys, which the compiled layers do not know.")
     if file.value("rope.dimension_count", found.head_dim) != found.head_dim:

@@ -45,7 +45,17 @@ ENDS = frozenset(
 
 
 def tokenizer_of(file: GGUF) -> PreTrainedTokenizerFast:
-    """With the file's chat template. Raises `WeightsError` for a tokenizer of a kind that is not known."""
+    """With the file's chat template. Raises `WeightsError` for a tokenizer that is damaged or of an unknown kind."""
+    try:
+        return _tokenizer(file)
+    except WeightsError:
+        raise
+    except Exception as error:  # the library raises plain ones
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise WeightsError(f"The tokenizer of {file.path.name} is damaged: {said}.") from error
+
+
+def _tokenizer(file: GGUF) -> PreTrainedTokenizerFast:
     name, meta = file.path.name, file.metadata
     tokens, kinds = meta.get("tokenizer.ggml.tokens"), meta.get("tokenizer.ggml.token_type")
     if not tokens:
