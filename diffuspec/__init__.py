@@ -14,10 +14,13 @@ from diffuspec.settings import Settings
 from diffuspec.trace.model import Trace
 
 __version__ = "0.2.0"  # in every trace and result that this program writes
-__all__ = ["DiffuSpec", "DiffuSpecError", "Settings", "Trace", "load_pair"]
+__all__ = ["MASKED", "DiffuSpec", "DiffuSpecError", "DiffusionDrafter", "Settings", "Trace", "load_pair"]
 
 # Looking at a trace must not wait for torch.
-_LATE = {"DiffuSpec": "diffuspec.engine", "load_pair": "diffuspec.models.pair"}
+_LATE = {
+    "DiffuSpec": "diffuspec.engine", "load_pair": "diffuspec.models.pair",
+    "DiffusionDrafter": "diffuspec.models.drafter", "MASKED": "diffuspec.models.drafter",
+}  # fmt: skip
 
 
 def __getattr__(name: str):

@@ -22,7 +22,7 @@ from diffuspec.method.acceptance import Verdict, verify, verify_ratio, verify_tr
 from diffuspec.method.copying import make_source
 from diffuspec.method.lattice import TokenLattice, generated_length, prune
 from diffuspec.method.length import NoDraft, TreeBudget, make_policy
-from diffuspec.method.proxy import NoProxy, make_proxy, possible_proxy
+from diffuspec.method.proxy import LEARNED, LEAST, NoProxy, Proxy, make_proxy, possible_proxy
 from diffuspec.method.sampling import NOT_NUMBERS, distribution, draw
 from diffuspec.method.search import SearchResult, TreeSearch, find, sample_path, warm_up
 from diffuspec.models.pair import Pair
@@ -71,6 +71,18 @@ class DiffuSpec:
                 f"search = tree needs a target whose rows have positions of their own, which {pair.info.target} does "
                 "not take: use search = cps."
             )
+        for asked, has, what in (
+            (self.settings.proxy if self.settings.search != "argmax" else "", pair.drafter.following, "proxy"),
+            (self.settings.length, "predicted" if pair.drafter.predicts_acceptance else None, "length"),
+        ):
+            if asked in (*LEARNED, "predicted") and asked != has:
+                learned = f": choose {has}, or another" if has else ", for it learned none: choose another"
+                raise SettingsError(f"{what} = {asked} is not possible with the drafter {pair.info.drafter}{learned}.")
+        if pair.drafter.recurrent and self.settings.proxy in LEARNED and self.settings.search == "exact":
+            raise SettingsError(
+                "search = exact needs a proxy that looks back a few tokens; this drafter's Markov head looks back over "
+                "the whole draft: choose search = cps or tree."
+            )
 
     def run(self, prompt: str | list | None = None, **options) -> Trace:
         """Decode to the end; arguments as `stream`."""
@@ -111,8 +123,10 @@ class Run:
         self.budget = min(settings.max_new_tokens, pair.room(ids))
         cost = pair.step_cost if settings.length == "throughput" else None
         self.policy = make_policy(settings, cost) if pair.drafter.max_block else NoDraft(cost)
-        self.proxy = make_proxy(
-            settings.proxy if settings.search != "argmax" else "none",
+        proxy = settings.proxy if settings.search != "argmax" else "none"
+        self.learned = proxy in LEARNED
+        self.proxy: Proxy = make_proxy(
+            "none" if self.learned else proxy,
             ngram=pair.proxy, vocab_size=pair.target.vocab_size, weight=settings.context_weight, prompt_ids=ids,
         )  # fmt: skip
         self.source = make_source(settings, ids)
@@ -149,7 +163,7 @@ class Run:
     def prefill(self) -> None:
         """Read the prompt, all but its last token, which is the first anchor."""
         started = time.perf_counter()
-        self.cache = self.pair.target.new_cache()
+        self.cache = self.pair.target.new_cache(self.pair.drafter.hidden_entries)
         self.pair.target.prefill(self.cache, self.prefix[:-1], lambda: self.stop_reason != "running")
         self.recorder.prefilled(time.perf_counter() - started)
 
@@ -180,9 +194,18 @@ class Run:
         width = max(self.settings.m_max, LATTICE_ROWS)
         options = dict(width=width, passes=self.settings.passes, cache=self.cache)
         ids, logq = self.pair.drafter.draft(self.prefix, k, **options)
+        drafter, anchor = self.pair.drafter, self.prefix[-1]
         logq = np.nan_to_num(logq, nan=IMPOSSIBLE, neginf=IMPOSSIBLE).clip(IMPOSSIBLE, 0.0)
-        kept = self.policy.columns(logq[:, 0].tolist())
-        return ids[:kept], logq[:kept]
+        while more := self.policy.more(logq[:, 0].tolist(), self.budget - 1 - len(ids)):
+            ids, logq = drafter.extend(self.prefix, ids, logq, more, width=options["width"], cache=self.cache)
+        best = logq[:, 0]
+        if self.settings.length == "predicted":
+            best = np.log(np.maximum(drafter.acceptance(self.cache, anchor, ids, logq), LEAST))
+        kept = self.policy.columns(best.tolist())
+        ids, logq = ids[:kept], logq[:kept]
+        if self.learned:
+            self.proxy = drafter.follow(self.cache, anchor, ids, logq)
+        return ids, logq
 
     def prune(self, ids: np.ndarray, logq: np.ndarray) -> TokenLattice:
         return prune(ids, logq, tau=self.settings.tau, m_max=self.settings.m_max, stop_ids=self.stop_ids)

@@ -78,8 +78,9 @@ class Settings:
     length: str = _knob(
         "adl", "", "Length policy",
         "adl: adaptive draft length (Eqs. 9-11); fixed: always k; throughput: the most tokens per second; "
-        "confidence: as far as the drafter is sure",
-        "length", choices=("adl", "fixed", "throughput", "confidence"))  # fmt: skip
+        "confidence: as far as the drafter is sure; failfast: k_min more while it is sure of all of them; "
+        "predicted: as far as a trained head of the drafter (DSpark) expects acceptance",
+        "length", choices=("adl", "fixed", "throughput", "confidence", "failfast", "predicted"))  # fmt: skip
     k: int = _knob(
         6, "k", "Draft length", "masked positions filled by one drafter pass, when the length is fixed",
         "length", low=1, high=100, step=1)  # fmt: skip
@@ -96,7 +97,9 @@ class Settings:
         0.5, "ρ", "Smoothing", "weight of the newest step in both moving averages (Eq. 10)",
         "length", low=0.05, high=1.0, step=0.05)  # fmt: skip
     confidence: float = _knob(
-        0.1, "", "Least confidence", "a confident draft ends where the product of its likeliest q falls below this",
+        0.1, "", "Least confidence",
+        "confidence: a draft ends where the product of its likeliest q falls below this; failfast: it grows while no "
+        "likeliest q does; predicted: it ends where the expected acceptance does",
         "length", low=0.001, high=1.0, step=0.001)  # fmt: skip
     search: str = _knob(
         "cps", "", "Path search",
@@ -128,8 +131,9 @@ class Settings:
         "search", low=0.0, high=1.0, step=0.05)  # fmt: skip
     proxy: str = _knob(
         "ngram+context", "", "Causal proxy",
-        "what judges left-to-right fluency: a 3-gram, a 3-gram of this text so far, both, or nothing",
-        "search", choices=("ngram", "ngram+context", "context", "none"))  # fmt: skip
+        "what judges left-to-right fluency: a 3-gram, a 3-gram of this text so far, both, or nothing; or what the "
+        "drafter itself learned of it: the Markov head of DSpark, the selector of DFlash 2",
+        "search", choices=("ngram", "ngram+context", "context", "none", "markov", "selector"))  # fmt: skip
     context_weight: float = _knob(
         0.5, "μ", "In-context weight", "share of the text-so-far 3-gram in the mixture ngram+context",
         "search", low=0.0, high=1.0, step=0.05)  # fmt: skip

@@ -108,7 +108,9 @@ def add_pair(parser: argparse.ArgumentParser) -> None:
                        help="a known pair (default: embedded); without a name, lists them")  # fmt: skip
     group.add_argument("--target", metavar="MODEL", help="folder or Hub id of any causal LM, with --drafter; or a "
                        "Llama's or Qwen's FILE.gguf, without: drafts are then copies of the text")  # fmt: skip
-    group.add_argument("--drafter", metavar="MODEL", help="folder or Hub id of a diffusion LM with the same token ids")
+    group.add_argument("--drafter", metavar="MODEL",
+                       help="folder or Hub id of a diffusion LM with the same token ids, or of a DFlash or DSpark "
+                            "drafter made for the target, or module:Class, one of your own")  # fmt: skip
     group.add_argument("--mask-token", metavar="ID", help="the drafter's mask, an id or its text, if it is not known")
     group.add_argument("--attention", choices=("full", "block-causal", "causal-prefix"),
                        help="the drafter's attention (default: its family's, else full)")  # fmt: skip

@@ -65,6 +65,7 @@ class TokenByToken(DiffusionDrafter):
 
     def __init__(self, drafter: DiffusionDrafter):
         self.drafter, self.kind, self.max_block = drafter, drafter.kind, drafter.max_block
+        self.hidden_entries = drafter.hidden_entries
 
     def logits(self, prefix, block, cache):
         return self.drafter.logits(prefix, block, cache)

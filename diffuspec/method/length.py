@@ -1,4 +1,4 @@
-"""How long the next draft is (DiffuSpec, section 3.4, Eqs. 9-11), and two policies beside the paper's.
+"""How long the next draft is (DiffuSpec, section 3.4, Eqs. 9-11), and four policies beside the paper's.
 
 After a step, L_gen tokens of the raw draft came before its first stop token and L_acc drafted
 tokens were accepted. Adaptive draft length (ADL) smooths both,
@@ -18,6 +18,10 @@ Beside it:
 
     confidence    draft k_max tokens and keep the columns up to which the drafter's cumulated
                   confidence, prod_j max_v q_j(v), is at least a threshold
+    failfast      k_min tokens, and k_min more, behind the likeliest ones so far, while none of the newest has a
+                  confidence max_v q_j(v) below the threshold, up to k_max (FailFast, arXiv 2512.20573)
+    predicted     draft k_max tokens and keep the columns before the first whose acceptance, as a trained head of the
+                  drafter expects it, is below the threshold (DSpark, arXiv 2607.05147)
     throughput    the k that maximises expected tokens over expected time,
 
                       (1 + sum_{i <= k} A_i) / (draft(k) + verify(rows)),      k_min <= k <= k_max,
@@ -112,8 +116,8 @@ class LengthDecision:
 
     wanted is Eq. 11 before clipping, in tokens, or the columns that were sure enough (None for a policy
     without either); decided names the term that fixed the length: "EMA_gen", "EMA_gen + δ", "k_min", "k_max",
-    "fixed", "confidence" (of k, the columns kept now), "throughput" or "no draft"; rate: the tokens per second
-    that next_k promises.
+    "fixed", "confidence", "failfast" or "predicted" (of k, the columns of this step), "throughput" or "no draft";
+    rate: the tokens per second that next_k promises.
     """
 
     k: int
@@ -147,6 +151,10 @@ class LengthPolicy(ABC):
     def columns(self, best: Sequence[float]) -> int:
         """How many columns of a draft are kept; best: log q of each column's likeliest token."""
         return len(best)
+
+    def more(self, best: Sequence[float], room: int) -> int:
+        """How many columns, at most `room`, the draft is to grow by before it is kept; 0 ends it."""
+        return 0
 
     def tree_budget(self) -> TreeBudget | None:
         """What limits the tree of this step beside its number of nodes."""
@@ -194,23 +202,58 @@ class AdaptiveDraftLength(LengthPolicy):
 class ConfidentLength(LengthPolicy):
     """k_max masks at every step, of which the columns are kept that the drafter is sure enough of, at least k_min."""
 
+    decided = "confidence"
+
     def __init__(self, k_min: int, k_max: int, threshold: float):
         self.k_min, self.k, self.threshold = k_min, k_max, threshold
         self._sure = self._kept = self._drafted = k_max
 
     def columns(self, best: Sequence[float]) -> int:
-        self._drafted, self._sure, least = len(best), 0, math.log(self.threshold)
-        for total in itertools.accumulate(best):
-            if total < least:
-                break
-            self._sure += 1
+        self._drafted, self._sure = len(best), self._sure_of(best)
         self._kept = min(max(self._sure, self.k_min), self._drafted)
         return self._kept
 
+    def _sure_of(self, best: Sequence[float]) -> int:
+        least = math.log(self.threshold)
+        return next((i for i, total in enumerate(itertools.accumulate(best)) if total < least), len(best))
+
     def update(self, generated: int, accepted: int, undrafted: Undrafted | None = None) -> LengthDecision:
-        decided = "k_max" if self._sure == self._drafted else "k_min" if self._sure < self.k_min else "confidence"
+        decided = "k_max" if self._sure == self._drafted else "k_min" if self._sure < self.k_min else self.decided
         wanted = float(self._sure)
         return LengthDecision(self._kept, generated, accepted, None, None, False, wanted, self.k, decided)
+
+
+class FailFastLength(LengthPolicy):
+    """Short where the drafter is unsure, long where it is sure: k_min columns at a time."""
+
+    def __init__(self, k_min: int, k_max: int, threshold: float):
+        self.k, self.k_max, self.threshold = k_min, k_max, threshold
+        self._drafted, self._unsure = k_min, False
+
+    def more(self, best: Sequence[float], room: int) -> int:
+        self._unsure = any(logq < math.log(self.threshold) for logq in best[-self.k :])
+        return 0 if self._unsure else max(min(self.k, self.k_max - len(best), room), 0)
+
+    def columns(self, best: Sequence[float]) -> int:
+        self._drafted = len(best)
+        return len(best)
+
+    def update(self, generated: int, accepted: int, undrafted: Undrafted | None = None) -> LengthDecision:
+        decided = "failfast" if self._unsure and self._drafted > self.k else "k_min" if self._unsure else "k_max"
+        return LengthDecision(self._drafted, generated, accepted, None, None, not self._unsure, None, self.k, decided)
+
+
+class PredictedLength(ConfidentLength):
+    """k_max masks, of which the columns before the first that is expected to be refused are kept, at least k_min.
+
+    `columns` is given the logarithm of the expected acceptance of each column instead of its likeliest log q.
+    """
+
+    decided = "predicted"
+
+    def _sure_of(self, best: Sequence[float]) -> int:
+        least = math.log(self.threshold)
+        return next((i for i, expected in enumerate(best) if expected < least), len(best))
 
 
 class ThroughputLength(LengthPolicy):
@@ -317,6 +360,10 @@ def make_policy(settings: Settings, cost: StepCost | None = None) -> LengthPolic
         return FixedLength(settings.k)
     if settings.length == "confidence":
         return ConfidentLength(settings.k_min, settings.k_max, settings.confidence)
+    if settings.length == "failfast":
+        return FailFastLength(settings.k_min, settings.k_max, settings.confidence)
+    if settings.length == "predicted":
+        return PredictedLength(settings.k_min, settings.k_max, settings.confidence)
     if settings.length == "throughput":
         return ThroughputLength(settings.k_min, settings.k_max, cost)
     return AdaptiveDraftLength(settings.k_min, settings.k_max, settings.delta, settings.rho)

@@ -8,7 +8,7 @@ NGram         interpolated Kneser-Ney (Kneser & Ney 1995; Chen & Goodman 1999), 
 ContextNGram  interpolated absolute discounting on the prompt and the output so far; it knows the
               names and phrases of this very text
 
-`Mixture` is their weighted sum.
+`Mixture` is their weighted sum. `Following` is what some drafters learned of the order of tokens, for one lattice.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Proxy(Protocol):
 
     order: int
 
-    def over(self, candidates: Sequence[int]) -> Judge:
-        """Prepare to judge these token ids, after any history. A column is judged after many: what does not
-        depend on the history is looked up here, once."""
+    def over(self, candidates: Sequence[int], column: int = 0) -> Judge:
+        """Prepare to judge these token ids of a lattice column, after any history. A column is judged after many:
+        what does not depend on the history is looked up here, once."""
         ...
 
     def extend(self, ids: Iterable[int]) -> None:
@@ -57,7 +57,7 @@ class _Tabled:
     order = 3
     tables: tuple
 
-    def over(self, candidates):
+    def over(self, candidates, column=0):
         ids, kept = np.array([candidates], np.int32), np.ones((1, len(candidates)), np.bool_)
         p = np.empty(len(candidates))
 
@@ -80,7 +80,7 @@ class _Asked:
     def judge(self, column, tail, ids, kept, p):
         rows = np.flatnonzero(kept[column])
         if column not in self._judges:
-            self._judges[column] = self._proxy.over(tuple(ids[column, rows].tolist()))
+            self._judges[column] = self._proxy.over(tuple(ids[column, rows].tolist()), column)
         p[rows] = self._judges[column](tuple(tail[len(tail) - self._proxy.order + 1 :].tolist()))
 
 
@@ -234,6 +234,63 @@ class Mixture(_Tabled):
 def possible_proxy(kind: str, ngram: NGram | None) -> str:
     """The proxy asked for, or where it needs a fitted n-gram that the pair lacks, the n-gram of the text so far."""
     return "context" if ngram is None and "ngram" in kind else kind
+
+
+LEARNED = ("markov", "selector")  # of the drafter, where it has one
+LEAST = 1e-30  # p of a candidate that a learned term all but rules out
+
+
+class Following:
+    """A drafter's learned left-to-right term over the lattice that it drafted.
+
+        p(v | path) = exp(log q_i(v) + added_i(path, v)) / sum of the same over the candidates asked for
+
+    so that with lam = 0 and a beam of 1 the search takes the drafter's own walk. ids, logq: [k, W], of the lattice.
+    added: float32 [k, P, W], by the row of the token before in column i - 1; column 0 is after the anchor, row 0. After
+    a token that is no cell, such as a copied one, nothing is added. along: instead, of a term that depends on all of
+    the path: (column, token ids from the anchor on) -> float32 [W].
+    """
+
+    def __init__(
+        self, anchor: int, ids: np.ndarray, logq: np.ndarray, *, added: np.ndarray | None = None,
+        along: Callable[[int, Sequence[int]], np.ndarray] | None = None,
+    ):  # fmt: skip
+        self._logq, self._added, self._along = logq, added, along
+        self._row = [{token: row for row, token in enumerate(column)} for column in ids.tolist()]
+        self._before = [{anchor: 0}, *self._row[:-1]]
+        self._ids, self.anchor = ids, anchor
+        self.order = 2 if along is None else len(ids) + 1
+
+    def over(self, candidates, column=0):
+        rows = [self._row[column][token] for token in candidates]
+        logq, known = self._logq[column, rows].astype(float), {}
+
+        def judge(history):
+            path = tuple(history[-1:]) if self._along is None else tuple(history[len(history) - column - 1 :])
+            if path not in known:
+                score = logq + self._term(column, path)[rows]
+                weights = np.exp(score - score.max())
+                known[path] = np.maximum(weights / weights.sum(), LEAST).tolist()
+            return known[path]
+
+        return judge
+
+    def _term(self, column: int, path: Sequence[int]) -> np.ndarray:
+        if self._along is not None:
+            return self._along(column, path)
+        before = self._before[column].get(path[-1])
+        return np.zeros(self._logq.shape[1], np.float32) if before is None else self._added[column, before]
+
+    def extend(self, ids):
+        pass
+
+    def walk(self) -> list[int]:
+        """The drafter's own path: the best token of each column after the one before it; k token ids."""
+        path = [self.anchor]
+        for column in range(len(self._ids)):
+            term = self._term(column, path if self._along is not None else path[-1:])
+            path.append(int(self._ids[column, np.argmax(self._logq[column] + term)]))
+        return path[1:]
 
 
 def make_proxy(kind: str, *, ngram: NGram | None, vocab_size: int, weight: float, prompt_ids: Sequence[int]) -> Proxy:

@@ -174,8 +174,8 @@ def sample_path(
     """
     history = last_tokens(context, proxy.order - 1)
     ids, ranks, reached, proxies, proposals, total = [], [], [], [], [], 0.0
-    for rows, tokens, logq in lattice.kept_cells():
-        logp = [math.log(p) for p in proxy.over(tokens)(history)]
+    for column, (rows, tokens, logq) in enumerate(lattice.kept_cells()):
+        logp = [math.log(p) for p in proxy.over(tokens, column)(history)]
         score = [lam * drafter + (1.0 - lam) * causal for drafter, causal in zip(logq, logp, strict=True)]
         best = max(score)
         weights = [math.exp(value - best) for value in score]

@@ -21,7 +21,7 @@ def measure(target: Target, drafter: DiffusionDrafter) -> StepCost:
     slows down under many products, a single one would look too cheap. Of a few rounds the least, since a busy moment
     makes a pass slower, never faster."""
     text = [1] * min(CONTEXT, target.context - max(ROWS))
-    cache = target.new_cache()
+    cache = target.new_cache(drafter.hidden_entries)
     target.prefill(cache, text[:-1])
 
     def verify(rows: int) -> None:

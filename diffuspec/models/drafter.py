@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save_file
 from transformers import DynamicCache
 
 from diffuspec.errors import PairError, WeightsError
+from diffuspec.method.proxy import Following
 from diffuspec.models.float.linear import FloatLinear, fastest_arithmetic
 from diffuspec.models.float.llama import LayerView
 from diffuspec.models.int8.decoder import Int8Cache, Int8Stack, LayerWeights, Ranks
@@ -41,12 +42,24 @@ ATTENTION = ("full", "block-causal", "causal-prefix")
 
 
 class DiffusionDrafter(ABC):
-    """kind: "standalone", "target-conditioned" or "none"; max_block: the largest k, 0 where there is no drafter;
-    edition: of its weights, "" where nobody tells them apart."""
+    """What fills the masks. One's own needs `max_block` and `logits`; docs/drafters.md shows one.
 
-    kind: str
+    kind: how it is described, such as "standalone"; max_block: the largest k, 0 where there is no drafter.
+    hidden_entries: of the target's hidden states, counted as in `models.hidden`, those that it wants to find in
+    `cache.hidden`. following: "markov" or "selector" where it learned how tokens follow each other (`follow`);
+    recurrent: whether that depends on all of the draft before a token, and not on the last one alone;
+    predicts_acceptance: whether it learned how likely each position is accepted (`acceptance`).
+    edition: of its weights, "" where nobody tells them apart.
+    One drafter serves many runs at once: what belongs to a run stands in its cache.
+    """
+
+    kind: str = "custom"
     max_block: int
     edition: str = ""
+    hidden_entries: tuple[int, ...] = ()
+    following: str | None = None
+    recurrent: bool = False
+    predicts_acceptance: bool = False
 
     @abstractmethod
     def logits(self, prefix: Sequence[int], block: Sequence[int], cache: DynamicCache) -> torch.Tensor:
@@ -56,9 +69,17 @@ class DiffusionDrafter(ABC):
         prefix[:-1]. The newest token of the prefix is the *anchor*: emitted, not yet in that cache.
         """
 
-    @abstractmethod
     def to_target_ids(self, columns: torch.Tensor) -> torch.Tensor:
-        """Rows of the drafter's logits -> token ids of the target."""
+        """Columns of the drafter's logits -> token ids of the target, the same unless the drafter has its own."""
+        return columns
+
+    def follow(self, cache, anchor: int, ids: np.ndarray, logq: np.ndarray) -> Following:
+        """The learned left-to-right term over the lattice drafted last, ids and logq [k, W], after the anchor."""
+        raise NotImplementedError
+
+    def acceptance(self, cache, anchor: int, ids: np.ndarray, logq: np.ndarray) -> np.ndarray:
+        """How likely each of its positions is accepted if those before it are, float32 [k]."""
+        raise NotImplementedError
 
     def ranked(
         self, prefix: Sequence[int], block: Sequence[int], cache: DynamicCache, width: int
@@ -91,6 +112,16 @@ class DiffusionDrafter(ABC):
                 ids[i], logq[i] = tokens[i], logp[i]
                 block[i] = int(tokens[i, 0])
         return ids, logq
+
+    @torch.inference_mode()
+    def extend(
+        self, prefix: Sequence[int], ids: np.ndarray, logq: np.ndarray, more: int, *, width: int, cache: DynamicCache
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A draft and `more` columns behind it: one pass over masks after its likeliest tokens."""
+        k = len(ids)
+        columns, logp = self.ranked(prefix, [*ids[:, 0].tolist(), *[MASKED] * more], cache, width)
+        new = self.to_target_ids(columns[k:]).cpu().numpy().astype(np.int32)
+        return np.concatenate([ids, new]), np.concatenate([logq, logp[k:]])
 
 
 def _ranked(logits: torch.Tensor, width: int) -> tuple[torch.Tensor, np.ndarray]:
@@ -168,9 +199,6 @@ class StandaloneDrafter(DiffusionDrafter):
             mask[:anchor] = torch.full_like(mask[:anchor], torch.finfo(mask.dtype).min).triu(1)
         return mask[None, None]
 
-    def to_target_ids(self, columns):
-        return columns
-
 
 class NoDrafter(DiffusionDrafter):
     """Of a pair without one: drafts are what the text and the n-gram offer, and no position is ever masked."""
@@ -180,9 +208,6 @@ class NoDrafter(DiffusionDrafter):
 
     def logits(self, prefix, block, cache):
         raise PairError("This pair has no diffusion drafter.")
-
-    def to_target_ids(self, columns):
-        return columns
 
 
 class BlockDrafter(DiffusionDrafter):

@@ -24,7 +24,9 @@ from diffuspec.method.proxy import NGram
 from diffuspec.method.search import warm_up
 from diffuspec.models import embedded as weights
 from diffuspec.models.cost import measure
+from diffuspec.models.custom import custom_drafter, is_custom
 from diffuspec.models.devices import BYTES, choose_dtype, spread_over, this_device
+from diffuspec.models.dflash.drafter import is_hidden_state_drafter, load_hidden_state_drafter
 from diffuspec.models.drafter import Convention, DiffusionDrafter, NoDrafter, StandaloneDrafter, load_block_drafter
 from diffuspec.models.gguf.decoder import decoder, shape_of
 from diffuspec.models.gguf.fetch import coder_gguf
@@ -57,7 +59,12 @@ class Pair:
     def settings(self) -> Settings:
         """Those that suit this pair, where nothing else is asked for."""
         proxy = "ngram+context" if self.proxy else "context"
-        return Settings(proxy=proxy) if self.drafter.max_block else Settings.without_drafter(proxy)
+        longest = self.drafter.max_block
+        if not longest:
+            return Settings.without_drafter(proxy)
+        usual = Settings()
+        shorter = {name: min(getattr(usual, name), longest) for name in ("k", "k_min", "k_max")}
+        return Settings(proxy=proxy, **shorter)
 
     def encode(self, prompt: str | list[dict[str, str]]) -> list[int]:
         """Token ids of a user turn, or of chat messages {"role", "content"}, in the chat template.
@@ -309,6 +316,14 @@ def _load_gguf(name, path, drafter_id, convention, dtype, device, progress, prox
 
 def _load_standalone(name, target_id, drafter_id, convention, dtype, device, spread, progress) -> Pair:
     progress(0.02, f"Reading the configuration of {drafter_id}")
+    if is_custom(drafter_id) or is_hidden_state_drafter(drafter_id):
+        target, tokenizer = load_target(target_id, dtype=dtype, device=device, spread=spread)
+        progress(0.6, f"Loading the drafter {drafter_id}")
+        if is_custom(drafter_id):
+            drafter = custom_drafter(drafter_id, target, tokenizer)
+        else:
+            drafter = load_hidden_state_drafter(drafter_id, target)
+        return _pair(name, target_id, drafter_id, tokenizer, target, drafter, None, dtype, device, progress)
     read_as = _convention(drafter_id, _config(drafter_id), convention)
     progress(0.1, f"Loading the target {target_id}")
     target, tokenizer = load_target(target_id, dtype=dtype, device=device, spread=spread)
@@ -410,7 +425,7 @@ def _warm_up(pair: Pair) -> None:
     for search in ("cps", "tree"):  # the others when a run asks for them
         warm_up(search)
     ids = [min(pair.stop_ids, default=0)] * 9
-    cache = pair.target.new_cache()
+    cache = pair.target.new_cache(pair.drafter.hidden_entries)
     pair.target.prefill(cache, ids)
     for n in (1, 9):
         pair.target.forward(cache, ids[:n])

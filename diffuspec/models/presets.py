@@ -57,4 +57,12 @@ PRESETS = {
     "mdlm-qwen3-8b": Preset("Qwen/Qwen3-8B", "dllm-hub/Qwen3-0.6B-diffusion-mdlm-v0.1", 17.6),
     "bd3lm-qwen3-8b": Preset("Qwen/Qwen3-8B", "dllm-hub/Qwen3-0.6B-diffusion-bd3lm-v0.1", 17.6),
     "fast-dllm-qwen2.5-7b": Preset("Qwen/Qwen2.5-7B-Instruct", "Efficient-Large-Model/Fast_dLLM_v2_1.5B", 18.3),
+    "dflash-qwen3-4b": Preset("Qwen/Qwen3-4B", "z-lab/Qwen3-4B-DFlash-b16", 9.1),
+    "dflash-qwen3-8b": Preset("Qwen/Qwen3-8B", "z-lab/Qwen3-8B-DFlash-b16", 18.5),
+    "dflash-llama3.1-8b": Preset(
+        "meta-llama/Llama-3.1-8B-Instruct", "z-lab/LLaMA3.1-8B-Instruct-DFlash-UltraChat", 18.3
+    ),
+    "dspark-llama3.2-1b": Preset(
+        "unsloth/Llama-3.2-1B-Instruct", "rasyosef/Llama-3.2-1B-Instruct-speculator.dspark", 3.2
+    ),
 }

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from diffuspec.errors import DiffuSpecError, PairError, PromptError, WeightsError
 from diffuspec.models.float.llama import KeyValueCache, LlamaDecoder, llama_fits, tail
 from diffuspec.models.float.packed import pack_linears, packed_fits
+from diffuspec.models.hidden import HiddenStates, hidden_of
 from diffuspec.models.int8.decoder import Int8Cache, Int8Decoder, int8_fits
 from diffuspec.models.ranking import FEW, RankedLogits
 
@@ -84,8 +85,14 @@ class Target:
         """Whether several paths can be verified in one pass: rows need positions of their own."""
         return getattr(self._passes, "trees", True)
 
-    def new_cache(self) -> Int8Cache | KeyValueCache | DynamicCache:
-        return self._passes.new_cache()
+    def new_cache(self, hidden: Sequence[int] = ()) -> Int8Cache | KeyValueCache | DynamicCache:
+        """hidden: the entries of the hidden states that are to be kept beside it, as `cache.hidden`."""
+        cache = self._passes.new_cache()
+        if hidden:
+            if self.arithmetic == "int8":
+                raise PairError("8-bit targets give no hidden states: choose the dtype float32 or bfloat16.")
+            cache.hidden = HiddenStates(hidden)
+        return cache
 
     @torch.inference_mode()
     def prefill(self, cache, ids: Sequence[int], should_stop: Callable[[], bool] = lambda: False) -> bool:
@@ -135,12 +142,17 @@ class Target:
     def keep(self, cache, total: int, rows: Sequence[int]) -> None:
         """Of the newest `total` tokens keep only `rows` (increasing, 0 among them) and forget the others."""
         if len(rows) != total:
-            self._passes.keep(cache, cache.get_seq_length() - total, rows)
+            first = cache.get_seq_length() - total
+            self._passes.keep(cache, first, rows)
+            if hidden := hidden_of(cache):
+                hidden.keep(first, rows)
 
     def rollback(self, cache, n: int) -> None:
         """Forget the newest n tokens of the cache."""
         if n:
             cache.crop(-n)
+            if hidden := hidden_of(cache):
+                hidden.forget(cache.get_seq_length())
 
 
 class StockDecoder:
@@ -173,7 +185,7 @@ class StockDecoder:
         return DynamicCache()
 
     def prefill(self, cache: DynamicCache, ids: Sequence[int]) -> None:
-        self.model.base_model(self._tensor(ids), past_key_values=cache, use_cache=True)
+        self._read(cache, self.model.base_model, ids)
 
     def forward(self, cache: DynamicCache, ids: Sequence[int], parents: Sequence[int] | None = None) -> torch.Tensor:
         options = {}
@@ -184,7 +196,16 @@ class StockDecoder:
                 "attention_mask": self._masks(past, hidden[:, 0], depth),
                 "position_ids": (past + depth)[None].to(self.model.device),
             }
-        return self.model(self._tensor(ids), past_key_values=cache, use_cache=True, **options).logits[0].float()
+        return self._read(cache, self.model, ids, **options).logits[0].float()
+
+    def _read(self, cache: DynamicCache, network: torch.nn.Module, ids: Sequence[int], **options):
+        hidden, past = hidden_of(cache), cache.get_seq_length()
+        if hidden is not None:
+            options["output_hidden_states"] = True
+        out = network(self._tensor(ids), past_key_values=cache, use_cache=True, **options)
+        if hidden is not None:
+            hidden.put(past, [out.hidden_states[entry][0] for entry in hidden.entries])
+        return out
 
     def _masks(self, past: int, hidden: torch.Tensor, depth: torch.Tensor):
         """Additive masks [1, 1, n, past + n] of a tree of n rows, one of each kind of layer where there are two.

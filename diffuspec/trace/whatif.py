@@ -24,7 +24,7 @@ from diffuspec.errors import SettingsError
 from diffuspec.method.acceptance import Verdict
 from diffuspec.method.copying import make_source
 from diffuspec.method.lattice import TokenLattice, prune
-from diffuspec.method.proxy import make_proxy
+from diffuspec.method.proxy import LEARNED, make_proxy
 from diffuspec.method.search import SearchResult, find
 from diffuspec.method.tree import PrefixTree
 from diffuspec.settings import Settings
@@ -62,8 +62,9 @@ def continuation(trace: Trace, index: int) -> tuple[int, ...]:
 
 
 def proxies(trace: Trace) -> tuple[str, ...]:
-    """The proxies that can judge this trace: of the fitted n-grams only the one that it was made with."""
-    choices = Settings.knobs()["proxy"].choices
+    """The proxies that can judge this trace: of the fitted n-grams only the one that it was made with, and none that
+    the drafter learned, whose weights are not here."""
+    choices = tuple(c for c in Settings.knobs()["proxy"].choices if c not in LEARNED)
     fitted = 1 <= trace.pair.ngram <= assets.NGRAM_EDITIONS.get(trace.pair.name, 0)
     return choices if fitted else tuple(c for c in choices if "ngram" not in c)
 
@@ -83,7 +84,8 @@ def search_again(trace: Trace, index: int, settings: Settings) -> Again:
     """
     if settings.proxy not in proxies(trace):
         raise SettingsError(
-            f"This trace was made by {trace.pair.target}, and its n-gram is not here: use the proxy context or none."
+            f"This trace was made by {trace.pair.target}, and its n-gram and what its drafter learned are not here: "
+            "use the proxy context or none."
         )
     recorded, before = trace.steps[index].lattice, context(trace, index)
     ngram = assets.ngram(trace.pair.ngram, trace.pair.name) if "ngram" in settings.proxy else None

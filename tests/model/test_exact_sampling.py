@@ -30,7 +30,7 @@ class Remembered:
 
     def __init__(self, proxy):
         self.order = proxy.order
-        self.over = functools.cache(lambda candidates: functools.cache(proxy.over(candidates)))
+        self.over = functools.cache(lambda candidates, column=0: functools.cache(proxy.over(candidates)))
 
 
 class Lattice(TokenLattice):

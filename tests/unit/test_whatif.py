@@ -122,7 +122,7 @@ def test_a_tree_is_walked_along_the_answer(trace):
 def test_without_its_own_ngram_a_trace_is_judged_by_its_text(trace, change):
     other = dataclasses.replace(trace, pair=dataclasses.replace(trace.pair, **change))
     assert proxies(other) == ("context", "none")
-    with pytest.raises(SettingsError, match="its n-gram is not here"):
+    with pytest.raises(SettingsError, match="its n-gram and what its drafter learned are not here"):
         search_again(other, 0, trace.settings)
     assert len(search_again(other, 0, trace.settings.replace(proxy="context")).search) > 0
 

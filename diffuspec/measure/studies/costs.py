@@ -23,7 +23,7 @@ def _probe(pair, settings, should_stop):
     target, drafter = pair.target, pair.drafter
     context = min(CONTEXT, pair.info.context - max(_LENGTHS) - 1)
     text = (pair.encode("The five boxing wizards jump quickly over the lazy dog. ") * context)[:context]
-    cache = target.new_cache()
+    cache = target.new_cache(drafter.hidden_entries)
     target.prefill(cache, text[:-1])
 
     def verify(n):

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from diffuspec.models.float.linear import FloatLinear
+from diffuspec.models.hidden import hidden_of
 from diffuspec.models.visibility import visibility
 
 CHUNK = 256  # the caches grow by this many tokens at least
@@ -160,6 +161,7 @@ class LlamaDecoder:
         base = model.base_model
         self.layers = [_Layer(layer, arithmetic, self) for layer in base.layers]
         self.head = FloatLinear(model.get_output_embeddings().weight, base.norm.weight, arithmetic)
+        self._norm = base.norm.weight.float()
         self._angles(config.rope_parameters["rope_theta"])
 
     def _angles(self, theta: float) -> None:
@@ -183,11 +185,13 @@ class LlamaDecoder:
         seen = torch.ones(n, end, dtype=torch.bool).tril(past) if past else None
         x = self.embedding[list(ids)].float()
         cos, sin = self.cos[past:end], self.sin[past:end]
+        hidden = hidden_of(cache)
+        all_layers, states = hidden is not None and len(self.layers) in hidden.entries, [x]
         for i, layer in enumerate(self.layers):
             q, k, v = self._project(layer, x, cos, sin)
             cache.keys[i, :, past:end] = k.transpose(0, 1)
             cache.values[i, :, past:end, :-1] = v.transpose(0, 1)
-            if i == len(self.layers) - 1:
+            if i == len(self.layers) - 1 and not all_layers:
                 break
             keys, values = k.transpose(0, 1), v.transpose(0, 1)
             if past:
@@ -198,7 +202,9 @@ class LlamaDecoder:
                 seen, is_causal=seen is None, scale=1.0, enable_gqa=True,
             )[0].transpose(0, 1).reshape(n, -1)  # fmt: skip
             x = self._mlp(layer, layer.output.add_to(x, mixed))
+            states.append(x)
         cache.length = end
+        self._remember(hidden, past, states)
 
     def forward(self, cache: KeyValueCache, ids: Sequence[int], parents: Sequence[int] | None = None) -> torch.Tensor:
         """Append n `ids` to the cache, a chain or the tree that `parents` describe; logits float32 [n, V]."""
@@ -212,6 +218,7 @@ class LlamaDecoder:
         else:
             place = past + depth
             cos, sin = self.cos[place], self.sin[place]
+        states = [x]
         for i, layer in enumerate(self.layers):
             q, k, v = self._project(layer, x, cos, sin)
             keys, values = cache.keys[i], cache.values[i]
@@ -219,8 +226,18 @@ class LlamaDecoder:
             values[:, past : past + n, :-1] = v.transpose(0, 1)
             x = layer.output.add_to(x, self._attend(q, keys[:, :width], values[:, :width], hidden))
             x = self._mlp(layer, x)
+            states.append(x)
         cache.length = past + n
+        self._remember(hidden_of(cache), past, states)
         return self.head(x, self._rms(x))
+
+    def _remember(self, hidden, first: int, states: list[torch.Tensor]) -> None:
+        if hidden is None:
+            return
+        last = len(self.layers)
+        if last in hidden.entries:
+            states[last] = states[last] * self._rms(states[last]) * self._norm
+        hidden.put(first, [states[entry] for entry in hidden.entries])
 
     def _project(self, layer, x, cos, sin):
         """Rotated queries [n, heads, d] and keys [n, kv heads, d], values [n, kv heads, d]."""

@@ -17,6 +17,8 @@ NAMES = {
     "k_max": "the guard rail k_max",
     "fixed": "nothing: the length is fixed",
     "confidence": "the drafter's cumulated confidence",
+    "failfast": "a token that the drafter was not sure of",
+    "predicted": "the acceptance that the drafter expects",
     "throughput": "expected tokens per second",
     "no draft": "expected tokens per second without a draft",
 }
@@ -28,6 +30,8 @@ SYMBOLS = {
     "k_min": "line-ew-open",
     "k_max": "star-triangle-down",
     "confidence": "diamond-open",
+    "failfast": "diamond-tall-open",
+    "predicted": "diamond-wide-open",
     "throughput": "square-open",
     "no draft": "x",
 }
@@ -41,6 +45,13 @@ def decision(step: Step, settings: Settings) -> str:
             f"{length.k} columns kept, decided by {NAMES.get(length.decided, length.decided)}: "
             f"{length.wanted:.0f} of them stay above {settings.confidence:g}"
         )
+    if settings.length == "predicted" and length.wanted is not None:
+        return (
+            f"{length.k} columns kept, decided by {NAMES.get(length.decided, length.decided)}: "
+            f"at {length.wanted:.0f} of them it is at least {settings.confidence:g}"
+        )
+    if settings.length == "failfast":
+        return f"{length.k} columns drafted, decided by {NAMES.get(length.decided, length.decided)}"
     words = f"next k = {length.next_k}, decided by {NAMES.get(length.decided, length.decided)}"
     if length.rate is not None:
         return f"{words}: it promises {length.rate:.1f} tokens/s"

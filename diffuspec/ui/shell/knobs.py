@@ -49,7 +49,7 @@ def applies(adl: bool, cps: bool, values: dict[str, Any]) -> dict[str, bool]:
         "k": not adl,
         **dict.fromkeys(("k_min", "k_max"), adl),
         **dict.fromkeys(("delta", "rho"), length == "adl"),
-        "confidence": length == "confidence",
+        "confidence": length in ("confidence", "failfast", "predicted"),
         **dict.fromkeys(("lam", "proxy", "tau", "m_max"), cps),
         "beam": search == "cps",
         **dict.fromkeys(("nodes", "copy"), search == "tree"),
