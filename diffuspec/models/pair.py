@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from diffuspec.models.cost import measure
 from diffuspec.models.custom import custom_drafter, is_custom
 from diffuspec.models.devices import BYTES, choose_dtype, spread_over, this_device
 from diffuspec.models.dflash.drafter import is_hidden_state_drafter, load_hidden_state_drafter
+from diffuspec.models.dflash.formats import read_shape, reads_hidden_states
+from diffuspec.models.dflash.network import expected_tensors
 from diffuspec.models.drafter import Convention, DiffusionDrafter, NoDrafter, StandaloneDrafter, load_block_drafter
 from diffuspec.models.gguf.decoder import decoder, shape_of
 from diffuspec.models.gguf.fetch import coder_gguf
@@ -226,7 +229,12 @@ def _bytes_of(target: str, drafter: str, convention, dtype: str) -> int:
     """What the weights of both checkpoints take in memory, by their configurations alone."""
     with told(f"The target {target}"):
         shapes = [AutoConfig.from_pretrained(target)]
+    if is_custom(drafter):
+        return BYTES[dtype] * parameters(shapes[0])
     config = _config(drafter)
+    if reads_hidden_states(config):
+        own = sum(math.prod(size) for size in expected_tensors(read_shape(config, drafter)).values())
+        return BYTES[dtype] * (parameters(shapes[0]) + own)
     with told(f"The drafter {drafter}"):
         shapes.append(_stock_config(drafter, config, _convention(drafter, config, convention)))
         return BYTES[dtype] * sum(parameters(shape) for shape in shapes)
