@@ -48,9 +48,10 @@ def pieces(path: Path) -> Iterator[Piece]:
             continue
         body = lines[node.lineno - 1 : node.end_lineno]
         code = textwrap.dedent("\n".join(body))
-        if not LINES[0] <= len(body) <= LINES[1] or len(code) > LONGEST:
-            continue
         doc = ast.get_docstring(node) or ""
+        is_empty = bool(doc) and len(node.body) == 1
+        if not LINES[0] <= len(body) <= LINES[1] or len(code) > LONGEST or is_empty:
+            continue
         bare = body
         if doc:
             first = node.body[0]

@@ -13,7 +13,7 @@ from diffuspec.cli.main import main
 from diffuspec.errors import DiffuSpecError
 from diffuspec.measure.questions import read_questions
 from diffuspec.method.proxy import NGram
-from diffuspec.training.code import KINDS, questions
+from diffuspec.training.code import KINDS, pieces, questions
 from diffuspec.training.data import DataFolder
 from tests.model import gguf_files
 
@@ -40,6 +40,7 @@ def package(tmp_path_factory):
     code = "".join(FUNCTION.format(name=f"find_{i}", i=i) for i in range(400))
     (folder / "inner" / "one.py").write_text(code)
     (folder / "broken.py").write_text("def oops(:\n")
+    (folder / "empty.py").write_text(f'def nothing():\n    """{"Says much and does nothing. " * 9}\n\n\n\n    """\n')
     (folder.parent / "mbpp.jsonl").write_text(json.dumps(MBPP) + "\n")
     return folder
 
@@ -48,6 +49,7 @@ def test_functions_become_prompts_of_every_kind_without_repeats(package):
     rows = questions([package], package.parent / "mbpp.jsonl", [], 1, 300)
     asked = [row["turns"][0] for row in rows]
     assert len(set(asked)) == len(asked) == 301
+    assert not list(pieces(package / "empty.py"))  # there would be nothing to edit
     assert {row["category"] for row in rows} >= {f"code-{kind}" for kind in KINDS} | {"code-mbpp"}
     assert [row["question_id"] for row in rows] == list(range(301))
     assert questions([package], package.parent / "mbpp.jsonl", [], 1, 300) == rows
