@@ -24,7 +24,7 @@ from diffuspec.method.lattice import TokenLattice, generated_length, prune
 from diffuspec.method.length import NoDraft, TreeBudget, make_policy
 from diffuspec.method.proxy import LEARNED, LEAST, NoProxy, Proxy, make_proxy, possible_proxy
 from diffuspec.method.sampling import NOT_NUMBERS, distribution, draw
-from diffuspec.method.search import SearchResult, TreeSearch, find, sample_path, warm_up
+from diffuspec.method.search import SearchResult, TreeSearch, sample_path, search_lattice, warm_up
 from diffuspec.models.pair import Pair
 from diffuspec.models.ranking import RankedLogits
 from diffuspec.settings import Settings
@@ -112,8 +112,10 @@ class Run:
     """One answer in the making: an iterator of steps that owns the caches.
 
     `trace` is what has happened so far, at any time, also where a step raised an error; `stop()` ends the run
-    before its next step.
+    before its next step. should_stop: asked while a long prompt is read.
     """
+
+    should_stop: Callable[[], bool] = staticmethod(lambda: False)
 
     def __init__(self, pair: Pair, settings: Settings, ids: Sequence[int], prompt: str | list | None = None):
         settings = settings.replace(proxy=possible_proxy(settings.proxy, pair.proxy))
@@ -131,7 +133,7 @@ class Run:
         )  # fmt: skip
         self.source = make_source(settings, ids)
         self.random = np.random.default_rng(settings.seed)
-        self.cache = self.ahead = None
+        self.cache = self.pending_tree = None
         self.stop_reason = "running"
         warm_up(settings.search)
         self.recorder = Recorder(pair, settings, prompt, ids)
@@ -149,22 +151,26 @@ class Run:
         return self
 
     def __next__(self) -> Step:
-        if self.cache is None and self.stop_reason == "running":
-            self.prefill()
-        if self.stop_reason != "running":
-            self.cache = None
-            raise StopIteration
         try:
-            return self.step()
+            if self.cache is None and self.stop_reason == "running":
+                self.prefill()
+            if self.stop_reason == "running":
+                return self.step()
         except Exception:
             self.stop_reason = "failed"
             raise
+        self.cache = None
+        raise StopIteration
+
+    def _told_to_stop(self) -> bool:
+        return self.stop_reason != "running" or self.should_stop()
 
     def prefill(self) -> None:
         """Read the prompt, all but its last token, which is the first anchor."""
         started = time.perf_counter()
         self.cache = self.pair.target.new_cache(self.pair.drafter.hidden_entries)
-        self.pair.target.prefill(self.cache, self.prefix[:-1], lambda: self.stop_reason != "running")
+        if not self.pair.target.prefill(self.cache, self.prefix[:-1], self._told_to_stop):
+            self.stop()
         self.recorder.prefilled(time.perf_counter() - started)
 
     def step(self) -> Step:
@@ -174,16 +180,17 @@ class Run:
         ids, logq = self.draft(k)
         clock.lap("draft")
         lattice = self.prune(ids, logq)
-        found = self.search(lattice)
+        path = self.search(lattice)
         clock.lap("search")
-        logits = self.read(found)
-        verdict = self.verify(lattice, found, logits)
+        logits = self.target_pass(path)
+        verdict = self.verify(lattice, path, logits)
         clock.lap("verify")
-        emitted = self.commit(found, verdict)
-        self.ahead, ahead = None, self.look_ahead if isinstance(found, TreeSearch) else None
-        decision = self.policy.update(generated_length(lattice.raw_draft, self.stop_ids), verdict.accepted, ahead)
+        emitted = self.commit(path, verdict)
+        self.pending_tree = None
+        grow = self.grow_undrafted if isinstance(path, TreeSearch) else None
+        decision = self.policy.update(generated_length(lattice.raw_draft, self.stop_ids), verdict.accepted, grow)
         clock.lap("commit")
-        step = self.recorder.record(clock, lattice, found, logits, verdict, decision, emitted)
+        step = self.recorder.record(clock, lattice, path, logits, verdict, decision, emitted)
         self.policy.took(step.timing.search_ms + step.timing.commit_ms + step.timing.record_ms)
         return step
 
@@ -219,40 +226,40 @@ class Run:
         if rule == "sampled-search":
             drawn = dict(lam=settings.lam, stop_ids=stop_ids, random=self.random)
             return sample_path(lattice, self.proxy, self.prefix, **drawn)
-        if not lattice.k and self.ahead is not None:
-            return self.ahead
-        return self.find(lattice, self.policy.tree_budget())
+        if not lattice.k and self.pending_tree is not None:
+            return self.pending_tree
+        return self.search_as_set(lattice, self.policy.tree_budget())
 
-    def find(self, lattice: TokenLattice, budget: TreeBudget | None) -> SearchResult | TreeSearch:
+    def search_as_set(self, lattice: TokenLattice, budget: TreeBudget | None) -> SearchResult | TreeSearch:
         deepest = self.budget - 1
         options = dict(stop_ids=self.stop_ids, source=self.source, deepest=deepest, budget=budget)
-        return find(lattice, self.proxy, self.prefix, self.settings, **options)
+        return search_lattice(lattice, self.proxy, self.prefix, self.settings, **options)
 
-    def look_ahead(self, budget: TreeBudget) -> None:
+    def grow_undrafted(self, budget: TreeBudget) -> None:
         """Grow the tree of a step without a draft, in case the length policy wants one."""
         if self.budget:
-            self.ahead = self.find(self.prune(*_NO_DRAFT), budget)
+            self.pending_tree = self.search_as_set(self.prune(*_NO_DRAFT), budget)
 
-    def read(self, found: SearchResult | TreeSearch) -> RankedLogits:
+    def target_pass(self, path: SearchResult | TreeSearch) -> RankedLogits:
         """One target pass over the anchor and the draft: logits [n + 1, V]."""
-        parents = [-1, *(found.tree.parent + 1).tolist()] if isinstance(found, TreeSearch) else None
-        logits = self.pair.target.ranked(self.cache, [self.prefix[-1], *found.ids.tolist()], parents)
+        parents = [-1, *(path.tree.parent + 1).tolist()] if isinstance(path, TreeSearch) else None
+        logits = self.pair.target.ranked(self.cache, [self.prefix[-1], *path.ids.tolist()], parents)
         if not logits.are_numbers():
             raise ModelError(NOT_NUMBERS)
         return logits
 
-    def verify(self, lattice: TokenLattice, found: SearchResult | TreeSearch, logits: RankedLogits) -> Verdict:
+    def verify(self, lattice: TokenLattice, path: SearchResult | TreeSearch, logits: RankedLogits) -> Verdict:
         settings = self.settings
         choose = self.chooser(logits)
-        if isinstance(found, TreeSearch):
-            return verify_tree(found.tree, choose, self.stop_ids)
+        if isinstance(path, TreeSearch):
+            return verify_tree(path.tree, choose, self.stop_ids)
         if settings.temperature == 0 or settings.rule == "point-mass":
-            return verify(found.ids, choose, self.stop_ids)
-        cells = lattice.ids[: len(found)]
-        proposal = np.exp(lattice.logq[: len(found)]) if settings.rule == "paper" else found.proposal
-        return verify_ratio(found.ids, cells, proposal, self.target(logits), self.random, self.stop_ids)
+            return verify(path.ids, choose, self.stop_ids)
+        cells = lattice.ids[: len(path)]
+        proposal = np.exp(lattice.logq[: len(path)]) if settings.rule == "paper" else path.proposal
+        return verify_ratio(path.ids, cells, proposal, self.distributions(logits), self.random, self.stop_ids)
 
-    def target(self, logits: RankedLogits) -> Callable[[int], np.ndarray]:
+    def distributions(self, logits: RankedLogits) -> Callable[[int], np.ndarray]:
         """The distribution sampled from at row i of the pass, float64 [V]."""
         s = self.settings
         return lambda i: distribution(logits.array[i], s.temperature, s.top_k, s.top_p)
@@ -261,15 +268,15 @@ class Run:
         """The target's own token at row i of the pass: argmax, or a draw."""
         if self.settings.temperature == 0:
             return logits.likeliest.tolist().__getitem__
-        p = self.target(logits)
+        p = self.distributions(logits)
         return lambda i: draw(p(i), self.random.random())
 
-    def commit(self, found: SearchResult | TreeSearch, verdict: Verdict) -> tuple[int, ...]:
+    def commit(self, path: SearchResult | TreeSearch, verdict: Verdict) -> tuple[int, ...]:
         """Emit what was accepted and the target's own token; forget the rejected rest."""
-        emitted = found.ids[list(verdict.nodes)].tolist()
+        emitted = path.ids[list(verdict.nodes)].tolist()
         if verdict.token is not None:
             emitted.append(verdict.token)
-        self.pair.target.keep(self.cache, len(found.ids) + 1, [0, *(node + 1 for node in verdict.nodes)])
+        self.pair.target.keep(self.cache, len(path.ids) + 1, [0, *(node + 1 for node in verdict.nodes)])
         self.prefix.extend(emitted)
         self.proxy.extend(emitted)
         if self.source:

@@ -105,7 +105,9 @@ def _speculative(drafter: Callable[[Pair], Pair] = lambda pair: pair, **changes)
     def start(pair, settings, ids, should_stop=never):
         from diffuspec.engine import DiffuSpec
 
-        return _Speculative(DiffuSpec(drafter(pair), settings.replace(**changes)).stream(ids=ids))
+        run = DiffuSpec(drafter(pair), settings.replace(**changes)).stream(ids=ids)
+        run.should_stop = should_stop
+        return _Speculative(run)
 
     return start
 

@@ -227,7 +227,7 @@ class TreeSearch:
         )
 
 
-def find(
+def search_lattice(
     lattice: TokenLattice,
     proxy: Proxy,
     context: Sequence[int],
@@ -258,7 +258,7 @@ def warm_up(search: str) -> None:
     """Compile a search, where this machine has not done so before, and load it: no step should wait for that."""
     lattice = prune(np.zeros((1, 1)), np.zeros((1, 1)), tau=1.0, m_max=1, stop_ids=())
     source = CopySource([0])
-    find(lattice, ContextNGram(1, [0]), [0], Settings(search=search), stop_ids=(), source=source)
+    search_lattice(lattice, ContextNGram(1, [0]), [0], Settings(search=search), stop_ids=(), source=source)
 
 
 def oracle_accepted(lattice: TokenLattice, continuation: Sequence[int]) -> int:

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffuspec import assets
-from diffuspec.errors import SettingsError
+from diffuspec.errors import PromptError, SettingsError
 from diffuspec.method.acceptance import Verdict
 from diffuspec.method.copying import make_source
 from diffuspec.method.lattice import TokenLattice, prune
 from diffuspec.method.proxy import LEARNED, make_proxy
-from diffuspec.method.search import SearchResult, find
+from diffuspec.method.search import SearchResult, search_lattice
 from diffuspec.method.tree import PrefixTree
 from diffuspec.settings import Settings
 from diffuspec.trace.model import Trace
@@ -100,7 +100,7 @@ def search_again(trace: Trace, index: int, settings: Settings) -> Again:
         recorded.ids, recorded.logq, tau=settings.tau, m_max=settings.m_max, stop_ids=frozenset(trace.stop_ids)
     )
     known = continuation(trace, index) if judged(trace.settings) else ()
-    found = find(
+    found = search_lattice(
         lattice, proxy, before, settings, stop_ids=frozenset(trace.stop_ids), source=source,
         deepest=trace.settings.max_new_tokens - trace.steps[index].start - 1,
     )  # fmt: skip
@@ -201,6 +201,11 @@ def verify_path(pair, trace: Trace, index: int, ranks: Sequence[int]) -> Step:
 
     step, before = trace.steps[index], context(trace, index)
     n, lattice = len(ranks), step.lattice
+    if pair.room(before) < n:
+        raise PromptError(
+            f"The text before this step has {len(before)} tokens: with a path of {n} that is more than the "
+            f"{pair.info.context} that {pair.info.target} can hold."
+        )
     ids = lattice.ids[np.arange(n), list(ranks)]
     path = SearchResult(
         method="argmax", ids=ids, ranks=np.array(ranks, np.int32), score=np.zeros(n, np.float32),

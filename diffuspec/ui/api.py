@@ -16,7 +16,7 @@ from diffuspec.errors import BusyError, DiffuSpecError, PromptError, SettingsErr
 from diffuspec.method.copying import make_source
 from diffuspec.method.lattice import TokenLattice, prune
 from diffuspec.method.proxy import make_proxy
-from diffuspec.method.search import TreeSearch, argmax_path, find
+from diffuspec.method.search import TreeSearch, argmax_path, search_lattice
 from diffuspec.settings import Knob, Settings
 from diffuspec.trace.model import Trace
 from diffuspec.ui.playground.events import make_job
@@ -188,7 +188,7 @@ def _path(lattice: TokenLattice, settings: Settings, context: list[int], stop_id
         settings.proxy, ngram=fitted, vocab_size=vocabulary, weight=settings.context_weight, prompt_ids=context
     )
     source = make_source(settings, context)
-    found = find(lattice, proxy, context, settings, stop_ids=stop_ids, source=source)
+    found = search_lattice(lattice, proxy, context, settings, stop_ids=stop_ids, source=source)
     return found.along(-1) if isinstance(found, TreeSearch) else found
 
 

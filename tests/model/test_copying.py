@@ -140,6 +140,6 @@ def test_an_undrafted_step_verifies_the_tree_that_was_weighed(tiny_pairs):
     for step in run:
         if undrafted and not step.draft_length:
             assert step.search.tree is ahead
-        if run.ahead is not None:
-            undrafted, ahead = undrafted + 1, run.ahead.tree
+        if run.pending_tree is not None:
+            undrafted, ahead = undrafted + 1, run.pending_tree.tree
     assert undrafted > 1
