@@ -8,6 +8,7 @@ import io
 import re
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from conftest import serious
 from fake import fake_trace
@@ -55,6 +56,10 @@ def test_pictures_are_saved_as_png_svg_and_csv(visit, site, recorded):
     rows = list(csv.DictReader(io.StringIO(saved(page, "lattice", "csv").decode("utf-8-sig"))))
     assert len(rows) == step.lattice.ids.size
     assert [row["path"] for row in rows].count("yes") == len(step.path)
+    # Numbers are numbers to whoever reads the file: no typographic minus, no "<0.001".
+    assert [float(row["q"]) for row in rows] == pytest.approx(np.exp(step.lattice.logq).ravel().tolist(), abs=1e-3)
+    scores = [float(row["λ·log q + (1−λ)·log p"]) for row in rows if row["λ·log q + (1−λ)·log p"]]
+    assert scores and min(scores) < 0
     lengths = list(csv.DictReader(io.StringIO(saved(page, "adl", "csv").decode("utf-8-sig"))))
     assert [int(row["k"]) for row in lengths] == [one.draft_length for one in recorded.steps]
 

@@ -1,7 +1,7 @@
 """What the config.json of a DFlash, DFlash 2 or DSpark drafter says, whoever wrote it.
 
 Three makers publish them. Read for this were the package dflash 0.1.0 (z-lab), DeepSpec afdfa7c (DeepSeek) and
-speculators 0.9.0 (Red Hat), and a config of each:
+speculators 0.9.0 (Red Hat), and two published DFlash configurations of the first form:
 
 z-lab        "dflash_config" beside the fields of a Qwen3; `target_layer_ids` counts decoder layers
 DeepSpec     the same names at the top level; -1 stands for the embedding

@@ -117,10 +117,15 @@ window.DiffuSpecDraw = (() => {
 
   /* ----------------------------------------------------------------------------- downloads */
 
-  const quoted = (value) => {
+  /** A number of a table: people read `text(value)`, such as "−0.94" or "<0.001", a file of it holds the number. */
+  const number = (value, text) => ({ value, toString: () => text(value) });
+
+  const quoted = (cell) => {
+    const value = cell && typeof cell === "object" ? cell.value : cell;
     let text = value === null || value === undefined ? "" : String(value);
+    text = text.replace(/[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]/g, (c) => `\\x${c.charCodeAt(0).toString(16).padStart(2, "0")}`);
     // A cell that opens with one of these would run as a formula in a spreadsheet.
-    if (/^[=+\-@\t\r]/.test(text) && !/^[+-]?[\d.]+$/.test(text)) text = `'${text}`;
+    if (/^[=+\-@\t\r]/.test(text) && !/^[+-]?[\d.]+(e[+-]?\d+)?$/i.test(text)) text = `'${text}`;
     return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };
   const csv = ({ head, rows }) => [head, ...rows].map((row) => row.map(quoted).join(",")).join("\r\n") + "\r\n";
@@ -266,5 +271,5 @@ window.DiffuSpecDraw = (() => {
     return bar;
   };
 
-  return { make, svg, prob, is, signed, plural, plotly, themed, figure, onTheme, table, csv, save, picture, png, downloads };
+  return { make, svg, prob, is, signed, number, plural, plotly, themed, figure, onTheme, table, csv, save, picture, png, downloads };
 })();

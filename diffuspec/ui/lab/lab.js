@@ -457,7 +457,7 @@ window.DiffuSpecLab = (() => {
         head: ["path", "search", "tokens", "accepted", "known to the end", "cells kept", "score", "the target’s own"],
         rows: this.lanes().map((lane) => [
           lane.name, lane.method, lane.tokens.map(({ id }) => this.label(id)).join(""), lane.judged ? lane.accepted : null, lane.certain ? "yes" : "no",
-          lane.kept, signed(lane.score), lane.own === null ? "" : this.label(lane.own),
+          lane.kept, Draw.number(lane.score, signed), lane.own === null ? "" : this.label(lane.own),
         ]),
       };
     }
@@ -470,7 +470,7 @@ window.DiffuSpecLab = (() => {
       for (let col = 0; col < step.k; col++) {
         for (let rank = 0; rank < step.detail.ids[col].length; rank++) {
           const f = cellFacts(data, step, col, rank);
-          rows.push([`+${col + 1}`, rank + 1, f.label, prob(f.q), f.kept ? "yes" : "pruned", f.onPath ? "yes" : "", prob(f.proxy), signed(f.combined), prob(f.target)]);
+          rows.push([`+${col + 1}`, rank + 1, f.label, Draw.number(f.q, prob), f.kept ? "yes" : "pruned", f.onPath ? "yes" : "", Draw.number(f.proxy, prob), Draw.number(f.combined, signed), Draw.number(f.target, prob)]);
         }
       }
       return { head, rows };

@@ -658,7 +658,7 @@ window.DiffuSpecPlayer = (() => {
         for (let rank = 0; rank < step.detail.ids[col].length; rank++) {
           const f = cellFacts(this.data, step, col, rank);
           const fate = !f.onPath ? "" : col < step.seen ? "accepted" : col === step.seen ? "rejected" : "not looked at";
-          rows.push([`+${col + 1}`, rank + 1, f.label, prob(f.q), f.kept ? "yes" : "pruned", f.onPath ? "yes" : "", prob(f.proxy), signed(f.combined), prob(f.target), fate]);
+          rows.push([`+${col + 1}`, rank + 1, f.label, Draw.number(f.q, prob), f.kept ? "yes" : "pruned", f.onPath ? "yes" : "", Draw.number(f.proxy, prob), Draw.number(f.combined, signed), Draw.number(f.target, prob), fate]);
         }
       }
       return { head, rows };
@@ -669,7 +669,7 @@ window.DiffuSpecPlayer = (() => {
       const lost = step && step.detail && step.k ? lostBeams(step) : [];
       return {
         head: ["dropped at", "tokens", "score", "behind the last kept", "behind the best"],
-        rows: lost.map((beam) => [`+${beam.depth + 1}`, beam.ids.map((id) => this.label(id)).join(""), signed(beam.score), signed(beam.kept), signed(beam.best)]),
+        rows: lost.map((beam) => [`+${beam.depth + 1}`, beam.ids.map((id) => this.label(id)).join(""), Draw.number(beam.score, signed), Draw.number(beam.kept, signed), Draw.number(beam.best, signed)]),
       };
     }
 
