@@ -14,6 +14,7 @@ from diffuspec import DiffuSpec, Settings, Trace, load_pair
 from diffuspec.errors import ModelError, PairError, SettingsError
 from diffuspec.measure.baselines import compare_with_ar
 from diffuspec.models.drafter import Convention
+from diffuspec.models.target import load_target
 from diffuspec.models.vocabulary import make_sure_they_share, stop_ids
 
 VOCAB, MASK = 264, 263
@@ -94,6 +95,15 @@ def test_a_tree_sees_the_window_and_no_more(folders, drafter):
         fresh = target.new_cache()
         alone = target.forward(fresh, [*text, *branch])[-1]
         torch.testing.assert_close(rows[row], alone, rtol=0, atol=1e-5)
+
+
+def test_a_target_that_is_spread_over_devices_is_the_same_target(folders):
+    """On a machine without GPUs all of it lands on the CPU, by the same way of loading."""
+    folder = folders(network("Qwen2"))
+    spread, _ = load_target(folder, dtype="float32", device="cpu", spread=True)
+    whole, _ = load_target(folder, dtype="float32", device="cpu")
+    logits = [target.forward(target.new_cache(), [20, 30, 40]) for target in (spread, whole)]
+    torch.testing.assert_close(*logits, rtol=0, atol=1e-5)
 
 
 def test_alibi_decodes_chains_and_says_that_it_cannot_verify_trees(folders, drafter):
