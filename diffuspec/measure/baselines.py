@@ -84,7 +84,7 @@ class TokenByToken(DiffusionDrafter):
         return ids, logq
 
 
-class PromptLookup:
+class PromptLookup(DiffusionDrafter):
     """Drafts by copying: the newest place where the last n tokens stood before, the longest n that has one.
 
     Saxena's prompt lookup decoding. The lattice has one candidate a column, and fewer columns than asked
@@ -96,6 +96,9 @@ class PromptLookup:
 
     def __init__(self, longest: int = 3):
         self.longest = longest
+
+    def logits(self, prefix, block, cache):
+        raise NotImplementedError("A copy has no logits.")
 
     def draft(self, prefix, k, *, width, passes, cache):
         found = self.find(np.asarray(prefix, np.int32))[:k, None]
