@@ -29,7 +29,7 @@ class TableProxy:
     def one(self, u, v, w):
         return self.table[u, v, w]
 
-    def over(self, candidates):
+    def over(self, candidates, column=0):
         return lambda history: [math.exp(self.table[(*history, w)]) for w in candidates]
 
     def extend(self, ids):
