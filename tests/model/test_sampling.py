@@ -65,11 +65,12 @@ class TableTarget:
     def __init__(self):
         self.table = 1.5 * torch.randn(16, 16, generator=torch.Generator().manual_seed(4))
 
-    def new_cache(self):
+    def new_cache(self, entries=()):
         return []
 
-    def prefill(self, cache, ids):
+    def prefill(self, cache, ids, should_stop=None):
         cache.extend(ids)
+        return True
 
     def forward(self, cache, ids):
         cache.extend(ids)
