@@ -18,9 +18,11 @@ __all__ = ["MASKED", "DiffuSpec", "DiffuSpecError", "DiffusionDrafter", "Setting
 
 # Looking at a trace must not wait for torch.
 _LATE = {
-    "DiffuSpec": "diffuspec.engine", "load_pair": "diffuspec.models.pair",
-    "DiffusionDrafter": "diffuspec.models.drafter", "MASKED": "diffuspec.models.drafter",
-}  # fmt: skip
+    "DiffuSpec": "diffuspec.engine",
+    "load_pair": "diffuspec.models.pair",
+    "DiffusionDrafter": "diffuspec.models.drafter",
+    "MASKED": "diffuspec.models.drafter",
+}
 
 
 def __getattr__(name: str):

@@ -129,8 +129,11 @@ class Run:
         self.learned = proxy in LEARNED
         self.proxy: Proxy = make_proxy(
             "none" if self.learned else proxy,
-            ngram=pair.proxy, vocab_size=pair.target.vocab_size, weight=settings.context_weight, prompt_ids=ids,
-        )  # fmt: skip
+            ngram=pair.proxy,
+            vocab_size=pair.target.vocab_size,
+            weight=settings.context_weight,
+            prompt_ids=ids,
+        )
         self.source = make_source(settings, ids)
         self.random = np.random.default_rng(settings.seed)
         self.cache = self.pending_tree = None

@@ -69,9 +69,11 @@ def versions() -> dict[str, str]:
     import transformers
 
     return {
-        "diffuspec": diffuspec.__version__, "python": platform.python_version(), "torch": torch.__version__,
+        "diffuspec": diffuspec.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
         "transformers": transformers.__version__,
-    }  # fmt: skip
+    }
 
 
 def provenance() -> Provenance:

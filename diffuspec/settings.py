@@ -61,10 +61,16 @@ def _knob(default, symbol, label, meaning, group, *, low=None, high=None, step=N
     return dataclasses.field(
         default=default,
         metadata=dict(
-            symbol=symbol, label=label, meaning=meaning, group=group,
-            low=low, high=high, step=step, choices=tuple(choices),
+            symbol=symbol,
+            label=label,
+            meaning=meaning,
+            group=group,
+            low=low,
+            high=high,
+            step=step,
+            choices=tuple(choices),
         ),
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)
@@ -76,91 +82,216 @@ class Settings:
     """
 
     length: str = _knob(
-        "adl", "", "Length policy",
+        "adl",
+        "",
+        "Length policy",
         "adl: adaptive draft length (Eqs. 9-11); fixed: always k; throughput: the most tokens per second; "
         "confidence: as far as the drafter is sure; failfast: k_min more while it is sure of all of them; "
         "predicted: as far as a trained head of the drafter (DSpark) expects acceptance",
-        "length", choices=("adl", "fixed", "throughput", "confidence", "failfast", "predicted"))  # fmt: skip
+        "length",
+        choices=("adl", "fixed", "throughput", "confidence", "failfast", "predicted"),
+    )
     k: int = _knob(
-        6, "k", "Draft length", "masked positions filled by one drafter pass, when the length is fixed",
-        "length", low=1, high=100, step=1)  # fmt: skip
+        6,
+        "k",
+        "Draft length",
+        "masked positions filled by one drafter pass, when the length is fixed",
+        "length",
+        low=1,
+        high=100,
+        step=1,
+    )
     k_min: int = _knob(
-        3, "k_min", "Shortest draft", "lower guard rail of the adaptive length",
-        "length", low=1, high=100, step=1)  # fmt: skip
+        3, "k_min", "Shortest draft", "lower guard rail of the adaptive length", "length", low=1, high=100, step=1
+    )
     k_max: int = _knob(
-        8, "k_max", "Longest draft", "upper guard rail of the adaptive length, and the length of the first draft",
-        "length", low=1, high=100, step=1)  # fmt: skip
+        8,
+        "k_max",
+        "Longest draft",
+        "upper guard rail of the adaptive length, and the length of the first draft",
+        "length",
+        low=1,
+        high=100,
+        step=1,
+    )
     delta: int = _knob(
-        4, "δ", "Growth", "added to the next length when acceptance keeps up with generation (Eq. 11)",
-        "length", low=0, high=50, step=1)  # fmt: skip
+        4,
+        "δ",
+        "Growth",
+        "added to the next length when acceptance keeps up with generation (Eq. 11)",
+        "length",
+        low=0,
+        high=50,
+        step=1,
+    )
     rho: float = _knob(
-        0.5, "ρ", "Smoothing", "weight of the newest step in both moving averages (Eq. 10)",
-        "length", low=0.05, high=1.0, step=0.05)  # fmt: skip
+        0.5,
+        "ρ",
+        "Smoothing",
+        "weight of the newest step in both moving averages (Eq. 10)",
+        "length",
+        low=0.05,
+        high=1.0,
+        step=0.05,
+    )
     confidence: float = _knob(
-        0.1, "", "Least confidence",
+        0.1,
+        "",
+        "Least confidence",
         "confidence: a draft ends where the product of its likeliest q falls below this; failfast: it grows while no "
         "likeliest q does; predicted: it ends where the expected acceptance does",
-        "length", low=0.001, high=1.0, step=0.001)  # fmt: skip
+        "length",
+        low=0.001,
+        high=1.0,
+        step=0.001,
+    )
     search: str = _knob(
-        "cps", "", "Path search",
+        "cps",
+        "",
+        "Path search",
         "cps: causal-consistency path search (Eq. 8); argmax: each column's likeliest token; "
         "exact: the path that maximises Eq. 8; tree: several paths at once, verified as one prefix tree",
-        "search", choices=("cps", "argmax", "exact", "tree"))  # fmt: skip
+        "search",
+        choices=("cps", "argmax", "exact", "tree"),
+    )
     nodes: int = _knob(
-        10, "n", "Tree nodes", "drafted tokens the target reads at once when paths are verified as a tree",
-        "search", low=1, high=128, step=1)  # fmt: skip
+        10,
+        "n",
+        "Tree nodes",
+        "drafted tokens the target reads at once when paths are verified as a tree",
+        "search",
+        low=1,
+        high=128,
+        step=1,
+    )
     copy: int = _knob(
-        1, "c", "Copy after", "the tree also holds what followed the same words earlier in the text, where at least "
+        1,
+        "c",
+        "Copy after",
+        "the tree also holds what followed the same words earlier in the text, where at least "
         "this many tokens match; 0 copies nothing",
-        "search", low=0, high=8, step=1)  # fmt: skip
+        "search",
+        low=0,
+        high=8,
+        step=1,
+    )
     followers: int = _knob(
-        0, "F", "N-gram followers", "the tree also holds so many of the tokens that the fitted 3-gram saw most often "
+        0,
+        "F",
+        "N-gram followers",
+        "the tree also holds so many of the tokens that the fitted 3-gram saw most often "
         "after a node, where the lattice leaves room for others or has no column; 0 adds none",
-        "search", low=0, high=16, step=1)  # fmt: skip
-    beam: int = _knob(
-        3, "B", "Beam width", "partial paths kept at each position",
-        "search", low=1, high=32, step=1)  # fmt: skip
+        "search",
+        low=0,
+        high=16,
+        step=1,
+    )
+    beam: int = _knob(3, "B", "Beam width", "partial paths kept at each position", "search", low=1, high=32, step=1)
     tau: float = _knob(
-        0.8, "τ", "Mass kept", "a column keeps its likeliest tokens until their probability reaches this (Eq. 7)",
-        "search", low=0.05, high=1.0, step=0.05)  # fmt: skip
+        0.8,
+        "τ",
+        "Mass kept",
+        "a column keeps its likeliest tokens until their probability reaches this (Eq. 7)",
+        "search",
+        low=0.05,
+        high=1.0,
+        step=0.05,
+    )
     m_max: int = _knob(
-        15, "M_max", "Candidates at most", "upper bound on the tokens a column keeps (Eq. 7)",
-        "search", low=1, high=64, step=1)  # fmt: skip
+        15,
+        "M_max",
+        "Candidates at most",
+        "upper bound on the tokens a column keeps (Eq. 7)",
+        "search",
+        low=1,
+        high=64,
+        step=1,
+    )
     lam: float = _knob(
-        0.5, "λ", "Drafter weight", "weight of the drafter's log q against the causal proxy's log p (Eq. 8)",
-        "search", low=0.0, high=1.0, step=0.05)  # fmt: skip
+        0.5,
+        "λ",
+        "Drafter weight",
+        "weight of the drafter's log q against the causal proxy's log p (Eq. 8)",
+        "search",
+        low=0.0,
+        high=1.0,
+        step=0.05,
+    )
     proxy: str = _knob(
-        "ngram+context", "", "Causal proxy",
+        "ngram+context",
+        "",
+        "Causal proxy",
         "what judges left-to-right fluency: a 3-gram, a 3-gram of this text so far, both, or nothing; or what the "
         "drafter itself learned of it: the Markov head of DSpark, the selector of DFlash 2",
-        "search", choices=("ngram", "ngram+context", "context", "none", "markov", "selector"))  # fmt: skip
+        "search",
+        choices=("ngram", "ngram+context", "context", "none", "markov", "selector"),
+    )
     context_weight: float = _knob(
-        0.5, "μ", "In-context weight", "share of the text-so-far 3-gram in the mixture ngram+context",
-        "search", low=0.0, high=1.0, step=0.05)  # fmt: skip
+        0.5,
+        "μ",
+        "In-context weight",
+        "share of the text-so-far 3-gram in the mixture ngram+context",
+        "search",
+        low=0.0,
+        high=1.0,
+        step=0.05,
+    )
     passes: int = _knob(
-        1, "S", "Drafter passes", "refinement passes of the drafter; each fills the most confident masks (Eq. 5)",
-        "draft", low=1, high=16, step=1)  # fmt: skip
+        1,
+        "S",
+        "Drafter passes",
+        "refinement passes of the drafter; each fills the most confident masks (Eq. 5)",
+        "draft",
+        low=1,
+        high=16,
+        step=1,
+    )
     temperature: float = _knob(
-        0.0, "T", "Temperature", "of the target; 0 is greedy, above 0 it is sampled",
-        "verify", low=0.0, high=2.0, step=0.05)  # fmt: skip
+        0.0,
+        "T",
+        "Temperature",
+        "of the target; 0 is greedy, above 0 it is sampled",
+        "verify",
+        low=0.0,
+        high=2.0,
+        step=0.05,
+    )
     top_k: int = _knob(
-        0, "", "Top k", "sample among the k likeliest tokens only; 0 is all",
-        "verify", low=0, high=1000, step=1)  # fmt: skip
+        0, "", "Top k", "sample among the k likeliest tokens only; 0 is all", "verify", low=0, high=1000, step=1
+    )
     top_p: float = _knob(
-        1.0, "", "Top p", "sample among the likeliest tokens whose probability reaches this",
-        "verify", low=0.05, high=1.0, step=0.05)  # fmt: skip
+        1.0,
+        "",
+        "Top p",
+        "sample among the likeliest tokens whose probability reaches this",
+        "verify",
+        low=0.05,
+        high=1.0,
+        step=0.05,
+    )
     rule: str = _knob(
-        "point-mass", "", "Acceptance rule",
+        "point-mass",
+        "",
+        "Acceptance rule",
         "when sampling. point-mass: draw from the target, go on while it drew the drafted token; "
         "sampled-path: draw the path from the drafter, accept by ratio; sampled-search: draw it from drafter and "
         "proxy together, accept by ratio; paper: ratio on a searched path, which is biased",
-        "verify", choices=("point-mass", "sampled-path", "sampled-search", "paper"))  # fmt: skip
+        "verify",
+        choices=("point-mass", "sampled-path", "sampled-search", "paper"),
+    )
     seed: int = _knob(
-        0, "", "Seed", "of the random numbers used when the temperature is above 0",
-        "verify", low=0, high=2**31 - 1, step=1)  # fmt: skip
+        0,
+        "",
+        "Seed",
+        "of the random numbers used when the temperature is above 0",
+        "verify",
+        low=0,
+        high=2**31 - 1,
+        step=1,
+    )
     max_new_tokens: int = _knob(
-        128, "", "Max tokens", "exact bound on the tokens of the answer",
-        "verify", low=1, high=4096, step=1)  # fmt: skip
+        128, "", "Max tokens", "exact bound on the tokens of the answer", "verify", low=1, high=4096, step=1
+    )
 
     def __post_init__(self):
         for name, knob in self.knobs().items():
@@ -209,19 +340,32 @@ class Settings:
 
 _KNOBS = {
     field.name: Knob(
-        name=field.name, default=field.default,
-        kind={"int": int, "float": float, "str": str}[field.type], **field.metadata,
+        name=field.name,
+        default=field.default,
+        kind={"int": int, "float": float, "str": str}[field.type],
+        **field.metadata,
     )
     for field in dataclasses.fields(Settings)
-}  # fmt: skip
+}
 
 # Settings that go together, by the name that the command line has for them: what differs from the defaults.
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "paper": dict(
-        length="adl", k=30, k_min=20, k_max=30, delta=10, rho=0.5, search="cps",
-        m_max=15, tau=0.8, beam=3, lam=0.5, passes=1, proxy="ngram",
+        length="adl",
+        k=30,
+        k_min=20,
+        k_max=30,
+        delta=10,
+        rho=0.5,
+        search="cps",
+        m_max=15,
+        tau=0.8,
+        beam=3,
+        lam=0.5,
+        passes=1,
+        proxy="ngram",
     ),
     "fastest": dict(search="tree", copy=1, followers=4, length="throughput", nodes=24, k_min=1, lam=0.7),
     "plain": dict(search="argmax", length="fixed"),
-}  # fmt: skip
+}

@@ -52,9 +52,12 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<end>", mask_token="<mask>",
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        eos_token="<end>",
+        mask_token="<mask>",
         additional_special_tokens=["<|im_start|>", "<|im_end|>"],
-    )  # fmt: skip
+    )
     fast.chat_template = CHAT_TEMPLATE
     return fast
 
@@ -63,10 +66,20 @@ def tiny_target(seed: int = 1, vocab: int = 264, context: int = 512, ends: tuple
     """A random Llama of three layers; `ends` are written into its generation config and made likelier."""
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=vocab, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, max_position_embeddings=context, tie_word_embeddings=True,
-        initializer_range=0.3, bos_token_id=None, eos_token_id=ends[0], pad_token_id=None,
-    )  # fmt: skip
+        vocab_size=vocab,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=context,
+        tie_word_embeddings=True,
+        initializer_range=0.3,
+        bos_token_id=None,
+        eos_token_id=ends[0],
+        pad_token_id=None,
+    )
     model = LlamaForCausalLM(config).eval()
     with torch.no_grad():
         model.model.embed_tokens.weight[[1, 3]] *= 1.5
@@ -86,11 +99,17 @@ def block_parts(model: LlamaForCausalLM, max_block: int = 32) -> tuple[dict, dic
     parts["mask_embedding"] = 0.05 * torch.randn(shape.hidden_size, generator=random)
     parts["draft_vocab"] = torch.randperm(shape.vocab_size, generator=random)[: shape.vocab_size - 20].int()
     config = {
-        "target": "tiny", "target_layers": list(range(shape.num_hidden_layers)), "hidden_size": shape.hidden_size,
-        "intermediate_size": shape.intermediate_size, "num_attention_heads": shape.num_attention_heads,
-        "num_key_value_heads": shape.num_key_value_heads, "head_dim": shape.head_dim,
-        "rms_norm_eps": shape.rms_norm_eps, "rope_theta": shape.rope_parameters["rope_theta"], "max_block": max_block,
-    }  # fmt: skip
+        "target": "tiny",
+        "target_layers": list(range(shape.num_hidden_layers)),
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": shape.intermediate_size,
+        "num_attention_heads": shape.num_attention_heads,
+        "num_key_value_heads": shape.num_key_value_heads,
+        "head_dim": shape.head_dim,
+        "rms_norm_eps": shape.rms_norm_eps,
+        "rope_theta": shape.rope_parameters["rope_theta"],
+        "max_block": max_block,
+    }
     return config, parts
 
 
@@ -200,9 +219,13 @@ def plain_greedy():
         if key not in known:
             with one_thread():
                 made = model.generate(
-                    torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long), do_sample=False,
-                    max_new_tokens=n, eos_token_id=sorted(stop_ids), pad_token_id=0,
-                )  # fmt: skip
+                    torch.tensor([ids]),
+                    attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+                    do_sample=False,
+                    max_new_tokens=n,
+                    eos_token_id=sorted(stop_ids),
+                    pad_token_id=0,
+                )
             known[key] = made[0, len(ids) :].tolist()
         return known[key]
 

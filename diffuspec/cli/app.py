@@ -54,8 +54,9 @@ def why_not(address: str, port: int | None) -> str | None:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="0.0.0.0" if ON_SPACE else "127.0.0.1", help="address to listen on")
-    parser.add_argument("--port", type=port_number, metavar="P",
-                        help="port to listen on (default: 7860, or the next free one)")  # fmt: skip
+    parser.add_argument(
+        "--port", type=port_number, metavar="P", help="port to listen on (default: 7860, or the next free one)"
+    )
     parser.add_argument("--no-browser", action="store_true", help="do not open the page in a browser")
     add_pair(parser)
     parser.set_defaults(command=serve)
@@ -82,10 +83,13 @@ def serve(args: argparse.Namespace) -> int:
     host.warm_up()
     try:
         demo.launch(
-            server_name=args.host, server_port=port, quiet=True,
-            inbrowser=not (args.no_browser or ON_SPACE) and has_display(), prevent_thread_lock=True,
+            server_name=args.host,
+            server_port=port,
+            quiet=True,
+            inbrowser=not (args.no_browser or ON_SPACE) and has_display(),
+            prevent_thread_lock=True,
             **launch_options(),
-        )  # fmt: skip
+        )
     except OSError as error:
         print(f"The server did not start on {args.host}: {error}", file=sys.stderr)
         return 1

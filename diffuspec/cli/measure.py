@@ -28,24 +28,33 @@ from diffuspec.measure.studies.sweep import sweep
 
 def add_commands(commands) -> None:
     bench = commands.add_parser(
-        "bench", help="measure methods by Spec-Bench's protocol", allow_abbrev=False,
+        "bench",
+        help="measure methods by Spec-Bench's protocol",
+        allow_abbrev=False,
         description="Measures methods side by side by Spec-Bench's protocol, question by question in turn. "
-                    "Methods: " + "; ".join(f"{m.name}: {m.about}" for m in METHODS.values()) + ".",
-    )  # fmt: skip
-    bench.add_argument("--methods", default="ar,plain,diffuspec",
-                       help=f"comma-separated: {', '.join(METHODS)} (default: %(default)s)")  # fmt: skip
+        "Methods: " + "; ".join(f"{m.name}: {m.about}" for m in METHODS.values()) + ".",
+    )
+    bench.add_argument(
+        "--methods", default="ar,plain,diffuspec", help=f"comma-separated: {', '.join(METHODS)} (default: %(default)s)"
+    )
     _add_measuring(bench)
     bench.set_defaults(command=lambda arguments: _measure(comparison(parse_methods(arguments.methods)), arguments))
 
     study = commands.add_parser(
-        "study", help="a table or figure of the paper on this machine, the paper's values beside it",
+        "study",
+        help="a table or figure of the paper on this machine, the paper's values beside it",
         allow_abbrev=False,
         description="; ".join(f"{s.name}: {s.title} ({s.source or 'not in the paper'})" for s in STUDIES.values()),
-    )  # fmt: skip
+    )
     study.add_argument("study", choices=list(STUDIES), metavar="STUDY", help=", ".join(STUDIES))
-    study.add_argument("--values", action="append", metavar="NAME=V1,V2,...", default=[],
-                       help="for sweep: a setting and its values, repeatable, search and length as set (default: "
-                            "the paper's four, for its own method)")  # fmt: skip
+    study.add_argument(
+        "--values",
+        action="append",
+        metavar="NAME=V1,V2,...",
+        default=[],
+        help="for sweep: a setting and its values, repeatable, search and length as set (default: "
+        "the paper's four, for its own method)",
+    )
     _add_measuring(study)
     study.set_defaults(command=lambda arguments: _measure(_study(arguments), arguments))
 
@@ -53,8 +62,11 @@ def add_commands(commands) -> None:
         "race", help="race methods on one prompt and save it for the playground", allow_abbrev=False
     )
     race.add_argument("prompt", metavar="PROMPT")
-    race.add_argument("--methods", default="ar,plain,diffuspec,throughput,prompt-lookup,ar-drafter",
-                      help=f"comma-separated: {', '.join(METHODS)} (default: %(default)s)")  # fmt: skip
+    race.add_argument(
+        "--methods",
+        default="ar,plain,diffuspec,throughput,prompt-lookup,ar-drafter",
+        help=f"comma-separated: {', '.join(METHODS)} (default: %(default)s)",
+    )
     race.add_argument("--out", metavar="FILE.json", type=Path, required=True)
     add_pair(race)
     add_settings(race)
@@ -62,13 +74,22 @@ def add_commands(commands) -> None:
 
 
 def _add_measuring(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--questions", metavar="FILE.jsonl", type=Path, default=BUNDLED,
-                        help="in Spec-Bench's format (default: a few of our own)")  # fmt: skip
+    parser.add_argument(
+        "--questions",
+        metavar="FILE.jsonl",
+        type=Path,
+        default=BUNDLED,
+        help="in Spec-Bench's format (default: a few of our own)",
+    )
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N questions")
     parser.add_argument("--stride", type=positive, metavar="N", default=1, help="only every Nth question")
-    parser.add_argument("--json", metavar="OUT", type=Path,
-                        help="write rows, settings and remark to this file; the same command goes on where an "
-                             "interrupted one stopped, by OUT.state.jsonl")  # fmt: skip
+    parser.add_argument(
+        "--json",
+        metavar="OUT",
+        type=Path,
+        help="write rows, settings and remark to this file; the same command goes on where an "
+        "interrupted one stopped, by OUT.state.jsonl",
+    )
     parser.add_argument("--csv", metavar="OUT", type=Path, help="write the rows to this file")
     parser.add_argument("--restart", action="store_true", help="measure anew what was measured before")
     add_pair(parser)

@@ -104,46 +104,90 @@ def positive(text: str) -> int:
 
 def add_pair(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("models")
-    group.add_argument("--pair", metavar="NAME", nargs="?", action=_Pair,
-                       help="a known pair (default: embedded); without a name, lists them")  # fmt: skip
-    group.add_argument("--target", metavar="MODEL", help="folder or Hub id of any causal LM, with --drafter; or a "
-                       "Llama's or Qwen's FILE.gguf, without: drafts are then copies of the text")  # fmt: skip
-    group.add_argument("--drafter", metavar="MODEL",
-                       help="folder or Hub id of a diffusion LM with the same token ids, or of a DFlash or DSpark "
-                            "drafter made for the target, or module:Class, one of your own")  # fmt: skip
+    group.add_argument(
+        "--pair",
+        metavar="NAME",
+        nargs="?",
+        action=_Pair,
+        help="a known pair (default: embedded); without a name, lists them",
+    )
+    group.add_argument(
+        "--target",
+        metavar="MODEL",
+        help="folder or Hub id of any causal LM, with --drafter; or a "
+        "Llama's or Qwen's FILE.gguf, without: drafts are then copies of the text",
+    )
+    group.add_argument(
+        "--drafter",
+        metavar="MODEL",
+        help="folder or Hub id of a diffusion LM with the same token ids, or of a DFlash or DSpark "
+        "drafter made for the target, or module:Class, one of your own",
+    )
     group.add_argument("--mask-token", metavar="ID", help="the drafter's mask, an id or its text, if it is not known")
-    group.add_argument("--attention", choices=("full", "block-causal", "causal-prefix"),
-                       help="the drafter's attention (default: its family's, else full)")  # fmt: skip
-    group.add_argument("--shifted", action=argparse.BooleanOptionalAction,
-                       help="the drafter reads position p from output row p - 1 (default: as its family)")  # fmt: skip
-    group.add_argument("--layout", metavar="TYPE", help="the known model with the drafter's weight names, such as "
-                       "qwen2, where transformers does not know the drafter's own type")  # fmt: skip
-    group.add_argument("--ngram", metavar="FILE.npz", type=Path, help="the proxy's 3-gram, made by `train ngram` for "
-                       "this target (default: the pair's own, or none)")  # fmt: skip
-    group.add_argument("--dtype", choices=("int8", "float32", "bfloat16"),
-                       help="int8 and float32 keep the output identical to plain decoding; bfloat16 may differ where "
-                            "logits tie (default: bfloat16 on a GPU; on a CPU int8 for pairs made for it, else "
-                            "float32)")  # fmt: skip
-    group.add_argument("--device", metavar="D", help="cpu, cuda or cuda:1 (default: the best here; a target too large "
-                       "for one GPU is spread over all)")  # fmt: skip
+    group.add_argument(
+        "--attention",
+        choices=("full", "block-causal", "causal-prefix"),
+        help="the drafter's attention (default: its family's, else full)",
+    )
+    group.add_argument(
+        "--shifted",
+        action=argparse.BooleanOptionalAction,
+        help="the drafter reads position p from output row p - 1 (default: as its family)",
+    )
+    group.add_argument(
+        "--layout",
+        metavar="TYPE",
+        help="the known model with the drafter's weight names, such as "
+        "qwen2, where transformers does not know the drafter's own type",
+    )
+    group.add_argument(
+        "--ngram",
+        metavar="FILE.npz",
+        type=Path,
+        help="the proxy's 3-gram, made by `train ngram` for this target (default: the pair's own, or none)",
+    )
+    group.add_argument(
+        "--dtype",
+        choices=("int8", "float32", "bfloat16"),
+        help="int8 and float32 keep the output identical to plain decoding; bfloat16 may differ where "
+        "logits tie (default: bfloat16 on a GPU; on a CPU int8 for pairs made for it, else "
+        "float32)",
+    )
+    group.add_argument(
+        "--device",
+        metavar="D",
+        help="cpu, cuda or cuda:1 (default: the best here; a target too large for one GPU is spread over all)",
+    )
 
 
 def add_settings(parser: argparse.ArgumentParser, preset: str = "default") -> None:
     """preset: the one that holds where none is named."""
-    parser.add_argument("--preset", choices=list(PRESETS), default=preset,
-                        help="what the settings below start from: default; paper: the paper's values; fastest: the "
-                             "method `throughput`, which drafts where it pays; plain: the likeliest tokens of a "
-                             "draft, always as many (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], dest="assignments",
-                        help="any setting by name, repeatable; the named flags below do the same")  # fmt: skip
+    parser.add_argument(
+        "--preset",
+        choices=list(PRESETS),
+        default=preset,
+        help="what the settings below start from: default; paper: the paper's values; fastest: the "
+        "method `throughput`, which drafts where it pays; plain: the likeliest tokens of a "
+        "draft, always as many (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--set",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        dest="assignments",
+        help="any setting by name, repeatable; the named flags below do the same",
+    )
     group = parser.add_argument_group("settings")
     for name, knob in Settings.knobs().items():
         symbol = f"{knob.symbol}: " if knob.symbol else ""
         bounds = "" if knob.choices else f", {knob.low:g} to {knob.high:g}"
         group.add_argument(
-            "--" + name.replace("_", "-"), metavar="|".join(knob.choices) or name.upper(), dest=f"knob_{name}",
+            "--" + name.replace("_", "-"),
+            metavar="|".join(knob.choices) or name.upper(),
+            dest=f"knob_{name}",
             help=f"{symbol}{knob.meaning} (default {knob.default}{bounds})".replace("%", "%%"),
-        )  # fmt: skip
+        )
 
 
 def chosen_settings(arguments: argparse.Namespace, usual: Settings | None = None) -> Settings:
@@ -165,14 +209,20 @@ def asked_pair(arguments: argparse.Namespace) -> dict[str, Any]:
     """What `add_pair`'s options ask for, as keyword arguments of `load_pair`."""
     mask = arguments.mask_token
     said = {
-        "mask_token": int(mask) if mask is not None and mask.isdigit() else mask, "attention": arguments.attention,
-        "shifted": arguments.shifted, "layout": arguments.layout,
-    }  # fmt: skip
+        "mask_token": int(mask) if mask is not None and mask.isdigit() else mask,
+        "attention": arguments.attention,
+        "shifted": arguments.shifted,
+        "layout": arguments.layout,
+    }
     return {
-        "name": arguments.pair, "target": arguments.target, "drafter": arguments.drafter,
-        "convention": {name: value for name, value in said.items() if value is not None}, "ngram": arguments.ngram,
-        "dtype": arguments.dtype, "device": arguments.device,
-    }  # fmt: skip
+        "name": arguments.pair,
+        "target": arguments.target,
+        "drafter": arguments.drafter,
+        "convention": {name: value for name, value in said.items() if value is not None},
+        "ngram": arguments.ngram,
+        "dtype": arguments.dtype,
+        "device": arguments.device,
+    }
 
 
 def open_pair(arguments: argparse.Namespace):

@@ -60,11 +60,19 @@ def add_stages(parser: argparse.ArgumentParser, progress: Callable[[], Callable]
     asks = stage("questions", "make prompts of five families from BIG-bench's tasks, for `synthesise`", _questions)
     asks.add_argument("folder", metavar="FOLDER", type=Path, help="the source package `bigbench`, unpacked")
     asks.add_argument("--out", metavar="FILE.jsonl", type=Path, required=True, help="in Spec-Bench's format")
-    asks.add_argument("--avoid", metavar="FILE.jsonl", type=Path, required=True,
-                      help="questions that measure the drafter: what is like one of them is left out")  # fmt: skip
-    asks.add_argument("--shares", metavar="CATEGORY=N,...", type=_shares,
-                      help="the most of each (default: all there are): translation, summarization, qa, rag, "
-                      "math_reasoning")  # fmt: skip
+    asks.add_argument(
+        "--avoid",
+        metavar="FILE.jsonl",
+        type=Path,
+        required=True,
+        help="questions that measure the drafter: what is like one of them is left out",
+    )
+    asks.add_argument(
+        "--shares",
+        metavar="CATEGORY=N,...",
+        type=_shares,
+        help="the most of each (default: all there are): translation, summarization, qa, rag, math_reasoning",
+    )
     asks.add_argument("--seed", metavar="N", type=int, default=0)
 
     code = stage("code", "make prompts about code from Python packages, for `synthesise`", _code)
@@ -72,36 +80,74 @@ def add_stages(parser: argparse.ArgumentParser, progress: Callable[[], Callable]
         "folders", metavar="FOLDER", type=Path, nargs="+", help="packages whose functions are asked about"
     )
     code.add_argument("--out", metavar="FILE.jsonl", type=Path, required=True, help="in Spec-Bench's format")
-    code.add_argument("--avoid", metavar="FILE.jsonl", type=Path, required=True, nargs="+",
-                      help="questions that measure the drafter: what is like one of them is left out")  # fmt: skip
+    code.add_argument(
+        "--avoid",
+        metavar="FILE.jsonl",
+        type=Path,
+        required=True,
+        nargs="+",
+        help="questions that measure the drafter: what is like one of them is left out",
+    )
     code.add_argument("--mbpp", metavar="FILE.jsonl", type=Path, help="MBPP's problems, asked as well")
     code.add_argument("--count", metavar="N", type=positive, default=20_000, help="at most (default %(default)s)")
     code.add_argument("--seed", metavar="N", type=int, default=0)
 
     synth = stage("synthesise", "let the target answer prompts of all families, greedily, many at once", _synthesise)
-    synth.add_argument("--text", metavar="FILE.jsonl.gz", type=Path, help="what `train text` wrote; without it, only "
-                       "prompts from templates and those that the target makes up")  # fmt: skip
+    synth.add_argument(
+        "--text",
+        metavar="FILE.jsonl.gz",
+        type=Path,
+        help="what `train text` wrote; without it, only prompts from templates and those that the target makes up",
+    )
     synth.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="shards are added to what is there")
     much = synth.add_mutually_exclusive_group(required=True)
     much.add_argument("--tokens", metavar="N", type=int, help="answer tokens the folder shall hold")
-    much.add_argument("--questions", metavar="FILE.jsonl", type=Path, help="answer these, in Spec-Bench's format: to "
-                      "train on your own or those of `questions`; a benchmark's are for `evaluate` alone")  # fmt: skip
+    much.add_argument(
+        "--questions",
+        metavar="FILE.jsonl",
+        type=Path,
+        help="answer these, in Spec-Bench's format: to "
+        "train on your own or those of `questions`; a benchmark's are for `evaluate` alone",
+    )
     synth.add_argument("--stride", metavar="N", type=int, default=1, help="every N-th question (default 1)")
     synth.add_argument("--slots", metavar="N", type=int, default=32, help="conversations at once (default %(default)s)")
-    synth.add_argument("--capacity", metavar="N", type=int, default=1700,
-                       help="longest conversation in tokens; longer prompts are left out (default 1700)")  # fmt: skip
-    synth.add_argument("--layers", metavar="I,J,...", type=_numbers, default=(),
-                       help="keep the target's keys and values of these layers, so that `cache` need not")  # fmt: skip
-    synth.add_argument("--shares", metavar="FAMILY=N,...", type=_shares,
-                       help="how often each family is asked (default: translation=24, ...)")  # fmt: skip
+    synth.add_argument(
+        "--capacity",
+        metavar="N",
+        type=int,
+        default=1700,
+        help="longest conversation in tokens; longer prompts are left out (default 1700)",
+    )
+    synth.add_argument(
+        "--layers",
+        metavar="I,J,...",
+        type=_numbers,
+        default=(),
+        help="keep the target's keys and values of these layers, so that `cache` need not",
+    )
+    synth.add_argument(
+        "--shares",
+        metavar="FAMILY=N,...",
+        type=_shares,
+        help="how often each family is asked (default: translation=24, ...)",
+    )
     _arithmetic(synth)
     _common(synth)
 
     turns = stage("import", "take over single turns that were answered elsewhere, with the target's top 8", _import)
-    turns.add_argument("turns", metavar="FILE.jsonl[.gz]", type=Path, help='token ids of a user\'s turn in "u", of its '
-                       'greedy answer in "r"')  # fmt: skip
-    turns.add_argument("--top8", metavar="FILE.bin", type=Path, required=True,
-                       help="answer by answer: n x 8 uint16 ids, then n x 8 float16 probabilities")  # fmt: skip
+    turns.add_argument(
+        "turns",
+        metavar="FILE.jsonl[.gz]",
+        type=Path,
+        help='token ids of a user\'s turn in "u", of its greedy answer in "r"',
+    )
+    turns.add_argument(
+        "--top8",
+        metavar="FILE.bin",
+        type=Path,
+        required=True,
+        help="answer by answer: n x 8 uint16 ids, then n x 8 float16 probabilities",
+    )
     turns.add_argument("--family", metavar="NAME", default="chat", help="what to call them (default %(default)s)")
     turns.add_argument("--stride", metavar="N", type=int, default=1, help="every N-th turn (default 1)")
     turns.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="`cache` has to follow")
@@ -121,23 +167,52 @@ def add_stages(parser: argparse.ArgumentParser, progress: Callable[[], Callable]
 
     drafter = stage("drafter", "train layers of the target into a block-diffusion drafter", _drafter)
     drafter.add_argument("data", metavar="FOLDER", type=Path, nargs="+", help="shards of answers, with caches")
-    drafter.add_argument("--out", metavar="FOLDER", type=Path, required=True,
-                         help="the run: checkpoint.pt, curve.jsonl, and drafter/ at every evaluation")  # fmt: skip
-    drafter.add_argument("--kind", choices=("target-conditioned", "standalone"), default="target-conditioned",
-                         help="reads the target's cache, or the text itself (default %(default)s)")  # fmt: skip
-    drafter.add_argument("--layers", metavar="I,J,...", type=_numbers,
-                         help="the target's layers to start from (default: 6 of them, spread)")  # fmt: skip
-    drafter.add_argument("--inner", metavar="N", type=int, help="channels of the layers' feed-forwards that are kept "
-                         "(default: all); fewer make room for more layers at the same cost")  # fmt: skip
+    drafter.add_argument(
+        "--out",
+        metavar="FOLDER",
+        type=Path,
+        required=True,
+        help="the run: checkpoint.pt, curve.jsonl, and drafter/ at every evaluation",
+    )
+    drafter.add_argument(
+        "--kind",
+        choices=("target-conditioned", "standalone"),
+        default="target-conditioned",
+        help="reads the target's cache, or the text itself (default %(default)s)",
+    )
+    drafter.add_argument(
+        "--layers",
+        metavar="I,J,...",
+        type=_numbers,
+        help="the target's layers to start from (default: 6 of them, spread)",
+    )
+    drafter.add_argument(
+        "--inner",
+        metavar="N",
+        type=int,
+        help="channels of the layers' feed-forwards that are kept "
+        "(default: all); fewer make room for more layers at the same cost",
+    )
     drafter.add_argument("--from", metavar="FOLDER", type=Path, dest="start", help="start from this drafter's weights")
-    drafter.add_argument("--vocabulary", metavar="N", type=int, default=22_000,
-                         help="tokens that the drafter can name, the most frequent ones, besides those that --from "
-                         "could name already (default 22000)")  # fmt: skip
+    drafter.add_argument(
+        "--vocabulary",
+        metavar="N",
+        type=int,
+        default=22_000,
+        help="tokens that the drafter can name, the most frequent ones, besides those that --from "
+        "could name already (default 22000)",
+    )
     drafter.add_argument("--max-block", metavar="N", type=int, default=32, help="largest k (default %(default)s)")
     drafter.add_argument("--save-every", metavar="STEPS", type=int, default=50)
     drafter.add_argument("--evaluate-every", metavar="STEPS", type=int, default=200)
-    drafter.add_argument("--workers", metavar="N", type=positive, default=1, help="parts of a step at work at once; "
-                         "with --threads 1 each has a core of its own, which a busy machine bears best")  # fmt: skip
+    drafter.add_argument(
+        "--workers",
+        metavar="N",
+        type=positive,
+        default=1,
+        help="parts of a step at work at once; "
+        "with --threads 1 each has a core of its own, which a busy machine bears best",
+    )
     _common(drafter, seed=False)
     _recipe(drafter.add_argument_group("recipe"))
 
@@ -150,30 +225,58 @@ def add_stages(parser: argparse.ArgumentParser, progress: Callable[[], Callable]
     _common(judge, seed=False)
 
     ngram = stage("ngram", "fit the causal proxy, a token 3-gram, on the target's answers", _ngram)
-    ngram.add_argument("--answers", metavar="PATH", type=Path, required=True, nargs="+",
-                       help='folders of shards, or JSON Lines, plain or gzip, with token ids in "r"')  # fmt: skip
+    ngram.add_argument(
+        "--answers",
+        metavar="PATH",
+        type=Path,
+        required=True,
+        nargs="+",
+        help='folders of shards, or JSON Lines, plain or gzip, with token ids in "r"',
+    )
     ngram.add_argument("--out", metavar="FILE.npz", type=Path, required=True)
-    ngram.add_argument("--target", metavar="MODEL", help="whose token ids these are: a folder, Hub id or FILE.gguf; "
-                       "its weights are not read (default: the embedded target)")  # fmt: skip
+    ngram.add_argument(
+        "--target",
+        metavar="MODEL",
+        help="whose token ids these are: a folder, Hub id or FILE.gguf; "
+        "its weights are not read (default: the embedded target)",
+    )
 
     pack = stage("pack", "store a block drafter's matrices in 8 bits", _pack)
-    pack.add_argument("sources", metavar="FOLDER", type=Path, nargs="+", help="holds config.json and "
-                      "model.safetensors; of several, the mean of their weights is taken")  # fmt: skip
+    pack.add_argument(
+        "sources",
+        metavar="FOLDER",
+        type=Path,
+        nargs="+",
+        help="holds config.json and model.safetensors; of several, the mean of their weights is taken",
+    )
     pack.add_argument("--out", metavar="FOLDER", type=Path, required=True)
-    pack.add_argument("--vocabulary", metavar="N", type=int, help="keep the N draft tokens most frequent in --data "
-                      "(and what ends an answer): a draft pass is the sooner done")  # fmt: skip
+    pack.add_argument(
+        "--vocabulary",
+        metavar="N",
+        type=int,
+        help="keep the N draft tokens most frequent in --data "
+        "(and what ends an answer): a draft pass is the sooner done",
+    )
     pack.add_argument("--data", metavar="FOLDER", type=Path, nargs="+", help="shards of answers to count them in")
     _common(pack, seed=False)
 
 
 def _arithmetic(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dtype", choices=("int8", "float32"), help="the target's arithmetic (default: int8, as the "
-                        "embedded target decodes, where machine and layout allow it)")  # fmt: skip
+    parser.add_argument(
+        "--dtype",
+        choices=("int8", "float32"),
+        help="the target's arithmetic (default: int8, as the "
+        "embedded target decodes, where machine and layout allow it)",
+    )
 
 
 def _common(parser: argparse.ArgumentParser, seed: bool = True) -> None:
-    parser.add_argument("--target", metavar="MODEL", help="folder or Hub id of a causal LM of a Llama or Qwen layout, "
-                        "or a GGUF file of one (default: the embedded target)")  # fmt: skip
+    parser.add_argument(
+        "--target",
+        metavar="MODEL",
+        help="folder or Hub id of a causal LM of a Llama or Qwen layout, "
+        "or a GGUF file of one (default: the embedded target)",
+    )
     parser.add_argument("--threads", metavar="N", type=positive, help="CPU threads (default: torch's choice)")
     if seed:
         parser.add_argument("--seed", metavar="N", type=int, default=0)
@@ -181,10 +284,16 @@ def _common(parser: argparse.ArgumentParser, seed: bool = True) -> None:
 
 def _recipe(group: argparse._ArgumentGroup) -> None:
     meanings = {
-        "steps": "optimiser steps", "conversations": "conversations a step", "anchors": "blocks of 16 rows of each",
-        "lr": "peak learning rate", "warmup": "steps up to it", "weight_decay": "of the matrices",
-        "clip": "largest gradient norm", "soft": "weight of the target's probabilities against its greedy token",
-        "decay": "rows after which a row's weight has fallen to 1/e", "filled": "share of partly filled blocks",
+        "steps": "optimiser steps",
+        "conversations": "conversations a step",
+        "anchors": "blocks of 16 rows of each",
+        "lr": "peak learning rate",
+        "warmup": "steps up to it",
+        "weight_decay": "of the matrices",
+        "clip": "largest gradient norm",
+        "soft": "weight of the target's probabilities against its greedy token",
+        "decay": "rows after which a row's weight has fallen to 1/e",
+        "filled": "share of partly filled blocks",
         "visited": "share of blocks that begin where decoding with the first drafter would have begun one, after its "
         "errors, instead of anywhere",
         "reach": "share of a row's weight that is the probability of all rows before it, instead of its place alone",
@@ -194,13 +303,18 @@ def _recipe(group: argparse._ArgumentGroup) -> None:
         "bf16": "1: products of a step in bfloat16, which is twice as fast where the processor knows it (AVX512-BF16); "
         "0: float32",
         "seed": "of everything that is drawn",
-    }  # fmt: skip
+    }
     from diffuspec.training.recipe import Recipe
 
     for field in dataclasses.fields(Recipe):
-        group.add_argument("--" + field.name.replace("_", "-"), metavar="N", default=field.default, dest=field.name,
-                           type=int if isinstance(field.default, int) else float,
-                           help=f"{meanings[field.name]} (default {field.default:g})")  # fmt: skip
+        group.add_argument(
+            "--" + field.name.replace("_", "-"),
+            metavar="N",
+            default=field.default,
+            dest=field.name,
+            type=int if isinstance(field.default, int) else float,
+            help=f"{meanings[field.name]} (default {field.default:g})",
+        )
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -427,9 +541,13 @@ def _drafter(arguments: argparse.Namespace, progress: Callable) -> None:
 
     def keep() -> None:
         export(
-            network, trainer.average, arguments.out / "drafter", name=str(arguments.target or "SmolLM2-135M-Instruct"),
-            max_block=arguments.max_block, eos=eos,
-        )  # fmt: skip
+            network,
+            trainer.average,
+            arguments.out / "drafter",
+            name=str(arguments.target or "SmolLM2-135M-Instruct"),
+            max_block=arguments.max_block,
+            eos=eos,
+        )
 
     trainer.run(arguments.save_every, arguments.evaluate_every, progress, keep, arguments.workers)
     progress.close()

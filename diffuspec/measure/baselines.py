@@ -143,9 +143,13 @@ def compare_with_ar(pair: Pair, trace: Trace, *, on_token: Callable[[int], bool 
     if greedy and difference is None and not ended_early and len(expected) > len(made):
         difference = Difference(len(made), None, expected[len(made)], None)
     return Baseline(
-        token_ids=tuple(made), wall_s=spent, prefill_ms=prefill_s * 1e3, times_ms=tuple(times),
-        compared=min(len(made), len(expected)), difference=difference,
-    )  # fmt: skip
+        token_ids=tuple(made),
+        wall_s=spent,
+        prefill_ms=prefill_s * 1e3,
+        times_ms=tuple(times),
+        compared=min(len(made), len(expected)),
+        difference=difference,
+    )
 
 
 def _difference(position: int, token: int, got: tuple[int, ...], logits: torch.Tensor) -> Difference | None:

@@ -176,13 +176,18 @@ class _Sum:
 
     def measured(self) -> Measured:
         return Measured(
-            variant=self.variant, question=self.question.id, category=self.question.category,
-            tokens=self.tokens, seconds=self.ms / 1e3, steps=self.steps, accepted=self.accepted,
+            variant=self.variant,
+            question=self.question.id,
+            category=self.question.category,
+            tokens=self.tokens,
+            seconds=self.ms / 1e3,
+            steps=self.steps,
+            accepted=self.accepted,
             **{f"{stage}_ms": ms for stage, ms in self.stages.items()},
             positions=tuple(map(tuple, self.positions)),
             lengths=tuple((k, *counts) for k, counts in sorted(self.lengths.items())),
             differences=tuple(self.differences),
-        )  # fmt: skip
+        )
 
 
 def key(kind: str, pair: Pair, variants: Sequence[Variant], questions: QuestionFile) -> dict:

@@ -159,38 +159,91 @@ METHODS = {
     method.name: method
     for method in (
         Method("ar", "Plain AR", "one token a target pass, on our kernels and cache: the yardstick", _ar),
-        Method("hf-generate", "generate", "transformers' own generate on its own layers, in the pair's dtype",
-               _generate(), lossless=False),
-        Method("hf-generate-bf16", "generate, bf16", "transformers' own generate in bfloat16",
-               _generate(dtype="bfloat16"), lossless=False),
-        Method("hf-prompt-lookup", "generate, prompt lookup", "transformers' own prompt lookup, 10 tokens a draft",
-               _generate(prompt_lookup_num_tokens=10), lossless=False),
-        Method("llama-cpp", "llama.cpp", "plain decoding of the target's GGUF file by llama.cpp",
-               _llama_cpp, lossless=False),
-        Method("prompt-lookup", "Prompt lookup", "no drafter: copies what followed the same words earlier in the text",
-               _speculative(_prompt_lookup, search="argmax", length="fixed", k=10)),
-        Method("ar-drafter", "Drafter, token by token", "the drafter's network as an ordinary small model: k passes "
-               "for k tokens", _speculative(_token_by_token, search="argmax", length="fixed")),
-        Method("plain", "Diffusion draft", "the likeliest token of every column, fixed k: no CPS, no ADL",
-               _speculative(**PRESETS["plain"])),
+        Method(
+            "hf-generate",
+            "generate",
+            "transformers' own generate on its own layers, in the pair's dtype",
+            _generate(),
+            lossless=False,
+        ),
+        Method(
+            "hf-generate-bf16",
+            "generate, bf16",
+            "transformers' own generate in bfloat16",
+            _generate(dtype="bfloat16"),
+            lossless=False,
+        ),
+        Method(
+            "hf-prompt-lookup",
+            "generate, prompt lookup",
+            "transformers' own prompt lookup, 10 tokens a draft",
+            _generate(prompt_lookup_num_tokens=10),
+            lossless=False,
+        ),
+        Method(
+            "llama-cpp",
+            "llama.cpp",
+            "plain decoding of the target's GGUF file by llama.cpp",
+            _llama_cpp,
+            lossless=False,
+        ),
+        Method(
+            "prompt-lookup",
+            "Prompt lookup",
+            "no drafter: copies what followed the same words earlier in the text",
+            _speculative(_prompt_lookup, search="argmax", length="fixed", k=10),
+        ),
+        Method(
+            "ar-drafter",
+            "Drafter, token by token",
+            "the drafter's network as an ordinary small model: k passes for k tokens",
+            _speculative(_token_by_token, search="argmax", length="fixed"),
+        ),
+        Method(
+            "plain",
+            "Diffusion draft",
+            "the likeliest token of every column, fixed k: no CPS, no ADL",
+            _speculative(**PRESETS["plain"]),
+        ),
         Method("cps", "CPS", "path search over the lattice, fixed k", _speculative(search="cps", length="fixed")),
-        Method("adl", "ADL", "the likeliest token of every column, adaptive k",
-               _speculative(search="argmax", length="adl")),
+        Method(
+            "adl", "ADL", "the likeliest token of every column, adaptive k", _speculative(search="argmax", length="adl")
+        ),
         Method("diffuspec", "DiffuSpec", "the paper's method: CPS and ADL", _speculative(search="cps", length="adl")),
-        Method("exact", "Exact search", "the path that maximises the score CPS searches for, fixed k",
-               _speculative(search="exact", length="fixed")),
-        Method("tree", "Tree", "several paths of the lattice verified in one pass; the length as set",
-               _speculative(search="tree", copy=0)),
-        Method("tree+copy", "Tree with copies", "a tree that also holds what followed the same words before; the "
-               "length as set", _speculative(search="tree", copy=1)),
-        Method("throughput", "Throughput", "a tree with copies and n-gram followers, its depth and size chosen for the "
-               "most tokens per second, with or without a draft",
-               _speculative(**PRESETS["fastest"])),
-        Method("confidence", "Confidence", "CPS over the columns that the drafter is sure enough of",
-               _speculative(search="cps", length="confidence")),
+        Method(
+            "exact",
+            "Exact search",
+            "the path that maximises the score CPS searches for, fixed k",
+            _speculative(search="exact", length="fixed"),
+        ),
+        Method(
+            "tree",
+            "Tree",
+            "several paths of the lattice verified in one pass; the length as set",
+            _speculative(search="tree", copy=0),
+        ),
+        Method(
+            "tree+copy",
+            "Tree with copies",
+            "a tree that also holds what followed the same words before; the length as set",
+            _speculative(search="tree", copy=1),
+        ),
+        Method(
+            "throughput",
+            "Throughput",
+            "a tree with copies and n-gram followers, its depth and size chosen for the "
+            "most tokens per second, with or without a draft",
+            _speculative(**PRESETS["fastest"]),
+        ),
+        Method(
+            "confidence",
+            "Confidence",
+            "CPS over the columns that the drafter is sure enough of",
+            _speculative(search="cps", length="confidence"),
+        ),
         Method("as-set", "As set", "search and length as the settings say", _speculative()),
     )
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)

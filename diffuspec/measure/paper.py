@@ -39,8 +39,13 @@ ABLATION_BY_TASK = {
 }
 # Table 5: fixed draft length, and None for ADL -> mean MAT, mean speed-up
 DRAFT_LENGTH = {
-    10: (5.53, 2.74), 20: (6.56, 2.98), 30: (6.49, 2.98), 50: (6.51, 2.91), 100: (6.69, 2.78), None: (6.99, 3.08),
-}  # fmt: skip
+    10: (5.53, 2.74),
+    20: (6.56, 2.98),
+    30: (6.49, 2.98),
+    50: (6.51, 2.91),
+    100: (6.69, 2.78),
+    None: (6.99, 3.08),
+}
 # Figure 6: seconds by stage
 SECONDS = {
     "DiffuSpec": {"verify": 2.13, "draft": 1.6, "search": 0.03},

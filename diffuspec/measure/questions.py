@@ -16,11 +16,9 @@ from diffuspec.errors import DiffuSpecError
 
 BUNDLED = ASSETS / "questions.jsonl"
 FAMILIES = {
-    **dict.fromkeys(
-        ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities"), "mt"
-    ),
+    **dict.fromkeys(("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities"), "mt"),
     "math_reasoning": "math",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)

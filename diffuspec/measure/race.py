@@ -244,7 +244,13 @@ def finish(pair: Pair, prompt: str, settings: Settings, lanes: Sequence[Lane], c
     """The race that these lanes make."""
     ids = sorted({i for lane in lanes for i in lane.token_ids})
     return Race(
-        prompt=prompt, settings=settings, pair=pair.info, provenance=provenance,
-        stop_ids=tuple(sorted(pair.stop_ids)), special=tuple(sorted(pair.special_ids.intersection(ids))),
-        pieces={i: pair.piece(i).decode("latin-1") for i in ids}, lanes=tuple(lanes), costs=costs,
-    )  # fmt: skip
+        prompt=prompt,
+        settings=settings,
+        pair=pair.info,
+        provenance=provenance,
+        stop_ids=tuple(sorted(pair.stop_ids)),
+        special=tuple(sorted(pair.special_ids.intersection(ids))),
+        pieces={i: pair.piece(i).decode("latin-1") for i in ids},
+        lanes=tuple(lanes),
+        costs=costs,
+    )

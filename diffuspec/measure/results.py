@@ -69,10 +69,14 @@ def summarise(results: Sequence[Measured]) -> list[dict]:
     for variant in dict.fromkeys(r.variant for r in answered):
         mine = [r for r in answered if r.variant == variant]
         families = [
-            _row(variant, family, [r for r in mine if r.category == family],
-                 [r for r in answered if r.category == family])
+            _row(
+                variant,
+                family,
+                [r for r in mine if r.category == family],
+                [r for r in answered if r.category == family],
+            )
             for family in dict.fromkeys(r.category for r in mine)
-        ]  # fmt: skip
+        ]
         mean = _row(variant, "mean", mine, answered)
         for name in ("accepted_per_step", "tokens_per_step"):
             mean[name] = sum(row[name] for row in families) / len(families)

@@ -31,16 +31,43 @@ ROOM = 8192  # tokens that llama.cpp keeps room for, or twice as many, ...
 # Plain greedy decoding in the words of each rival, every field that could change a token: defaults differ by
 # checkpoint and by version.
 GREEDY = dict(
-    do_sample=False, num_beams=1, repetition_penalty=1.0, encoder_repetition_penalty=1.0, no_repeat_ngram_size=0,
-    temperature=1.0, top_k=50, top_p=1.0, min_p=None, typical_p=1.0, bad_words_ids=None, suppress_tokens=None,
-    begin_suppress_tokens=None, forced_bos_token_id=None, forced_eos_token_id=None, stop_strings=None,
-    exponential_decay_length_penalty=None, sequence_bias=None, guidance_scale=None, use_cache=True,
+    do_sample=False,
+    num_beams=1,
+    repetition_penalty=1.0,
+    encoder_repetition_penalty=1.0,
+    no_repeat_ngram_size=0,
+    temperature=1.0,
+    top_k=50,
+    top_p=1.0,
+    min_p=None,
+    typical_p=1.0,
+    bad_words_ids=None,
+    suppress_tokens=None,
+    begin_suppress_tokens=None,
+    forced_bos_token_id=None,
+    forced_eos_token_id=None,
+    stop_strings=None,
+    exponential_decay_length_penalty=None,
+    sequence_bias=None,
+    guidance_scale=None,
+    use_cache=True,
     cache_implementation=None,
-)  # fmt: skip
+)
 LLAMA_GREEDY = dict(
-    temperature=0, top_k=1, top_p=1.0, min_p=0.0, typical_p=1.0, repeat_penalty=1.0, presence_penalty=0.0,
-    frequency_penalty=0.0, dry_multiplier=0.0, xtc_probability=0.0, mirostat=0, ignore_eos=False, logit_bias=[],
-)  # fmt: skip
+    temperature=0,
+    top_k=1,
+    top_p=1.0,
+    min_p=0.0,
+    typical_p=1.0,
+    repeat_penalty=1.0,
+    presence_penalty=0.0,
+    frequency_penalty=0.0,
+    dry_multiplier=0.0,
+    xtc_probability=0.0,
+    mirostat=0,
+    ignore_eos=False,
+    logit_bias=[],
+)
 
 Pass = tuple[tuple[int, ...], float]  # the tokens a target pass gave, and its milliseconds
 
@@ -73,9 +100,14 @@ def _stock(source, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
 
 @torch.inference_mode()
 def generate(
-    pair: Pair, settings: Settings, ids: Sequence[int], should_stop: Callable[[], bool],
-    *, dtype: str | None = None, **options,
-) -> list[Pass]:  # fmt: skip
+    pair: Pair,
+    settings: Settings,
+    ids: Sequence[int],
+    should_stop: Callable[[], bool],
+    *,
+    dtype: str | None = None,
+    **options,
+) -> list[Pass]:
     """What transformers does by itself, on its own layers; `dtype` other than the pair's where given.
 
     options go to `generate`. A pair in a dtype of our own making is held against float32.
@@ -86,11 +118,16 @@ def generate(
     passes.started = time.perf_counter()
     prompt = torch.tensor([list(ids)], device=model.device)
     model.generate(
-        prompt, attention_mask=torch.ones_like(prompt), streamer=passes, **GREEDY,
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        streamer=passes,
+        **GREEDY,
         max_new_tokens=min(settings.max_new_tokens, pair.room(ids)),
-        eos_token_id=sorted(pair.stop_ids) or None, pad_token_id=min(pair.stop_ids, default=0),
-        stopping_criteria=[lambda tokens, scores: torch.full((1,), should_stop(), device=tokens.device)], **options,
-    )  # fmt: skip
+        eos_token_id=sorted(pair.stop_ids) or None,
+        pad_token_id=min(pair.stop_ids, default=0),
+        stopping_criteria=[lambda tokens, scores: torch.full((1,), should_stop(), device=tokens.device)],
+        **options,
+    )
     return passes.seen
 
 

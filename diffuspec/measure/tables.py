@@ -37,22 +37,44 @@ def _paper_form(result: StudyResult) -> str:
     """As Table 1: speed-up by task, both MATs, mean speed-up; then what the paper has for the same rows."""
     found = list(dict.fromkeys(row["category"] for row in result.rows if row["category"] != "mean"))
     tasks = [task for task in paper.TASKS if task in found] + [task for task in found if task not in paper.TASKS]
-    lines = [["method", *(paper.TASKS.get(task, task) for task in tasks), "accepted/step", "tokens/step", "tokens/s",
-              "speed-up", "identical"]]  # fmt: skip
+    lines = [
+        [
+            "method",
+            *(paper.TASKS.get(task, task) for task in tasks),
+            "accepted/step",
+            "tokens/step",
+            "tokens/s",
+            "speed-up",
+            "identical",
+        ]
+    ]
     paper_lines = []
     for method in dict.fromkeys(row["method"] for row in result.rows):
         mine = {row["category"]: row for row in result.rows if row["method"] == method}
         mean = mine["mean"]
-        lines.append([
-            method, *(_cell(mine[task]["speedup"]) if task in mine else "" for task in tasks),
-            _cell(mean["accepted_per_step"]), _cell(mean["tokens_per_step"]), _cell(mean["tokens_per_second"], 1),
-            _cell(mean["speedup"]), f"{mean['identical_answers']} of {mean['questions']}",
-        ])  # fmt: skip
+        lines.append(
+            [
+                method,
+                *(_cell(mine[task]["speedup"]) if task in mine else "" for task in tasks),
+                _cell(mean["accepted_per_step"]),
+                _cell(mean["tokens_per_step"]),
+                _cell(mean["tokens_per_second"], 1),
+                _cell(mean["speedup"]),
+                f"{mean['identical_answers']} of {mean['questions']}",
+            ]
+        )
         if mean["paper_speedup"]:
-            paper_lines.append([
-                f"{method}, paper", *(_cell(mine[task]["paper_speedup"]) if task in mine else "" for task in tasks),
-                _cell(mean["paper_accepted_per_step"]), "", "", _cell(mean["paper_speedup"]), "",
-            ])  # fmt: skip
+            paper_lines.append(
+                [
+                    f"{method}, paper",
+                    *(_cell(mine[task]["paper_speedup"]) if task in mine else "" for task in tasks),
+                    _cell(mean["paper_accepted_per_step"]),
+                    "",
+                    "",
+                    _cell(mean["paper_speedup"]),
+                    "",
+                ]
+            )
     return _aligned([*lines, *paper_lines])
 
 
@@ -60,9 +82,9 @@ def _stages(result: StudyResult) -> str:
     rows = [row for row in result.rows if row["category"] == "mean" and row["verify_ms"]]
     if not rows:
         return ""
-    return _aligned([
-        ["ms a step", *STAGES], *([row["method"], *(_cell(row[f"{stage}_ms"]) for stage in STAGES)] for row in rows)
-    ])  # fmt: skip
+    return _aligned(
+        [["ms a step", *STAGES], *([row["method"], *(_cell(row[f"{stage}_ms"]) for stage in STAGES)] for row in rows)]
+    )
 
 
 def _identity(result: StudyResult) -> str:

@@ -60,9 +60,10 @@ class TokenLattice:
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """ids, logq and kept as compiled code takes them: contiguous, and not read-only."""
         return (
-            np.require(self.ids, np.int32, "CW"), np.require(self.logq, np.float32, "CW"),
+            np.require(self.ids, np.int32, "CW"),
+            np.require(self.logq, np.float32, "CW"),
             np.require(self.kept, np.bool_, "CW"),
-        )  # fmt: skip
+        )
 
     def rank_of(self, column: int, token: int) -> int | None:
         """0-based rank of `token` in a column, None where the lattice does not hold it."""

@@ -125,10 +125,18 @@ class NGram(_Tabled):
         self._starts2, self._words2 = _by_history(keys2, self.vocab_size, self.vocab_size)
         self._starts3, self._words3 = _by_history(keys3, len(keys2), self.vocab_size)
         self.arrays = (
-            np.exp(logp1, dtype=np.float64), self.backoff1,
-            self._starts2, self._words2, self.logp2, _likeliest_first(self._starts2, self.logp2), self.backoff2,
-            self._starts3, self._words3, self.logp3, _likeliest_first(self._starts3, self.logp3),
-        )  # fmt: skip
+            np.exp(logp1, dtype=np.float64),
+            self.backoff1,
+            self._starts2,
+            self._words2,
+            self.logp2,
+            _likeliest_first(self._starts2, self.logp2),
+            self.backoff2,
+            self._starts3,
+            self._words3,
+            self.logp3,
+            _likeliest_first(self._starts3, self.logp3),
+        )
         self.tables = _tables(self.arrays, None, (1.0, 0.0))
 
     @property
@@ -143,21 +151,29 @@ class NGram(_Tabled):
         np.savez_compressed(
             path,
             vocab_size=np.int64(self.vocab_size),
-            logp1=self.logp1.astype(np.float32), backoff1=self.backoff1.astype(np.float32),
-            delta2=np.diff(self.keys2, prepend=0).astype(np.uint32), logp2=self.logp2.astype(np.float32),
+            logp1=self.logp1.astype(np.float32),
+            backoff1=self.backoff1.astype(np.float32),
+            delta2=np.diff(self.keys2, prepend=0).astype(np.uint32),
+            logp2=self.logp2.astype(np.float32),
             backoff2=self.backoff2.astype(np.float32),
-            delta3=np.diff(self.keys3, prepend=0), logp3=self.logp3.astype(np.float32),
-        )  # fmt: skip
+            delta3=np.diff(self.keys3, prepend=0),
+            logp3=self.logp3.astype(np.float32),
+        )
 
     @classmethod
     def load(cls, path: Path) -> NGram:
         try:
             with np.load(path, allow_pickle=False) as table:
                 return cls(
-                    table["vocab_size"], table["logp1"], table["backoff1"],
-                    np.cumsum(table["delta2"].astype(np.int64)), table["logp2"], table["backoff2"],
-                    np.cumsum(table["delta3"]), table["logp3"],
-                )  # fmt: skip
+                    table["vocab_size"],
+                    table["logp1"],
+                    table["backoff1"],
+                    np.cumsum(table["delta2"].astype(np.int64)),
+                    table["logp2"],
+                    table["backoff2"],
+                    np.cumsum(table["delta3"]),
+                    table["logp3"],
+                )
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
             raise WeightsError(
                 f"The n-gram table {path} is missing or damaged ({error}). Restore it with `git checkout -- assets`."
@@ -252,9 +268,14 @@ class Following:
     """
 
     def __init__(
-        self, anchor: int, ids: np.ndarray, logq: np.ndarray, *, added: np.ndarray | None = None,
+        self,
+        anchor: int,
+        ids: np.ndarray,
+        logq: np.ndarray,
+        *,
+        added: np.ndarray | None = None,
         along: Callable[[int, Sequence[int]], np.ndarray] | None = None,
-    ):  # fmt: skip
+    ):
         self._logq, self._added, self._along = logq, added, along
         self._row = [{token: row for row, token in enumerate(column)} for column in ids.tolist()]
         self._before = [{anchor: 0}, *self._row[:-1]]

@@ -244,9 +244,17 @@ def search_lattice(
         return argmax_path(lattice, stop_ids)
     if settings.search == "tree":
         grown = best_first_tree(
-            lattice, proxy, context, nodes=settings.nodes, source=source, copied_after=settings.copy,
-            followers=settings.followers, deepest=deepest, budget=budget, **causal,
-        )  # fmt: skip
+            lattice,
+            proxy,
+            context,
+            nodes=settings.nodes,
+            source=source,
+            copied_after=settings.copy,
+            followers=settings.followers,
+            deepest=deepest,
+            budget=budget,
+            **causal,
+        )
         return TreeSearch(lattice, *grown)
     if settings.search == "exact":
         return exact_search(lattice, proxy, context, **causal)

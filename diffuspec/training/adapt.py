@@ -78,9 +78,14 @@ class Trainer:
     """One run in `folder`: goes on from its checkpoint if there is one."""
 
     def __init__(
-        self, network: DrafterNetwork, conversations: Sequence[Conversation], stop_ids: frozenset[int], eos: int,
-        recipe: Recipe, folder: Path,
-    ):  # fmt: skip
+        self,
+        network: DrafterNetwork,
+        conversations: Sequence[Conversation],
+        stop_ids: frozenset[int],
+        eos: int,
+        recipe: Recipe,
+        folder: Path,
+    ):
         self.network, self.recipe, self.folder, self.stop_ids, self.eos = network, recipe, folder, stop_ids, eos
         train, self.held_out = split(conversations)
         if not train:
@@ -111,9 +116,13 @@ class Trainer:
         self._resume()
 
     def run(
-        self, save_every: int, evaluate_every: int, progress: Callable[[float | None, str], None],
-        keep: Callable[[], None] = lambda: None, workers: int = 1,
-    ) -> None:  # fmt: skip
+        self,
+        save_every: int,
+        evaluate_every: int,
+        progress: Callable[[float | None, str], None],
+        keep: Callable[[], None] = lambda: None,
+        workers: int = 1,
+    ) -> None:
         """Train to the recipe's last step. save_every, evaluate_every: steps; keep: called after an evaluation;
         workers: parts of a step at work at once; it changes nothing but the time."""
         started, rows_before, smooth = time.monotonic(), self.rows, None
@@ -179,10 +188,17 @@ class Trainer:
         length = int(rng.choice(blocks.LENGTHS))
         # The same number of rows whatever the length.
         batch = blocks.cut(
-            drawn, rng, blocks=max(1, self.recipe.anchors * 16 // length), length=length, stop_ids=self.stop_ids,
-            eos=self.eos, key_heads=self.network.key_heads, filled=self.recipe.filled, choose=self._choose,
+            drawn,
+            rng,
+            blocks=max(1, self.recipe.anchors * 16 // length),
+            length=length,
+            stop_ids=self.stop_ids,
+            eos=self.eos,
+            key_heads=self.network.key_heads,
+            filled=self.recipe.filled,
+            choose=self._choose,
             dtype=self._worker.mask_embedding.dtype,
-        )  # fmt: skip
+        )
         columns, correction = self._sampled_columns(batch, rng)
         logits = self._worker(batch, columns)
         loss, weight = self._loss(logits.float() + correction, columns, batch)
@@ -261,9 +277,13 @@ class Trainer:
 
     def save(self) -> None:
         state = {
-            "recipe": dataclasses.asdict(self.recipe), "step": self.step, "rows": self.rows,
-            "network": self.network.state_dict(), "average": self.average, "optimizer": self.optimizer.state_dict(),
-        }  # fmt: skip
+            "recipe": dataclasses.asdict(self.recipe),
+            "step": self.step,
+            "rows": self.rows,
+            "network": self.network.state_dict(),
+            "average": self.average,
+            "optimizer": self.optimizer.state_dict(),
+        }
         write_atomically(self.folder / CHECKPOINT, lambda path: torch.save(state, path))
 
     def _resume(self) -> None:
@@ -295,9 +315,15 @@ def _parts(conversations: Sequence[Conversation]) -> list[list[Conversation]]:
 
 
 def acceptance(
-    network: DrafterNetwork, conversations: Sequence[Conversation], stop_ids: frozenset[int], eos: int, *,
-    at_once: Callable = map, k: int = 16, blocks_each: int = 4,
-) -> dict:  # fmt: skip
+    network: DrafterNetwork,
+    conversations: Sequence[Conversation],
+    stop_ids: frozenset[int],
+    eos: int,
+    *,
+    at_once: Callable = map,
+    k: int = 16,
+    blocks_each: int = 4,
+) -> dict:
     """How much of the target's own answers a drafter foresees, from anchors drawn at random, the same every time.
 
     accepted: greedy tokens named correctly before the first error, at most to the end of the answer, mean of the
@@ -309,9 +335,15 @@ def acceptance(
     @torch.inference_mode()
     def look(number: int) -> tuple[blocks.Blocks, torch.Tensor]:
         batch = blocks.cut(
-            parts[number], np.random.default_rng([7, number]), blocks=blocks_each, length=k, stop_ids=stop_ids,
-            eos=eos, key_heads=network.key_heads, filled=0.0,
-        )  # fmt: skip
+            parts[number],
+            np.random.default_rng([7, number]),
+            blocks=blocks_each,
+            length=k,
+            stop_ids=stop_ids,
+            eos=eos,
+            key_heads=network.key_heads,
+            filled=0.0,
+        )
         return batch, network.draft_vocab[network(batch).argmax(-1)]
 
     network.eval()
@@ -325,9 +357,10 @@ def acceptance(
             accepted[family].append(foreseen)
     by_family = {name: float(np.mean(runs)) for name, runs in sorted(accepted.items())}
     return {
-        "accepted": float(np.mean(list(by_family.values()))), "by_family": by_family,
+        "accepted": float(np.mean(list(by_family.values()))),
+        "by_family": by_family,
         "right": (right / np.maximum(asked, 1)).round(4).tolist(),
-    }  # fmt: skip
+    }
 
 
 def _foreseen(hit: np.ndarray, batch: blocks.Blocks) -> list[int]:
@@ -346,9 +379,16 @@ def visited(network: DrafterNetwork, conversation: Conversation, stop_ids: froze
     foreseen, most = [], 32
     for first in range(0, sum(lengths), most):
         batch = blocks.cut(
-            [conversation], np.random.default_rng(0), blocks=min(most, sum(lengths) - first), length=WALK,
-            stop_ids=stop_ids, eos=eos, key_heads=network.key_heads, filled=0.0, choose=lambda *_: next(places),
-        )  # fmt: skip
+            [conversation],
+            np.random.default_rng(0),
+            blocks=min(most, sum(lengths) - first),
+            length=WALK,
+            stop_ids=stop_ids,
+            eos=eos,
+            key_heads=network.key_heads,
+            filled=0.0,
+            choose=lambda *_: next(places),
+        )
         named = network.draft_vocab[network(batch).argmax(-1)]
         foreseen += _foreseen((named == batch.targets).numpy(), batch)
     found, start = [], 0

@@ -30,9 +30,12 @@ def questions(folder: Path, seed: int = 0) -> dict[str, list[str]]:
     if tasks is None:
         raise DiffuSpecError(f"{folder} holds no tasks of BIG-bench: unpack the source package `bigbench` there.")
     makers: dict[str, Callable[[Path, random.Random], Iterator[str]]] = {
-        "translation": _translations, "summarization": _articles, "qa": _facts, "rag": _passages,
+        "translation": _translations,
+        "summarization": _articles,
+        "qa": _facts,
+        "rag": _passages,
         "math_reasoning": _word_problems,
-    }  # fmt: skip
+    }
     made = {}
     for category, make in makers.items():
         rng = random.Random(f"{seed}/{category}")

@@ -57,10 +57,18 @@ def anywhere(conversation: Conversation, rng: np.random.Generator) -> int:
 
 
 def cut(
-    conversations: Sequence[Conversation], rng: np.random.Generator, *, blocks: int, length: int, stop_ids: frozenset,
-    eos: int, key_heads: int, filled: float, choose: Callable[[Conversation, np.random.Generator], int] = anywhere,
+    conversations: Sequence[Conversation],
+    rng: np.random.Generator,
+    *,
+    blocks: int,
+    length: int,
+    stop_ids: frozenset,
+    eos: int,
+    key_heads: int,
+    filled: float,
+    choose: Callable[[Conversation, np.random.Generator], int] = anywhere,
     dtype: torch.dtype = torch.float32,
-) -> Blocks:  # fmt: skip
+) -> Blocks:
     """`blocks` random blocks of `length` rows out of each conversation.
 
     stop_ids: ids that end an answer (an answer without one was cut off: nothing is known past its end);
@@ -121,11 +129,20 @@ def cut(
     place = np.broadcast_to(np.tile(np.arange(k), blocks), shape)
     number = np.repeat(np.arange(len(conversations) * blocks).reshape(shape[0], -1), k, 1)
     return Blocks(
-        tensor(inputs), tensor(positions), _prefix(conversations, longest, key_heads, dtype), tensor(text),
-        tensor(mask)[:, None].to(dtype), tensor(supervised), tensor(targets[supervised]), tensor(soft_ids[supervised]),
-        tensor(soft_p[supervised]), tensor(place[supervised]), tensor(inside[supervised]),
-        tensor(number[supervised]), [c.family for c in conversations for _ in range(blocks)],
-    )  # fmt: skip
+        tensor(inputs),
+        tensor(positions),
+        _prefix(conversations, longest, key_heads, dtype),
+        tensor(text),
+        tensor(mask)[:, None].to(dtype),
+        tensor(supervised),
+        tensor(targets[supervised]),
+        tensor(soft_ids[supervised]),
+        tensor(soft_p[supervised]),
+        tensor(place[supervised]),
+        tensor(inside[supervised]),
+        tensor(number[supervised]),
+        [c.family for c in conversations for _ in range(blocks)],
+    )
 
 
 def _prefix(

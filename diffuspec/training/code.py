@@ -67,10 +67,14 @@ def _write(piece: Piece, random: random.Random) -> str | None:
     if len(piece.doc) < 40 or len(piece.doc) > 900:
         return None
     what = "class" if piece.is_class else "function"
-    ask = random.choice((
-        f"Write a Python {what} `{piece.name}`:", f"Implement `{piece.name}` in Python.",
-        f"I need a {what} called {piece.name}. This is what it should do:", f"Write the {what} {piece.name} for me.",
-    ))  # fmt: skip
+    ask = random.choice(
+        (
+            f"Write a Python {what} `{piece.name}`:",
+            f"Implement `{piece.name}` in Python.",
+            f"I need a {what} called {piece.name}. This is what it should do:",
+            f"Write the {what} {piece.name} for me.",
+        )
+    )
     return f"{ask}\n\n{piece.doc}"
 
 
@@ -78,10 +82,14 @@ def _complete(piece: Piece, random: random.Random) -> str | None:
     if piece.is_class or len(piece.doc) < 30 or '"""' not in piece.code:
         return None
     head = piece.code[: piece.code.index('"""')] + '"""' + piece.doc.replace("\n", "\n    ") + '\n    """'
-    ask = random.choice((
-        "Fill in the body of this function and give all of it back.", "Complete this code:",
-        "Finish this function.", "Implement this Python function; show it whole, in a code block.",
-    ))  # fmt: skip
+    ask = random.choice(
+        (
+            "Fill in the body of this function and give all of it back.",
+            "Complete this code:",
+            "Finish this function.",
+            "Implement this Python function; show it whole, in a code block.",
+        )
+    )
     return f"{ask}\n\n{_block(head)}"
 
 
@@ -112,8 +120,13 @@ def _broken(piece: Piece, random: random.Random) -> str | None:
     lines = piece.bare.splitlines()
     line, (_, start), (_, end) = lines[token.start[0] - 1], token.start, token.end
     lines[token.start[0] - 1] = line[:start] + swaps[token.string] + line[end:]
-    ask = random.choice(("There is a bug in this code. Find and fix it.", "Why does this not work? Mend it.",
-                         "Review this code and correct what is wrong."))  # fmt: skip
+    ask = random.choice(
+        (
+            "There is a bug in this code. Find and fix it.",
+            "Why does this not work? Mend it.",
+            "Review this code and correct what is wrong.",
+        )
+    )
     return f"{ask}\n\n{_block(chr(10).join(lines))}"
 
 
@@ -134,19 +147,36 @@ def _sql(piece: Piece, random: random.Random) -> str:
 
 # How often each is asked.
 KINDS: dict[str, tuple[int, Callable[[Piece, random.Random], str | None]]] = {
-    "write": (14, _write), "complete": (22, _complete), "continue": (6, _continue),
-    "rename": (7, _edit("Give the variables of this code clearer names; leave the rest alone.",
-                        "Rename what is badly named here.")),
+    "write": (14, _write),
+    "complete": (22, _complete),
+    "continue": (6, _continue),
+    "rename": (
+        7,
+        _edit(
+            "Give the variables of this code clearer names; leave the rest alone.", "Rename what is badly named here."
+        ),
+    ),
     "annotate": (8, _edit("Add type annotations to this code.", "Add type hints everywhere in this code.")),
     "document": (8, _edit("Write a docstring for this code.", "Document this code: docstrings and a few comments.")),
     "test": (7, _edit("Write pytest tests for this code.", "Write unit tests for this code.")),
     "explain": (6, _edit("Explain what this code does.", "What does this code do, step by step?")),
-    "improve": (8, _edit("Refactor this code so that it is easier to read.", "Make this code faster.",
-                         "Handle errors in this code: bad arguments must raise ValueError.",
-                         "Rewrite this code without recursion or loops where that is simpler.",
-                         "Turn this into a class.", "Add logging to this code.", "Make this code asynchronous.")),
-    "fix": (6, _broken), "translate": (5, _translate), "shell": (2, _shell), "sql": (3, _sql),
-}  # fmt: skip
+    "improve": (
+        8,
+        _edit(
+            "Refactor this code so that it is easier to read.",
+            "Make this code faster.",
+            "Handle errors in this code: bad arguments must raise ValueError.",
+            "Rewrite this code without recursion or loops where that is simpler.",
+            "Turn this into a class.",
+            "Add logging to this code.",
+            "Make this code asynchronous.",
+        ),
+    ),
+    "fix": (6, _broken),
+    "translate": (5, _translate),
+    "shell": (2, _shell),
+    "sql": (3, _sql),
+}
 
 
 def questions(folders: Iterable[Path], mbpp: Path | None, avoid: Iterable[str], seed: int, count: int) -> list[dict]:
@@ -198,9 +228,13 @@ def _problem(problem: dict, random: random.Random) -> str:
 def _names(random: random.Random) -> dict[str, str]:
     first, second, third = random.sample(THINGS, 3)
     return {
-        "a": first, "b": second, "c": third, "n": str(random.randrange(2, 60)), "ending": random.choice(ENDINGS),
+        "a": first,
+        "b": second,
+        "c": third,
+        "n": str(random.randrange(2, 60)),
+        "ending": random.choice(ENDINGS),
         "year": str(random.randrange(1990, 2026)),
-    }  # fmt: skip
+    }
 
 
 THINGS = (
@@ -221,17 +255,19 @@ SHELL = (
     "Write a Makefile with the targets {a}, {b} and clean.",
     "Write a Dockerfile for a Flask application called {a} that listens on port 80{n}.",
     "Write a crontab line that runs {a}.sh every {n} minutes.",
-)  # fmt: skip
+)
 TABLES = (
     "There are tables {a} (id, name, {b}_id, created) and {b} (id, name, price).",
     "Given the tables {a} (id, name), {b} (id, {a}_id, amount, day) and {c} (id, {b}_id, note):",
     "My database has a table {a} with the columns id, name, kind, amount and year.",
-)  # fmt: skip
+)
 SQL = (
-    "Write an SQL query for the {n} {a} with the highest total.", "Write an SQL query that counts {a} per year.",
-    "Create the tables in SQL with keys and indexes.", "Write an SQL query that finds {a} that occur more than once.",
+    "Write an SQL query for the {n} {a} with the highest total.",
+    "Write an SQL query that counts {a} per year.",
+    "Create the tables in SQL with keys and indexes.",
+    "Write an SQL query that finds {a} that occur more than once.",
     "Write an SQL query for all {a} since {year}, newest first, {n} at a time.",
     "Write an SQL view that shows the average of each kind and how many there are.",
     "Write an SQL statement that deletes {a} without a match in the other table.",
     "Write an SQL query with a window function that ranks {a} within each year.",
-)  # fmt: skip
+)

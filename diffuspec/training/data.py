@@ -75,10 +75,15 @@ class DataFolder:
             answered = int((own[:, 1] - own[:, 0]).sum())
             found.append(
                 Conversation(
-                    int(number), str(family), ids[at : at + length], own, top_ids[top_at : top_at + answered],
-                    top_p[top_at : top_at + answered], None if cache is None else cache[at : at + length],
+                    int(number),
+                    str(family),
+                    ids[at : at + length],
+                    own,
+                    top_ids[top_at : top_at + answered],
+                    top_p[top_at : top_at + answered],
+                    None if cache is None else cache[at : at + length],
                 )
-            )  # fmt: skip
+            )
             at, span_at, top_at = at + length, span_at + count, top_at + answered
         return found
 

@@ -72,9 +72,13 @@ class DrafterNetwork(nn.Module):
     channels of their feed-forwards that are kept, by default all: fewer make room for more layers at the same cost."""
 
     def __init__(
-        self, target: nn.Module, layers: Sequence[int], draft_vocab: torch.Tensor, kind: str = KINDS[0],
+        self,
+        target: nn.Module,
+        layers: Sequence[int],
+        draft_vocab: torch.Tensor,
+        kind: str = KINDS[0],
         inner: int | None = None,
-    ):  # fmt: skip
+    ):
         super().__init__()
         if kind not in KINDS:
             raise WeightsError(f"Unknown kind of drafter {kind!r}: use {' or '.join(KINDS)}.")
@@ -151,8 +155,9 @@ def shape_of(folder: Path) -> tuple[tuple[int, ...], int]:
         raise WeightsError(f"{folder} holds no target-conditioned drafter ({error}).") from error
 
 
-def export(network: DrafterNetwork, weights: dict[str, torch.Tensor], folder: Path, *, name: str, max_block: int,
-           eos: int) -> None:  # fmt: skip
+def export(
+    network: DrafterNetwork, weights: dict[str, torch.Tensor], folder: Path, *, name: str, max_block: int, eos: int
+) -> None:
     """Write a drafter's folder, bfloat16: what `load_block_drafter` reads, or a checkpoint in the target's own layout.
 
     weights: those of `network.state_dict()`, or an average of them. name: the target's; eos: the id it was trained
@@ -162,9 +167,10 @@ def export(network: DrafterNetwork, weights: dict[str, torch.Tensor], folder: Pa
     shape = network.config.get_text_config()
     if network.kind == "standalone":
         config = shape.to_dict() | {
-            "num_hidden_layers": len(network.layers), "vocab_size": len(network._embedding[0]) + 1,
+            "num_hidden_layers": len(network.layers),
+            "vocab_size": len(network._embedding[0]) + 1,
             "tie_word_embeddings": False,
-        }  # fmt: skip
+        }
         config.pop("layer_types", None)
         mask = weights["mask_embedding"][None]
         stored = {f"model.{key}": value for key, value in weights.items() if key.startswith(("layers.", "norm."))}
@@ -172,13 +178,19 @@ def export(network: DrafterNetwork, weights: dict[str, torch.Tensor], folder: Pa
         stored["lm_head.weight"] = torch.cat([network._output[0], torch.zeros_like(mask)])
     else:
         config = {
-            "target": name, "target_layers": network.target_layers, "hidden_size": shape.hidden_size,
-            "intermediate_size": shape.intermediate_size, "num_attention_heads": shape.num_attention_heads,
+            "target": name,
+            "target_layers": network.target_layers,
+            "hidden_size": shape.hidden_size,
+            "intermediate_size": shape.intermediate_size,
+            "num_attention_heads": shape.num_attention_heads,
             "num_key_value_heads": shape.num_key_value_heads,
             "head_dim": getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads,
-            "rms_norm_eps": shape.rms_norm_eps, "rope_theta": shape.rope_parameters["rope_theta"],
-            "max_block": max_block, "draft_vocab_size": len(network.draft_vocab), "eos_token_id": eos,
-        }  # fmt: skip
+            "rms_norm_eps": shape.rms_norm_eps,
+            "rope_theta": shape.rope_parameters["rope_theta"],
+            "max_block": max_block,
+            "draft_vocab_size": len(network.draft_vocab),
+            "eos_token_id": eos,
+        }
         stored = dict(weights) | {"draft_vocab": network.draft_vocab.int()}
         if not shape.tie_word_embeddings:
             stored["head.weight"] = network._head[0]

@@ -179,12 +179,23 @@ def _slots(rng: random.Random) -> dict[str, str | int]:
     a, b = rng.sample(range(2, 13), 2)
     first, second = rng.sample(NAMES, 2)
     return {
-        "name": first, "other": second, "thing": rng.choice(THINGS), "place": rng.choice(PLACES),
-        "job": rng.choice(JOBS), "theme": rng.choice(THEMES), "a": a, "b": b, "n": rng.randrange(12, 96),
-        "m": rng.randrange(3, 30), "hundred": 50 * rng.randrange(2, 40), "percent": 5 * rng.randrange(1, 12),
-        "year": rng.randrange(1450, 2020), "language": rng.choice(("Python", "JavaScript", "C", "SQL", "HTML")),
-        "task": rng.choice(TASKS), "day": rng.choice(("Monday", "Tuesday", "Thursday", "Saturday", "Sunday")),
-    }  # fmt: skip
+        "name": first,
+        "other": second,
+        "thing": rng.choice(THINGS),
+        "place": rng.choice(PLACES),
+        "job": rng.choice(JOBS),
+        "theme": rng.choice(THEMES),
+        "a": a,
+        "b": b,
+        "n": rng.randrange(12, 96),
+        "m": rng.randrange(3, 30),
+        "hundred": 50 * rng.randrange(2, 40),
+        "percent": 5 * rng.randrange(1, 12),
+        "year": rng.randrange(1450, 2020),
+        "language": rng.choice(("Python", "JavaScript", "C", "SQL", "HTML")),
+        "task": rng.choice(TASKS),
+        "day": rng.choice(("Monday", "Tuesday", "Thursday", "Saturday", "Sunday")),
+    }
 
 
 NAMES = (
@@ -226,15 +237,32 @@ OPENINGS = {
     "it": ("Il ", "La ", "I ", "Nel ", "Una ", "Si ", "Quando ", "Per "),
 }
 SUMMARISE = (
-    "Summarize the following text: ", "Give a short summary of this article:\n", "TL;DR of the following:\n",
-    "What are the main points of this text?\n", "Summarise in two sentences: ",
-)  # fmt: skip
+    "Summarize the following text: ",
+    "Give a short summary of this article:\n",
+    "TL;DR of the following:\n",
+    "What are the main points of this text?\n",
+    "Summarise in two sentences: ",
+)
 NEWS = (
-    "({place}) - A ", "(Reuters) - The ", "Police in {place} have ", "A {job} from {place} has been ", "By {name} ",
-    "Manchester ", "The government of {place} announced on {day} that ", "Residents of {place} ", "Scientists say ",
-    "It was a {day} morning when {name} ", "The company said on {day} ", "An {place} court ", "The club's manager ",
-    "President ", "{name} and {other} were ", "A new study ", "Former ", "More than {hundred} people ",
-)  # fmt: skip
+    "({place}) - A ",
+    "(Reuters) - The ",
+    "Police in {place} have ",
+    "A {job} from {place} has been ",
+    "By {name} ",
+    "Manchester ",
+    "The government of {place} announced on {day} that ",
+    "Residents of {place} ",
+    "Scientists say ",
+    "It was a {day} morning when {name} ",
+    "The company said on {day} ",
+    "An {place} court ",
+    "The club's manager ",
+    "President ",
+    "{name} and {other} were ",
+    "A new study ",
+    "Former ",
+    "More than {hundred} people ",
+)
 QUESTION_STARTS = (
     "who played|who wrote|who sang|who is the|who was the first|when did|when was|when is the|where is|where was|"
     "where does|what is the name of|what is the|what was the|what does|how many|how much|how long|how did|which|why|"
@@ -242,29 +270,63 @@ QUESTION_STARTS = (
     "describe|explain why"
 ).split("|")
 FACTS = (
-    "What is {topic}?", "who discovered {topic}", "When was {topic} first used?",
+    "What is {topic}?",
+    "who discovered {topic}",
+    "When was {topic} first used?",
     "where does the word {topic} come from",
-    "What is the meaning of {topic}?", "How does {topic} work?", "Who is responsible for {topic}?",
-    "what happened in {place} in {year}", "What is the capital of {place}?", "what is {place} famous for",
-    "When did {theme} begin?", "Who is the most famous {job} in {place}?", "how many people live in {place}",
-    "what is the difference between {topic} and {theme}", "Who wrote a book about {theme}?", "why is {theme} important",
-    "where is {place} located", "What are the main causes of {theme}?", "who was king in {year}",
-)  # fmt: skip
+    "What is the meaning of {topic}?",
+    "How does {topic} work?",
+    "Who is responsible for {topic}?",
+    "what happened in {place} in {year}",
+    "What is the capital of {place}?",
+    "what is {place} famous for",
+    "When did {theme} begin?",
+    "Who is the most famous {job} in {place}?",
+    "how many people live in {place}",
+    "what is the difference between {topic} and {theme}",
+    "Who wrote a book about {theme}?",
+    "why is {theme} important",
+    "where is {place} located",
+    "What are the main causes of {theme}?",
+    "who was king in {year}",
+)
 OVER_PASSAGE = (
-    "What does the text say about {topic}?", "What is {topic}?", "Who or what is {topic} in the text?",
-    "Explain the role of {topic}.", "When is {topic} mentioned?", "Why is {topic} important?",
-    "What are the main points about {topic}?", "How does {topic} relate to the rest of the text?",
-)  # fmt: skip
+    "What does the text say about {topic}?",
+    "What is {topic}?",
+    "Who or what is {topic} in the text?",
+    "Explain the role of {topic}.",
+    "When is {topic} mentioned?",
+    "Why is {topic} important?",
+    "What are the main points about {topic}?",
+    "How does {topic} relate to the rest of the text?",
+)
 OVER_TEXT = (
-    "Rewrite the following text in simpler words:", "Continue this text:", "List the key facts of this text:",
-    "Extract all names from the following text:", "Correct the grammar of this text:", "Turn this into a short poem:",
-    "Is the tone of this text positive or negative? Explain.", "Explain this to a child:",
-)  # fmt: skip
+    "Rewrite the following text in simpler words:",
+    "Continue this text:",
+    "List the key facts of this text:",
+    "Extract all names from the following text:",
+    "Correct the grammar of this text:",
+    "Turn this into a short poem:",
+    "Is the tone of this text positive or negative? Explain.",
+    "Explain this to a child:",
+)
 WORD_PROBLEM_STARTS = (
-    "{name} has {n} {thing}.", "{name} buys {a} {thing}", "A {job} earns", "There are {n} {thing} in", "{name} is {m}",
-    "A train", "In a class of {n} students,", "{name} and {other}", "A farmer", "Every {day}, {name}", "A shop sells",
-    "{name} wants to", "A bakery makes", "To get to {place}, {name}", "{name} spends {percent}% of",
-)  # fmt: skip
+    "{name} has {n} {thing}.",
+    "{name} buys {a} {thing}",
+    "A {job} earns",
+    "There are {n} {thing} in",
+    "{name} is {m}",
+    "A train",
+    "In a class of {n} students,",
+    "{name} and {other}",
+    "A farmer",
+    "Every {day}, {name}",
+    "A shop sells",
+    "{name} wants to",
+    "A bakery makes",
+    "To get to {place}, {name}",
+    "{name} spends {percent}% of",
+)
 WORD_PROBLEMS = (
     "{name} has {n} {thing} and gives {m} of them to {other}. Then {name} buys {a} more. How many {thing} does {name} "
     "have now?",
@@ -286,25 +348,49 @@ WORD_PROBLEMS = (
     "{name} runs {a} miles on {day} and twice as many the next day. {other} runs {m} miles in all. Who runs more, and "
     "by how much?",
     "Half of {name}'s {hundred} {thing} are red, {percent}% of the rest are blue. How many {thing} are blue?",
-)  # fmt: skip
+)
 CHAT = (
-    "Write a short story about {theme}.", "Write an email to a {job} about {theme}.", "Compose a poem on {theme}.",
-    "Pretend to be a {job}. What do you think of {theme}?", "Imagine you are a {job} in {place}. Describe your day.",
-    "Explain {theme} and how it affects daily life.", "Give me {a} tips for {theme}.", "Draft a speech about {theme}.",
-    "Write a program in {language} that {task}.", "Write a {language} function that {task}, and explain it.",
-    "What are the pros and cons of {theme}?", "Compare {theme} with {thing}.", "Outline a blog post about {theme}.",
-    "Plan a trip to {place} of {a} days.", "How would a {job} explain {theme} to a beginner?",
+    "Write a short story about {theme}.",
+    "Write an email to a {job} about {theme}.",
+    "Compose a poem on {theme}.",
+    "Pretend to be a {job}. What do you think of {theme}?",
+    "Imagine you are a {job} in {place}. Describe your day.",
+    "Explain {theme} and how it affects daily life.",
+    "Give me {a} tips for {theme}.",
+    "Draft a speech about {theme}.",
+    "Write a program in {language} that {task}.",
+    "Write a {language} function that {task}, and explain it.",
+    "What are the pros and cons of {theme}?",
+    "Compare {theme} with {thing}.",
+    "Outline a blog post about {theme}.",
+    "Plan a trip to {place} of {a} days.",
+    "How would a {job} explain {theme} to a beginner?",
     "If {name} is taller than {other}, and {other} is taller than me, who is the shortest?",
-    "Solve for x: {a}x + {b} = {n}.", "What is the area of a rectangle with sides {a} and {m}?",
-    "List {a} facts about {place}.", "Rate these reviews from 1 to 5: \"Great {thing}!\" \"The {thing} were broken.\"",
-    "Describe how {theme} shaped the history of {place}.", "Write a product description for {thing}.",
-    "I feel sad today because of {theme}. What can I do?", "What would happen if there were no {thing}?",
-)  # fmt: skip
+    "Solve for x: {a}x + {b} = {n}.",
+    "What is the area of a rectangle with sides {a} and {m}?",
+    "List {a} facts about {place}.",
+    'Rate these reviews from 1 to 5: "Great {thing}!" "The {thing} were broken."',
+    "Describe how {theme} shaped the history of {place}.",
+    "Write a product description for {thing}.",
+    "I feel sad today because of {theme}. What can I do?",
+    "What would happen if there were no {thing}?",
+)
 FOLLOW_UPS = (
-    "Now explain it to a five-year-old.", "Make it shorter.", "Rewrite your answer as a limerick.", "Why?",
-    "Can you give an example?", "What are the limits of your answer?", "Translate your answer into German.",
-    "Now do the same for {theme}.", "Write it in the style of a {job}.", "List the key points as bullets.",
-    "How would this change in {place}?", "Is that always true?", "What if there were {m} {thing}?",
+    "Now explain it to a five-year-old.",
+    "Make it shorter.",
+    "Rewrite your answer as a limerick.",
+    "Why?",
+    "Can you give an example?",
+    "What are the limits of your answer?",
+    "Translate your answer into German.",
+    "Now do the same for {theme}.",
+    "Write it in the style of a {job}.",
+    "List the key points as bullets.",
+    "How would this change in {place}?",
+    "Is that always true?",
+    "What if there were {m} {thing}?",
     "Thanks! What next?",
-    "Start every sentence with the letter {name[0]}.", "Summarise what we have said so far.", "Can you make it faster?",
-)  # fmt: skip
+    "Start every sentence with the letter {name[0]}.",
+    "Summarise what we have said so far.",
+    "Can you make it faster?",
+)

@@ -128,9 +128,12 @@ class StockSlots(Slots):
         self._cursor.update(slots=slot, at=start, end=end)
         mask = torch.full((len(ids), end), -torch.inf).triu(start + 1)[None, None]
         self._model.base_model(
-            torch.tensor([ids]), attention_mask=mask, position_ids=torch.arange(start, end)[None],
-            past_key_values=self._cache, use_cache=True,
-        )  # fmt: skip
+            torch.tensor([ids]),
+            attention_mask=mask,
+            position_ids=torch.arange(start, end)[None],
+            past_key_values=self._cache,
+            use_cache=True,
+        )
 
     @torch.inference_mode()
     def following(self, slots, at, ids):
@@ -141,10 +144,17 @@ class StockSlots(Slots):
         self._cursor.update(slots=torch.arange(self.slots), at=places, end=end)
         mask = torch.zeros(self.slots, 1, 1, end)
         mask.masked_fill_(torch.arange(end) > places[:, None, None, None], -torch.inf)
-        logits = self._model(
-            tokens[:, None], attention_mask=mask, position_ids=places[:, None], past_key_values=self._cache,
-            use_cache=True,
-        ).logits[:, -1].float()  # fmt: skip
+        logits = (
+            self._model(
+                tokens[:, None],
+                attention_mask=mask,
+                position_ids=places[:, None],
+                past_key_values=self._cache,
+                use_cache=True,
+            )
+            .logits[:, -1]
+            .float()
+        )
         return logits[list(slots)].numpy()
 
     def kept(self, slot, layers, length):

@@ -33,8 +33,9 @@ class ChatFrame:
     def __init__(self, tokenizer):
         render = lambda *contents: tokenizer.apply_chat_template(  # noqa: E731
             [{"role": ("user", "assistant")[i % 2], "content": c} for i, c in enumerate(contents)],
-            tokenize=False, add_generation_prompt=True,
-        )  # fmt: skip
+            tokenize=False,
+            add_generation_prompt=True,
+        )
         self.tokenizer = tokenizer
         head, _, tail = render("QUESTION").partition("QUESTION")
         between = render("QUESTION", "ANSWER", "AGAIN").partition("ANSWER")[2].partition("AGAIN")[0]
@@ -99,9 +100,14 @@ class _Sequence:
 
     def conversation(self, cache: np.ndarray | None) -> Conversation:
         return Conversation(
-            self.prompt.number, self.prompt.family, np.array(self.ids, np.int32), np.array(self.spans, np.int32),
-            np.array(self.top_ids, np.int32), np.array(self.top_p, np.float16), cache,
-        )  # fmt: skip
+            self.prompt.number,
+            self.prompt.family,
+            np.array(self.ids, np.int32),
+            np.array(self.spans, np.int32),
+            np.array(self.top_ids, np.int32),
+            np.array(self.top_p, np.float16),
+            cache,
+        )
 
 
 class Synthesis:

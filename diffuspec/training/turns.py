@@ -41,6 +41,10 @@ def read_turns(path: Path, top8: Path, frame: ChatFrame, family: str) -> Iterato
         at += 4 * size
         before = [*frame.head, *user, *frame.user_end]
         yield Conversation(
-            number, family, np.array(before + answer, np.int32),
-            np.array([[len(before), len(before) + len(answer)]], np.int32), top_ids, top_p,
-        )  # fmt: skip
+            number,
+            family,
+            np.array(before + answer, np.int32),
+            np.array([[len(before), len(before) + len(answer)]], np.int32),
+            top_ids,
+            top_p,
+        )

@@ -163,9 +163,11 @@ def _search(ids, logq, settings: Settings, context, stop_ids) -> dict[str, Any]:
     context, stops = _tokens(context, "context")[-LONGEST_CONTEXT:], frozenset(_tokens(stop_ids, "stop_ids"))
     found = _path(lattice, settings, context, stops)
     made = {
-        "kept": lattice.kept.tolist(), "path": found.ids.tolist(), "ranks": found.ranks.tolist(),
+        "kept": lattice.kept.tolist(),
+        "path": found.ids.tolist(),
+        "ranks": found.ranks.tolist(),
         "scores": found.score.astype(float).tolist(),
-    }  # fmt: skip
+    }
     if found.tree is not None:
         tree = found.tree
         columns = (tree.ids, tree.parent, tree.depth, tree.score.astype(float))

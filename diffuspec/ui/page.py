@@ -38,7 +38,7 @@ PAGES: tuple[ModuleType, ...] = (
     measure,
     learn,
     traces,
-)  # fmt: skip
+)
 FONT = ["system-ui", "-apple-system", "Segoe UI", "Noto Sans", "DejaVu Sans", "sans-serif"]
 MONO = ["ui-monospace", "Cascadia Code", "DejaVu Sans Mono", "Menlo", "Consolas", "monospace"]
 
@@ -69,7 +69,7 @@ def launch_options() -> dict[str, Any]:
             slider_color_dark="#56b4e9",
             body_background_fill="#f4f6f8",
             body_background_fill_dark="#10161d",
-        ),  # fmt: skip
+        ),
         "css_paths": [STYLES[0], HERE / "page.css", *STYLES[1:], *page_styles()],
         "head": head(),
         "footer_links": ["api"],
@@ -91,8 +91,10 @@ def build(host: Host, first: Trace | None = None, problem: str | None = None, *,
         with gr.Row(elem_id="masthead"):
             gr.HTML(
                 html_template="<h1>DiffuSpec Playground</h1><p>a diffusion model drafts, the target verifies</p>",
-                elem_id="title", apply_default_css=False, padding=False,
-            )  # fmt: skip
+                elem_id="title",
+                apply_default_css=False,
+                padding=False,
+            )
             said = notice(elem_id="notice", value=message(problem) if problem else None)
         shared = Shared(demo, host, first, trace=gr.State(first), notice=said)
         # Before the pages: a private handler called `search` would take the endpoint's name.

@@ -23,8 +23,18 @@ def client(embedded_pair):
 def test_run_returns_the_figures(client, embedded_pair):
     settings = {"k_max": 5, "max_new_tokens": 12, "M_max": 6}
     report = client.predict("Name a fruit that is red.", json.dumps(settings), "float32", True, api_name="/run")
-    assert set(report) == {"text", "token_ids", "new_tokens", "steps", "accepted_per_step", "tokens_per_step",
-                           "wall_s", "ar_wall_s", "speedup", "identical_to_ar"}  # fmt: skip
+    assert set(report) == {
+        "text",
+        "token_ids",
+        "new_tokens",
+        "steps",
+        "accepted_per_step",
+        "tokens_per_step",
+        "wall_s",
+        "ar_wall_s",
+        "speedup",
+        "identical_to_ar",
+    }
     assert report["identical_to_ar"] is True
     assert 0 < report["new_tokens"] == len(report["token_ids"]) <= 12
     assert report["steps"] <= report["new_tokens"]

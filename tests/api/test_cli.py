@@ -28,16 +28,39 @@ def diffuspec(*arguments, **options):
 def answered(tmp_path_factory):
     """One `run --json --trace` of the embedded pair, and where its trace lies."""
     trace = tmp_path_factory.mktemp("cli") / "run.jsonl.gz"
-    done = diffuspec("run", "Name three primary colours.", "--json", "--trace", trace, "--max-new-tokens", 20,
-                     "--k-max", 5, "--set", "M_max=7", "--preset", "default")  # fmt: skip
+    done = diffuspec(
+        "run",
+        "Name three primary colours.",
+        "--json",
+        "--trace",
+        trace,
+        "--max-new-tokens",
+        20,
+        "--k-max",
+        5,
+        "--set",
+        "M_max=7",
+        "--preset",
+        "default",
+    )
     assert done.returncode == 0, done.stderr
     return done, trace
 
 
 def test_json_is_one_object_and_nothing_else(answered):
     report = json.loads(answered[0].stdout)
-    assert list(report) == ["text", "token_ids", "new_tokens", "steps", "accepted_per_step", "tokens_per_step",
-                            "wall_s", "ar_wall_s", "speedup", "identical_to_ar"]  # fmt: skip
+    assert list(report) == [
+        "text",
+        "token_ids",
+        "new_tokens",
+        "steps",
+        "accepted_per_step",
+        "tokens_per_step",
+        "wall_s",
+        "ar_wall_s",
+        "speedup",
+        "identical_to_ar",
+    ]
     assert report["identical_to_ar"] is True
     assert report["new_tokens"] == len(report["token_ids"]) <= 20
     assert report["speedup"] == pytest.approx(report["ar_wall_s"] / report["wall_s"])
@@ -130,8 +153,11 @@ def test_interrupt_keeps_what_was_made(tmp_path):
     file = tmp_path / "stopped.jsonl"
     process = subprocess.Popen(
         [*COMMAND, "run", "Tell a very long story.", "--max-new-tokens", "2000", "--json", "--trace", str(file)],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     for line in process.stderr:
         if line.startswith("step ") and int(line.split()[1].rstrip(":")) >= 5:  # not every step is shown
             break
@@ -162,8 +188,23 @@ def test_bench_writes_rows_in_spec_bench_terms(tmp_path, questions):
     """All outside decoders on the real pair too; theirs need not be our answers, ours must."""
     out, table_out = tmp_path / "out.json", tmp_path / "out.csv"
     methods = ("ar", "hf-generate", "hf-prompt-lookup", "llama-cpp", "plain", "diffuspec")
-    done = diffuspec("bench", "--questions", questions, "--methods", ",".join(methods), "--limit", 2,
-                     "--max-new-tokens", 8, "--set", "k=3", "--json", out, "--csv", table_out)  # fmt: skip
+    done = diffuspec(
+        "bench",
+        "--questions",
+        questions,
+        "--methods",
+        ",".join(methods),
+        "--limit",
+        2,
+        "--max-new-tokens",
+        8,
+        "--set",
+        "k=3",
+        "--json",
+        out,
+        "--csv",
+        table_out,
+    )
     assert done.returncode == 0, done.stderr
     document = json.loads(out.read_text())
     rows = document["rows"]
@@ -188,8 +229,17 @@ def test_bench_writes_rows_in_spec_bench_terms(tmp_path, questions):
 def test_bench_killed_at_any_moment_goes_on(tmp_path, questions):
     out = tmp_path / "out.json"
     state = tmp_path / "out.json.state.jsonl"
-    arguments = ["bench", "--questions", str(questions), "--methods", "ar,plain", "--max-new-tokens", "6", "--json",
-                 str(out)]  # fmt: skip
+    arguments = [
+        "bench",
+        "--questions",
+        str(questions),
+        "--methods",
+        "ar,plain",
+        "--max-new-tokens",
+        "6",
+        "--json",
+        str(out),
+    ]
     process = subprocess.Popen([*COMMAND, *arguments], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (state.exists() and state.read_bytes().count(b"\n") >= 2):
         assert process.poll() is None
@@ -208,8 +258,20 @@ def test_bench_killed_at_any_moment_goes_on(tmp_path, questions):
 
 
 def test_study_prints_its_table_with_the_papers_values(tmp_path, questions):
-    done = diffuspec("study", "sweep", "--values", "beam=1", "--questions", questions, "--limit", 1,
-                     "--max-new-tokens", 4, "--csv", tmp_path / "out.csv")  # fmt: skip
+    done = diffuspec(
+        "study",
+        "sweep",
+        "--values",
+        "beam=1",
+        "--questions",
+        questions,
+        "--limit",
+        1,
+        "--max-new-tokens",
+        4,
+        "--csv",
+        tmp_path / "out.csv",
+    )
     assert done.returncode == 0, done.stderr
     assert "speed-up, paper" in done.stdout and "B: speed-up from" in done.stdout
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 3
@@ -228,8 +290,21 @@ def test_train_ngram_and_pack_make_what_ships(tmp_path):
 
 @pytest.fixture(scope="module")
 def tiny_arguments(tiny_folder):
-    return ("--target", tiny_folder, "--drafter", tiny_folder, "--mask-token", "<mask>", "--shifted",
-            "--set", "proxy=context", "--preset", "default", "--max-new-tokens", 12)  # fmt: skip
+    return (
+        "--target",
+        tiny_folder,
+        "--drafter",
+        tiny_folder,
+        "--mask-token",
+        "<mask>",
+        "--shifted",
+        "--set",
+        "proxy=context",
+        "--preset",
+        "default",
+        "--max-new-tokens",
+        12,
+    )
 
 
 def test_a_narrow_console_loses_nothing(tiny_arguments, tmp_path):
@@ -246,9 +321,12 @@ def test_a_narrow_console_loses_nothing(tiny_arguments, tmp_path):
 def test_a_closed_pipe_loses_nothing(tiny_arguments, tmp_path, close):
     file = tmp_path / "run.jsonl"
     process = subprocess.Popen(
-        [*COMMAND, "run", "Hello", *map(str, tiny_arguments), "--trace", str(file)], cwd=ROOT,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
+        [*COMMAND, "run", "Hello", *map(str, tiny_arguments), "--trace", str(file)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
     getattr(process, close).close()
     said = (process.stderr if close == "stdout" else process.stdout).read()
     assert process.wait(120) == (1 if close == "stdout" else 0)
@@ -258,8 +336,13 @@ def test_a_closed_pipe_loses_nothing(tiny_arguments, tmp_path, close):
 
 def test_a_full_output_is_one_sentence(tiny_arguments):
     with open("/dev/full", "w") as full:
-        done = subprocess.run([*COMMAND, "replay", "assets/traces/padding.jsonl.gz"], cwd=ROOT, text=True,
-                              stdout=full, stderr=subprocess.PIPE)  # fmt: skip
+        done = subprocess.run(
+            [*COMMAND, "replay", "assets/traces/padding.jsonl.gz"],
+            cwd=ROOT,
+            text=True,
+            stdout=full,
+            stderr=subprocess.PIPE,
+        )
     assert done.returncode == 1
     assert done.stderr == "diffuspec: Cannot write or read the output: No space left on device.\n"
 
@@ -272,8 +355,13 @@ def test_what_is_no_text_on_standard_input_is_one_sentence():
 
 def test_the_line_break_of_a_piped_prompt_is_no_part_of_it(tiny_arguments, tmp_path):
     file = tmp_path / "run.jsonl"
-    done = subprocess.run([*COMMAND, "run", "-", *map(str, tiny_arguments), "--trace", str(file)], cwd=ROOT,
-                          input="Hello\n", text=True, capture_output=True)  # fmt: skip
+    done = subprocess.run(
+        [*COMMAND, "run", "-", *map(str, tiny_arguments), "--trace", str(file)],
+        cwd=ROOT,
+        input="Hello\n",
+        text=True,
+        capture_output=True,
+    )
     assert done.returncode == 0 and Trace.load(file).prompt == "Hello"
 
 

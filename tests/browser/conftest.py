@@ -26,9 +26,12 @@ SLOW_MS = 60_000  # what a machine with other work on it may take for a page; no
 expect.set_options(timeout=30_000)
 
 HOSTILE = (
-    " <img src=x onerror=window.hacked=1>", " ${window.hacked=2}", " {{window.hacked=3}}",
-    " <script>window.hacked=4</script>", " </script><svg onload=window.hacked=5>",
-)  # fmt: skip
+    " <img src=x onerror=window.hacked=1>",
+    " ${window.hacked=2}",
+    " {{window.hacked=3}}",
+    " <script>window.hacked=4</script>",
+    " </script><svg onload=window.hacked=5>",
+)
 HOSTILE_SCRIPT = " so".join(HOSTILE) + " the end."
 
 
@@ -57,8 +60,9 @@ def serious(page) -> list:
     found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
     return [
         (v["id"], v["impact"], [n["html"][:160] for n in v["nodes"][:4]])
-        for v in found if v["impact"] in ("serious", "critical")
-    ]  # fmt: skip
+        for v in found
+        if v["impact"] in ("serious", "critical")
+    ]
 
 
 class Site:
@@ -81,9 +85,15 @@ class Site:
 
         study = partial(fake_study, pause=4 * pause, hold=lambda: self.hold)
         self.host = Host(
-            load or fake_load, start, partial(fake_compare, pause=0.012, gate=self.compared), fake_verify,
-            partial(fake_lane, pause=pause), fake_costs, study, pair_name="fake",
-        )  # fmt: skip
+            load or fake_load,
+            start,
+            partial(fake_compare, pause=0.012, gate=self.compared),
+            fake_verify,
+            partial(fake_lane, pause=pause),
+            fake_costs,
+            study,
+            pair_name="fake",
+        )
         self.demo = build(self.host, trace)
         self.host.warm_up()
         self.demo.launch(quiet=True, prevent_thread_lock=True, inbrowser=False, **launch_options())

@@ -159,23 +159,36 @@ class FakeRun:
         top = np.argsort(-logp, axis=1, kind="stable")[:, :8].astype(np.int32)
         path_logp = logp[np.arange(n), path.ids]
         return Verification(
-            accepted=verdict.accepted, token=verdict.token, kind=verdict.kind, draws=verdict.draws, path_logp=path_logp,
+            accepted=verdict.accepted,
+            token=verdict.token,
+            kind=verdict.kind,
+            draws=verdict.draws,
+            path_logp=path_logp,
             path_rank=(logp[:n] > path_logp[:, None]).sum(1).astype(np.int32),
-            top_ids=top, top_logp=np.take_along_axis(logp, top, 1),
+            top_ids=top,
+            top_logp=np.take_along_axis(logp, top, 1),
             cell_logp=np.take_along_axis(logp[:n], lattice.ids[:n].astype(np.int64), 1),
-        )  # fmt: skip
+        )
 
     @property
     def trace(self) -> Trace:
         steps = tuple(self.steps)
         raw = b"".join(self.pair.pieces[t] for s in steps for t in s.emitted)
         return Trace(
-            prompt=self.prompt if isinstance(self.prompt, str) else None, prompt_ids=self.prompt_ids,
-            settings=self.settings, pair=self.pair.info, provenance=PROVENANCE,
-            stop_ids=(0,), pieces={i: piece.decode("latin-1") for i, piece in enumerate(self.pair.pieces)},
-            special=(0, 1), steps=steps, text=raw.decode("utf-8", "replace"), stop_reason=self.stop_reason,
-            prefill_ms=40.0, wall_s=0.04 + sum(s.timing.total_ms for s in steps) / 1e3,
-        )  # fmt: skip
+            prompt=self.prompt if isinstance(self.prompt, str) else None,
+            prompt_ids=self.prompt_ids,
+            settings=self.settings,
+            pair=self.pair.info,
+            provenance=PROVENANCE,
+            stop_ids=(0,),
+            pieces={i: piece.decode("latin-1") for i, piece in enumerate(self.pair.pieces)},
+            special=(0, 1),
+            steps=steps,
+            text=raw.decode("utf-8", "replace"),
+            stop_reason=self.stop_reason,
+            prefill_ms=40.0,
+            wall_s=0.04 + sum(s.timing.total_ms for s in steps) / 1e3,
+        )
 
 
 def fake_verify(pair: FakePair, trace: Trace, index: int, ranks: list[int]) -> Step:
@@ -259,11 +272,22 @@ def fake_measured(variant: str, question: Question, place: int, k: int = 6) -> M
     accepted = 0 if variant == "ar" else 20 + 3 * place
     steps = 64 - accepted
     return Measured(
-        variant, question.id, question.category, tokens=64, seconds=0.05 * steps + 0.01 * place, steps=steps,
-        accepted=accepted, draft_ms=8.0 * steps, search_ms=1.0 * steps, verify_ms=40.0 * steps, commit_ms=0.5 * steps,
-        record_ms=0.5 * steps, positions=((40, 40, 30), (40, 30, 12), (30, 12, 4)),
-        lengths=((k, steps, steps * 5, accepted),), differences=(),
-    )  # fmt: skip
+        variant,
+        question.id,
+        question.category,
+        tokens=64,
+        seconds=0.05 * steps + 0.01 * place,
+        steps=steps,
+        accepted=accepted,
+        draft_ms=8.0 * steps,
+        search_ms=1.0 * steps,
+        verify_ms=40.0 * steps,
+        commit_ms=0.5 * steps,
+        record_ms=0.5 * steps,
+        positions=((40, 40, 30), (40, 30, 12), (30, 12, 4)),
+        lengths=((k, steps, steps * 5, accepted),),
+        differences=(),
+    )
 
 
 def fake_result(
@@ -279,21 +303,43 @@ def fake_result(
         rows = study.rows(results, variants) if questions else []
         done, total = questions * len(variants), (asked or questions) * len(variants)
     used = QuestionsUsed("questions.jsonl", "0" * 64, asked or questions)
-    return StudyResult(name, tuple(rows), study.remark(rows) if rows else "", done, total, now, settings,
-                       FakePair().info, PROVENANCE, used, ())  # fmt: skip
+    return StudyResult(
+        name,
+        tuple(rows),
+        study.remark(rows) if rows else "",
+        done,
+        total,
+        now,
+        settings,
+        FakePair().info,
+        PROVENANCE,
+        used,
+        (),
+    )
 
 
 PROBED = {
     "costs": [
         {"part": part, "tokens": n, "ms": ms + n, "least_ms": ms, "plain_passes": (ms + n) / 40}
-        for part, ms in (("draft", 7.0), ("verify", 39.0)) for n in (1, 5, 9, 17)
+        for part, ms in (("draft", 7.0), ("verify", 39.0))
+        for n in (1, 5, 9, 17)
     ],
     "memory": [
-        {"method": method, "tokens": n, "context": n + 30, "ms_per_pass": 40.0, "ms_per_token": 30.0, "cache_mb": 9.0,
-         "trace_mb": 1.0, "rss_mb": 900.0, "other_mb": 800.0}
-        for n in (100, 200) for method in ("ar", "diffuspec")
+        {
+            "method": method,
+            "tokens": n,
+            "context": n + 30,
+            "ms_per_pass": 40.0,
+            "ms_per_token": 30.0,
+            "cache_mb": 9.0,
+            "trace_mb": 1.0,
+            "rss_mb": 900.0,
+            "other_mb": 800.0,
+        }
+        for n in (100, 200)
+        for method in ("ar", "diffuspec")
     ],
-}  # fmt: skip
+}
 
 
 def fake_study(name, pair, settings, questions, state, stop, *, pause: float = 0.0, hold=lambda: None):

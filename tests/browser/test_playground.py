@@ -367,8 +367,10 @@ def test_bad_input_is_said_and_loses_nothing(visit, site, tmp_path):
     expect(page.locator("#notice .ds-message")).to_contain_text("the target can hold 2048")
     expect(page.locator("#run")).to_be_enabled()
     files = {
-        "foreign.jsonl": b'{"hello": 1}\n', "noise.jsonl.gz": b"\x1f\x8bnot gzip at all", "empty.jsonl": b"\n",
-    }  # fmt: skip
+        "foreign.jsonl": b'{"hello": 1}\n',
+        "noise.jsonl.gz": b"\x1f\x8bnot gzip at all",
+        "empty.jsonl": b"\n",
+    }
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
         page.click("#notice button:visible")
@@ -453,8 +455,9 @@ def test_axe_finds_no_serious_violation(visit, site, theme):
     found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
     bad = [
         (v["id"], v["impact"], [n["html"][:160] for n in v["nodes"][:4]])
-        for v in found if v["impact"] in ("serious", "critical")
-    ]  # fmt: skip
+        for v in found
+        if v["impact"] in ("serious", "critical")
+    ]
     assert not bad, bad
 
 

@@ -12,9 +12,10 @@ from tokenizers import pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 MODELS = {
-    "llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
-}  # fmt: skip
+}
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -28,14 +29,29 @@ def tiny(architecture: str, tied: bool = True, layers: int = 2, width: int = 256
     """A random model of two layers, 4 heads over 2 of 64, whose biases and norms matter."""
     torch.manual_seed(3)
     config, network = MODELS[architecture]
-    model = network(
-        config(
-            vocab_size=len(TOKENS) + 2, hidden_size=width, intermediate_size=512, num_hidden_layers=layers,
-            num_attention_heads=4, num_key_value_heads=2, head_dim=64, max_position_embeddings=300,
-            tie_word_embeddings=tied, initializer_range=0.06, rope_parameters={"rope_type": "default",
-            "rope_theta": 5000.0}, bos_token_id=None, eos_token_id=0, pad_token_id=None, **more,
+    model = (
+        network(
+            config(
+                vocab_size=len(TOKENS) + 2,
+                hidden_size=width,
+                intermediate_size=512,
+                num_hidden_layers=layers,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                head_dim=64,
+                max_position_embeddings=300,
+                tie_word_embeddings=tied,
+                initializer_range=0.06,
+                rope_parameters={"rope_type": "default", "rope_theta": 5000.0},
+                bos_token_id=None,
+                eos_token_id=0,
+                pad_token_id=None,
+                **more,
+            )
         )
-    ).eval().requires_grad_(False)  # fmt: skip
+        .eval()
+        .requires_grad_(False)
+    )
     for name, number in model.named_parameters():
         if name.endswith("bias"):
             number.normal_(0, 0.5)
@@ -70,11 +86,14 @@ def write(path, model, kinds=Kind.F16, tokenizer: bool = True, **changes) -> Non
     writer = GGUFWriter(None, changes.pop("architecture", config.model_type))
     name = writer.arch
     meta = {
-        "block_count": config.num_hidden_layers, "embedding_length": config.hidden_size,
-        "feed_forward_length": config.intermediate_size, "attention.head_count": config.num_attention_heads,
-        "attention.head_count_kv": config.num_key_value_heads, "attention.key_length": config.head_dim,
+        "block_count": config.num_hidden_layers,
+        "embedding_length": config.hidden_size,
+        "feed_forward_length": config.intermediate_size,
+        "attention.head_count": config.num_attention_heads,
+        "attention.head_count_kv": config.num_key_value_heads,
+        "attention.key_length": config.head_dim,
         "context_length": config.max_position_embeddings,
-    } | {key: value for key, value in changes.items() if isinstance(value, int) and "tokenizer" not in key}  # fmt: skip
+    } | {key: value for key, value in changes.items() if isinstance(value, int) and "tokenizer" not in key}
     for key, value in meta.items():
         writer.add_uint32(f"{name}.{key}", value)
     writer.add_float32(f"{name}.attention.layer_norm_rms_epsilon", config.rms_norm_eps)
@@ -104,11 +123,21 @@ def _write_tokenizer(writer: GGUFWriter, changes: dict) -> None:
 
 
 NAMES = {
-    "embed_tokens": "token_embd", "lm_head": "output", "model.norm": "output_norm", "q_proj": "attn_q",
-    "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output", "gate_proj": "ffn_gate", "up_proj": "ffn_up",
-    "down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
-    "q_norm": "attn_q_norm", "k_norm": "attn_k_norm",
-}  # fmt: skip
+    "embed_tokens": "token_embd",
+    "lm_head": "output",
+    "model.norm": "output_norm",
+    "q_proj": "attn_q",
+    "k_proj": "attn_k",
+    "v_proj": "attn_v",
+    "o_proj": "attn_output",
+    "gate_proj": "ffn_gate",
+    "up_proj": "ffn_up",
+    "down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "q_norm": "attn_q_norm",
+    "k_norm": "attn_k_norm",
+}
 
 
 def _write_tensors(writer: GGUFWriter, model, kinds, random) -> None:

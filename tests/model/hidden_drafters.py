@@ -14,9 +14,16 @@ from diffuspec.models.dflash.network import expected_tensors
 
 VOCAB, LAYERS, BLOCK, MASK = 264, 8, 8, 4
 SHAPE = dict(
-    vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
-    max_position_embeddings=256, rms_norm_eps=1e-6, attention_bias=False,
-)  # fmt: skip
+    vocab_size=VOCAB,
+    hidden_size=32,
+    intermediate_size=48,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    max_position_embeddings=256,
+    rms_norm_eps=1e-6,
+    attention_bias=False,
+)
 DRAFTER = {**SHAPE, "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
 SELECTOR = dict(conv_kernel_size=2, conv_group_size=8, selector_rank=6, selector_top_k=9)
 MARKOV = dict(markov_rank=6, markov_head_type="vanilla", enable_confidence_head=True, confidence_head_with_markov=True)
@@ -29,10 +36,15 @@ def target_model(kind: str = "qwen3", seed: int = 0):
     config, network = {"qwen3": (Qwen3Config, Qwen3ForCausalLM), "llama": (LlamaConfig, LlamaForCausalLM)}[kind]
     model = network(
         config(
-            **SHAPE, num_hidden_layers=LAYERS, tie_word_embeddings=True, initializer_range=0.3, bos_token_id=None,
-            eos_token_id=1, pad_token_id=None,
+            **SHAPE,
+            num_hidden_layers=LAYERS,
+            tie_word_embeddings=True,
+            initializer_range=0.3,
+            bos_token_id=None,
+            eos_token_id=1,
+            pad_token_id=None,
         )
-    ).eval()  # fmt: skip
+    ).eval()
     model.generation_config.eos_token_id = [1, 3]
     return model
 
@@ -42,27 +54,48 @@ def zlab(kind: str = "dflash", **changes) -> dict:
     own = {"mask_token_id": MASK, "target_layer_ids": IDS, **(SELECTOR if kind == "dflash2" else {})}
     name = {"dflash": "DFlashDraftModel", "dflash2": "DFlash2DraftModel"}[kind]
     return {
-        **DRAFTER, "architectures": [name], "model_type": "qwen3", "block_size": BLOCK, "num_target_layers": LAYERS,
-        "dflash_config": own, "hidden_act": "silu", "rope_theta": 10000.0, **changes,
-    }  # fmt: skip
+        **DRAFTER,
+        "architectures": [name],
+        "model_type": "qwen3",
+        "block_size": BLOCK,
+        "num_target_layers": LAYERS,
+        "dflash_config": own,
+        "hidden_act": "silu",
+        "rope_theta": 10000.0,
+        **changes,
+    }
 
 
 def deepspec(**changes) -> dict:
     return {
-        **DRAFTER, "architectures": ["Qwen3DSparkModel"], "model_type": "qwen3", "block_size": BLOCK, **MARKOV,
-        "num_target_layers": LAYERS, "mask_token_id": MASK, "target_layer_ids": IDS, "num_anchors": 4,
-        "rope_theta": 10000.0, **changes,
-    }  # fmt: skip
+        **DRAFTER,
+        "architectures": ["Qwen3DSparkModel"],
+        "model_type": "qwen3",
+        "block_size": BLOCK,
+        **MARKOV,
+        "num_target_layers": LAYERS,
+        "mask_token_id": MASK,
+        "target_layer_ids": IDS,
+        "num_anchors": 4,
+        "rope_theta": 10000.0,
+        **changes,
+    }
 
 
 def speculators(kind: str, **changes) -> dict:
     """Entries of hidden_states, not layers: one more than z-lab's for the same layers."""
     more = {"dflash": {}, "dflash2": SELECTOR, "dspark": MARKOV}[kind]
     return {
-        "speculators_model_type": kind, "architectures": ["DFlashSpeculator"], "block_size": BLOCK,
-        "draft_vocab_size": VOCAB, "mask_token_id": MASK, "aux_hidden_state_layer_ids": [i + 1 for i in IDS],
-        "transformer_layer_config": {**DRAFTER, "model_type": "qwen3", "rope_theta": 10000.0}, **more, **changes,
-    }  # fmt: skip
+        "speculators_model_type": kind,
+        "architectures": ["DFlashSpeculator"],
+        "block_size": BLOCK,
+        "draft_vocab_size": VOCAB,
+        "mask_token_id": MASK,
+        "aux_hidden_state_layer_ids": [i + 1 for i in IDS],
+        "transformer_layer_config": {**DRAFTER, "model_type": "qwen3", "rope_theta": 10000.0},
+        **more,
+        **changes,
+    }
 
 
 def random_weights(config: dict, seed: int = 5, own_output: bool = False) -> dict[str, torch.Tensor]:

@@ -110,15 +110,26 @@ def test_speed_up_is_the_ratio_of_means_over_questions(tiny_pair, questions):
 
     def made(variant, question, category, tokens, seconds, steps):
         return dataclasses.replace(
-            base, variant=variant, question=question, category=category, tokens=tokens, seconds=seconds, steps=steps,
+            base,
+            variant=variant,
+            question=question,
+            category=category,
+            tokens=tokens,
+            seconds=seconds,
+            steps=steps,
             accepted=tokens - steps,
-        )  # fmt: skip
+        )
 
-    rows = summarise([
-        made("ar", "1", "mt", 10, 1.0, 10), made("x", "1", "mt", 10, 0.5, 4),
-        made("ar", "2", "qa", 40, 1.0, 40), made("x", "2", "qa", 40, 1.0, 40),
-        made("ar", "3", "qa", 10, 1.0, 10), made("x", "3", "qa", 10, 0.1, 5),
-    ])  # fmt: skip
+    rows = summarise(
+        [
+            made("ar", "1", "mt", 10, 1.0, 10),
+            made("x", "1", "mt", 10, 0.5, 4),
+            made("ar", "2", "qa", 40, 1.0, 40),
+            made("x", "2", "qa", 40, 1.0, 40),
+            made("ar", "3", "qa", 10, 1.0, 10),
+            made("x", "3", "qa", 10, 0.1, 5),
+        ]
+    )
     table = {(row["method"], row["category"]): row for row in rows}
     assert table["x", "mean"]["speedup"] == pytest.approx((20 + 40 + 100) / (10 + 40 + 10))
     assert table["x", "qa"]["speedup"] == pytest.approx((40 + 100) / (40 + 10))

@@ -73,12 +73,17 @@ def llama_cpp(path):
 
 def test_its_ids_are_those_of_llama_cpp(coder):
     texts = (
-        "def f(x):\n    return x**12345  # it's\t\n\n  x", "   three", "\n\n\n", "3.14159 0x1F 1234567890",
-        "a<|im_end|>b <|fim_prefix|>x<|fim_middle|> <|endoftext|> ", "\t\tif (a&&b) {\r\n}\r\n",
+        "def f(x):\n    return x**12345  # it's\t\n\n  x",
+        "   three",
+        "\n\n\n",
+        "3.14159 0x1F 1234567890",
+        "a<|im_end|>b <|fim_prefix|>x<|fim_middle|> <|endoftext|> ",
+        "\t\tif (a&&b) {\r\n}\r\n",
         "IT'S I'LL don'T we'RE",
-        "e\u0301 \u1e9b\u0323 \ufb01 日本語 한국어 🙂👩‍👩‍👧 Ⅷ ² ½ ١٢٣ \u00a0\u2003\u200b", "<tool_call>{}</tool_call>",
+        "e\u0301 \u1e9b\u0323 \ufb01 日本語 한국어 🙂👩‍👩‍👧 Ⅷ ² ½ ١٢٣ \u00a0\u2003\u200b",
+        "<tool_call>{}</tool_call>",
         "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n",
-    )  # fmt: skip
+    )
     with llama_cpp(coder.target.source) as ids:
         for text in texts:
             assert coder.tokenizer(text, add_special_tokens=False).input_ids == ids(text), text

@@ -19,9 +19,17 @@ from diffuspec.models.drafter import MASKED, Convention, StandaloneDrafter
 from diffuspec.models.pair import OWN_NGRAM
 from diffuspec.training.ngram import fit
 
-SHAPE = dict(vocab_size=272, hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
-             num_key_value_heads=2, max_position_embeddings=96, tie_word_embeddings=False,
-             initializer_range=0.25)  # fmt: skip
+SHAPE = dict(
+    vocab_size=272,
+    hidden_size=32,
+    intermediate_size=40,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=96,
+    tie_word_embeddings=False,
+    initializer_range=0.25,
+)
 PREFIX = [20, 30, 40, 50, 60, 70, 80]
 MASK = 270
 
@@ -36,8 +44,12 @@ def save(folder, network, config, model_type=None):
     model.save_pretrained(folder)
     if model_type:
         path = folder / "config.json"
-        changed = {**json.loads(path.read_text()), "model_type": model_type, "architectures": [model_type + "Model"],
-                   "auto_map": {"AutoModel": "modeling.Some"}}  # fmt: skip
+        changed = {
+            **json.loads(path.read_text()),
+            "model_type": model_type,
+            "architectures": [model_type + "Model"],
+            "auto_map": {"AutoModel": "modeling.Some"},
+        }
         path.write_text(json.dumps(changed))
     return model
 
@@ -163,11 +175,16 @@ def test_a_long_text_is_cut_to_the_drafters_own_context(tiny_folder, dream):
     torch.testing.assert_close(drafted(pair, long, [MASKED] * 5), drafted(pair, long[-15:], [MASKED] * 5))
 
 
-@pytest.mark.parametrize("convention", [
-    Convention(MASK, shifted=True, layout="qwen2"), Convention(MASK, layout="qwen2"),
-    Convention(MASK, attention="block-causal", block=4, layout="qwen2"),
-    Convention(MASK, shifted=True, layout="qwen2", context=16),
-], ids=["shifted", "unshifted", "block-causal", "small context"])  # fmt: skip
+@pytest.mark.parametrize(
+    "convention",
+    [
+        Convention(MASK, shifted=True, layout="qwen2"),
+        Convention(MASK, layout="qwen2"),
+        Convention(MASK, attention="block-causal", block=4, layout="qwen2"),
+        Convention(MASK, shifted=True, layout="qwen2", context=16),
+    ],
+    ids=["shifted", "unshifted", "block-causal", "small context"],
+)
 def test_whatever_the_convention_the_answer_is_the_targets(tiny_folder, tiny_model, dream, plain_greedy, convention):
     pair = load(tiny_folder, dream[0], convention)
     trace = DiffuSpec(pair, Settings(proxy="context", passes=2)).run(ids=PREFIX, max_new_tokens=16)

@@ -18,9 +18,19 @@ from diffuspec.models.target import load_target
 from diffuspec.models.vocabulary import make_sure_they_share, stop_ids
 
 VOCAB, MASK = 264, 263
-SHAPE = dict(vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-             num_key_value_heads=2, initializer_range=0.3, max_position_embeddings=256, bos_token_id=None,
-             eos_token_id=1, pad_token_id=None)  # fmt: skip
+SHAPE = dict(
+    vocab_size=VOCAB,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    initializer_range=0.3,
+    max_position_embeddings=256,
+    bos_token_id=None,
+    eos_token_id=1,
+    pad_token_id=None,
+)
 WINDOW = 24
 MIXED = ["sliding_attention", "full_attention"]
 TARGETS = {
@@ -154,10 +164,14 @@ def test_padding_is_no_difference_between_vocabularies():
     make_sure_they_share(ours, None, 10)
 
 
-@pytest.mark.parametrize("theirs, rows, says", [
-    ({f"t{i}": i for i in range(8)}, 8, "token 8, 't8', is not"), (None, 9, "token 9, 't9', is not"),
-    ({"t0": 0, "t1": 1, "other": 2, "more": 3}, 16, "token 2 is 't2' to the target and 'other' to the drafter"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "theirs, rows, says",
+    [
+        ({f"t{i}": i for i in range(8)}, 8, "token 8, 't8', is not"),
+        (None, 9, "token 9, 't9', is not"),
+        ({"t0": 0, "t1": 1, "other": 2, "more": 3}, 16, "token 2 is 't2' to the target and 'other' to the drafter"),
+    ],
+)
 def test_unlike_vocabularies_are_refused_with_the_first_difference(theirs, rows, says):
     with pytest.raises(PairError, match=says):
         make_sure_they_share({f"t{i}": i for i in range(10)}, theirs, rows)
@@ -202,8 +216,13 @@ def phi(seed=1):
 
 
 ALL, NAN, INF = slice(None), float("nan"), float("inf")
-RUNS = [dict(), dict(search="tree", copy=1), dict(temperature=1.0), dict(temperature=1.0, rule="sampled-search"),
-        dict(temperature=0.7, top_k=3, rule="paper")]  # fmt: skip
+RUNS = [
+    dict(),
+    dict(search="tree", copy=1),
+    dict(temperature=1.0),
+    dict(temperature=1.0, rule="sampled-search"),
+    dict(temperature=0.7, top_k=3, rule="paper"),
+]
 
 
 @pytest.mark.parametrize("spoil", [(ALL, NAN), (slice(40, 41), NAN), (slice(40, 41), INF), (ALL, -INF)])
@@ -217,10 +236,16 @@ def test_a_target_that_computes_no_numbers_ends_the_run_and_keeps_what_was_made(
     assert Trace.loads(run.trace.dumps()).stop_reason == "failed"
 
 
-@pytest.mark.parametrize("which, spoil", [
-    ("target", (slice(200, None), -INF)), ("target", (slice(50, 60), 1e30)), ("drafter", (slice(200, None), -INF)),
-    ("drafter", (slice(50, 60), 1e30)), ("drafter", (slice(50, 60), NAN)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "which, spoil",
+    [
+        ("target", (slice(200, None), -INF)),
+        ("target", (slice(50, 60), 1e30)),
+        ("drafter", (slice(200, None), -INF)),
+        ("drafter", (slice(50, 60), 1e30)),
+        ("drafter", (slice(50, 60), NAN)),
+    ],
+)
 @pytest.mark.parametrize("settings", RUNS)
 def test_every_trace_that_is_saved_can_be_loaded(folders, which, spoil, settings):
     models = {"target": phi(1), "drafter": phi(9)}

@@ -41,10 +41,18 @@ def logits(passes, ids):
 @pytest.mark.parametrize("architecture", gguf_files.MODELS)
 @pytest.mark.parametrize(
     "kinds",
-    [Kind.Q4_0, Kind.Q4_1, Kind.Q4_K, Kind.Q5_K, Kind.Q6_K, Kind.Q8_0, Kind.F16,
-     {"attn_v": Kind.Q6_K, "1.ffn_down": Kind.Q6_K, "0.attn_q": Kind.Q8_0, "token": Kind.Q6_K, "": Kind.Q4_K}],
+    [
+        Kind.Q4_0,
+        Kind.Q4_1,
+        Kind.Q4_K,
+        Kind.Q5_K,
+        Kind.Q6_K,
+        Kind.Q8_0,
+        Kind.F16,
+        {"attn_v": Kind.Q6_K, "1.ffn_down": Kind.Q6_K, "0.attn_q": Kind.Q8_0, "token": Kind.Q6_K, "": Kind.Q4_K},
+    ],
     ids=lambda kinds: kinds.name if isinstance(kinds, Kind) else "mixed",
-)  # fmt: skip
+)
 def test_a_file_computes_what_transformers_does_with_its_numbers(architecture, kinds, tmp_path):
     model = gguf_files.tiny(architecture, tied=architecture == "llama")
     gguf_files.write(tmp_path / "tiny.gguf", model, kinds)
@@ -58,10 +66,17 @@ def test_a_file_computes_what_transformers_does_with_its_numbers(architecture, k
 
 @pytest.mark.parametrize(
     ("kind", "bits", "lost"),
-    [(Kind.Q4_0, 4, 0), (Kind.Q4_1, 4, 0), (Kind.Q8_0, 8, 0), (Kind.Q4_K, 4, 0.001), (Kind.Q5_K, 8, 0.01),
-     (Kind.Q6_K, 8, 0.01), (Kind.F16, 8, 0.01)],
+    [
+        (Kind.Q4_0, 4, 0),
+        (Kind.Q4_1, 4, 0),
+        (Kind.Q8_0, 8, 0),
+        (Kind.Q4_K, 4, 0.001),
+        (Kind.Q5_K, 8, 0.01),
+        (Kind.Q6_K, 8, 0.01),
+        (Kind.F16, 8, 0.01),
+    ],
     ids=lambda value: value.name if isinstance(value, Kind) else "",
-)  # fmt: skip
+)
 def test_weights_are_kept_as_they_are_or_rounded_a_little(kind, bits, lost):
     """Lost: root mean square of what rounding changes, as a share of the weights' own."""
     random = np.random.default_rng(6)

@@ -167,13 +167,17 @@ def test_the_draft_is_that_of_the_forward_written_out(model, name):
 
 
 GRID = [
-    dict(search="cps", proxy="learned", beam=3), dict(search="tree", nodes=9, proxy="learned", copy=1),
-    dict(search="exact", proxy="context"), dict(search="tree", length="throughput", nodes=12, proxy="context"),
-    dict(search="argmax", length="fixed", k=4), dict(search="cps", proxy="learned", lam=0.0, beam=1, length="failfast"),
-    dict(search="cps", proxy="none", passes=3), dict(search="exact", proxy="learned"),
+    dict(search="cps", proxy="learned", beam=3),
+    dict(search="tree", nodes=9, proxy="learned", copy=1),
+    dict(search="exact", proxy="context"),
+    dict(search="tree", length="throughput", nodes=12, proxy="context"),
+    dict(search="argmax", length="fixed", k=4),
+    dict(search="cps", proxy="learned", lam=0.0, beam=1, length="failfast"),
+    dict(search="cps", proxy="none", passes=3),
+    dict(search="exact", proxy="learned"),
     dict(search="tree", proxy="learned", length="predicted", confidence=0.4, nodes=6),
     dict(search="cps", proxy="learned", temperature=0.7, rule="sampled-search"),
-]  # fmt: skip
+]
 
 
 def chosen(pair, asked):
@@ -303,21 +307,41 @@ def test_layers_of_zlab_and_entries_of_speculators_mean_the_same_states():
 # A published config.json of SpecForge for Qwen3-32B, its fields of the drafter kept; and z-lab's of Qwen3.5 and later.
 def test_published_configs_are_read():
     published = {
-        "architectures": ["DFlashDraftModel"], "block_size": 16, "head_dim": 128, "hidden_act": "silu",
+        "architectures": ["DFlashDraftModel"],
+        "block_size": 16,
+        "head_dim": 128,
+        "hidden_act": "silu",
         "dflash_config": {"mask_token_id": 151669, "target_layer_ids": [1, 8, 14, 21, 28, 34, 41, 48, 54, 61]},
-        "hidden_size": 5120, "intermediate_size": 25600, "layer_types": ["full_attention"] * 10,
-        "max_position_embeddings": 40960, "model_type": "qwen3", "num_attention_heads": 64, "num_key_value_heads": 8,
-        "num_hidden_layers": 10, "num_target_layers": 64, "rms_norm_eps": 1e-06, "rope_theta": 1000000,
-        "rope_scaling": None, "sliding_window": None, "use_sliding_window": False, "vocab_size": 151936,
-    }  # fmt: skip
+        "hidden_size": 5120,
+        "intermediate_size": 25600,
+        "layer_types": ["full_attention"] * 10,
+        "max_position_embeddings": 40960,
+        "model_type": "qwen3",
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "num_hidden_layers": 10,
+        "num_target_layers": 64,
+        "rms_norm_eps": 1e-06,
+        "rope_theta": 1000000,
+        "rope_scaling": None,
+        "sliding_window": None,
+        "use_sliding_window": False,
+        "vocab_size": 151936,
+    }
     shape = read_shape(published, "")
     assert (shape.kind, shape.max_block, shape.mask_id, shape.shifted) == ("dflash", 15, 151669, False)
     assert shape.entries[-1] == 62 and shape.stack["rope_theta"] == 1000000
     later = {**published, "dflash_config": {**published["dflash_config"], "block_size": 8}}
     del later["block_size"]
     assert read_shape(later, "").max_block == 7
-    radix = {**published, "architectures": ["DSparkDraftModel"], "block_size": 7, "markov_rank": 256,
-             "enable_confidence_head": True, "confidence_head_with_markov": True}  # fmt: skip
+    radix = {
+        **published,
+        "architectures": ["DSparkDraftModel"],
+        "block_size": 7,
+        "markov_rank": 256,
+        "enable_confidence_head": True,
+        "confidence_head_with_markov": True,
+    }
     shape = read_shape(radix, "")
     assert (shape.kind, shape.max_block, shape.markov, shape.confidence) == ("dspark", 7, (256, "vanilla"), True)
 
@@ -341,20 +365,38 @@ def test_a_folder_that_says_qwen3_is_never_loaded_as_a_causal_model(folders):
     assert pair.settings.k_max == BLOCK - 1
 
 
-@pytest.mark.parametrize(("config", "change", "said"), [
-    (zlab(), lambda w: w.pop("layers.1.mlp.up_proj.weight"), "lacks layers.1.mlp.up_proj.weight"),
-    (zlab(), lambda w: w.update({"layers.9.x": torch.zeros(1), "y": torch.zeros(1)}), "also holds layers.9.*1 more"),
-    (zlab(), lambda w: w.update({"fc.weight": torch.zeros(32, 64)}), r"fc.weight of \[32, 64\].*asks for \[32, 96\]"),
-    (zlab("dflash2"), lambda w: w.pop("candidate_selector.hidden_projection.weight"), "lacks candidate_selector"),
-    (deepspec(), lambda w: w.pop("confidence_head.proj.bias"), "lacks confidence_head.proj.bias"),
-    (deepspec(enable_confidence_head=False), lambda w: w.update({"confidence_head.proj.bias": torch.zeros(1)}),
-     "also holds"),
-    (zlab(num_target_layers=36), None, "made for a target of 36 layers; this one has 8"),
-    (speculators("dflash", aux_hidden_state_layer_ids=[2, 4, 9]), None, "reads entry 9 .* 0 to 8"),
-    (zlab(dflash_config={"mask_token_id": 9999, "target_layer_ids": IDS}), None, "mask id 9999 .* vocabulary of 264"),
-    (zlab(hidden_size=64), None, "hidden size 64; this one's is 32"),
-    (zlab(block_size=1), None, "no position is left"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("config", "change", "said"),
+    [
+        (zlab(), lambda w: w.pop("layers.1.mlp.up_proj.weight"), "lacks layers.1.mlp.up_proj.weight"),
+        (
+            zlab(),
+            lambda w: w.update({"layers.9.x": torch.zeros(1), "y": torch.zeros(1)}),
+            "also holds layers.9.*1 more",
+        ),
+        (
+            zlab(),
+            lambda w: w.update({"fc.weight": torch.zeros(32, 64)}),
+            r"fc.weight of \[32, 64\].*asks for \[32, 96\]",
+        ),
+        (zlab("dflash2"), lambda w: w.pop("candidate_selector.hidden_projection.weight"), "lacks candidate_selector"),
+        (deepspec(), lambda w: w.pop("confidence_head.proj.bias"), "lacks confidence_head.proj.bias"),
+        (
+            deepspec(enable_confidence_head=False),
+            lambda w: w.update({"confidence_head.proj.bias": torch.zeros(1)}),
+            "also holds",
+        ),
+        (zlab(num_target_layers=36), None, "made for a target of 36 layers; this one has 8"),
+        (speculators("dflash", aux_hidden_state_layer_ids=[2, 4, 9]), None, "reads entry 9 .* 0 to 8"),
+        (
+            zlab(dflash_config={"mask_token_id": 9999, "target_layer_ids": IDS}),
+            None,
+            "mask id 9999 .* vocabulary of 264",
+        ),
+        (zlab(hidden_size=64), None, "hidden size 64; this one's is 32"),
+        (zlab(block_size=1), None, "no position is left"),
+    ],
+)
 def test_what_does_not_fit_is_refused_in_one_sentence(folders, tmp_path, config, change, said):
     weights = tiny_drafters.random_weights(config)
     if change:
@@ -364,15 +406,18 @@ def test_what_does_not_fit_is_refused_in_one_sentence(folders, tmp_path, config,
         load_hidden_state_drafter(folder, Target(tiny_drafters.target_model()))
 
 
-@pytest.mark.parametrize(("config", "said"), [
-    (zlab(dflash_config={"target_layer_ids": IDS}), "no mask_token_id"),
-    (speculators("dflash", aux_hidden_state_layer_ids=None), "no aux_hidden_state_layer_ids"),
-    ({**speculators("dflash"), "speculators_model_type": "eagle3"}, "'eagle3', which does not fill masks"),
-    (zlab(architectures=["Gemma4DSparkModel"]), "Gemma4DSparkModel, which is not supported"),
-    (zlab(is_neox_style=False), "sets is_neox_style"),
-    (zlab(hidden_act="gelu"), "'gelu': only silu"),
-    ({"dflash_config": {"mask_token_id": 4}}, "incomplete or damaged: KeyError"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (zlab(dflash_config={"target_layer_ids": IDS}), "no mask_token_id"),
+        (speculators("dflash", aux_hidden_state_layer_ids=None), "no aux_hidden_state_layer_ids"),
+        ({**speculators("dflash"), "speculators_model_type": "eagle3"}, "'eagle3', which does not fill masks"),
+        (zlab(architectures=["Gemma4DSparkModel"]), "Gemma4DSparkModel, which is not supported"),
+        (zlab(is_neox_style=False), "sets is_neox_style"),
+        (zlab(hidden_act="gelu"), "'gelu': only silu"),
+        ({"dflash_config": {"mask_token_id": 4}}, "incomplete or damaged: KeyError"),
+    ],
+)
 def test_a_config_that_cannot_be_read_is_refused(config, said):
     with pytest.raises(PairError, match=said):
         read_shape(config, "some/drafter")

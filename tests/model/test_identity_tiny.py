@@ -180,9 +180,21 @@ def test_the_context_is_filled_to_the_last_position_of_the_target(tiny, tiny_pai
     assert trace.stop_reason == ("context" if len(expected) == 46 else "stop token")
 
 
-@pytest.mark.parametrize("bad", [dict(prompt=""), dict(prompt="  \n"), dict(prompt=[]), dict(ids=[]), dict(ids=[264]),
-                                 dict(ids=[-1]), dict(), dict(prompt="a", ids=[1]), dict(ids=[5] * 512),
-                                 dict(prompt="x" * 600)])  # fmt: skip
+@pytest.mark.parametrize(
+    "bad",
+    [
+        dict(prompt=""),
+        dict(prompt="  \n"),
+        dict(prompt=[]),
+        dict(ids=[]),
+        dict(ids=[264]),
+        dict(ids=[-1]),
+        dict(),
+        dict(prompt="a", ids=[1]),
+        dict(ids=[5] * 512),
+        dict(prompt="x" * 600),
+    ],
+)
 def test_a_prompt_that_cannot_be_run_is_a_prompt_error(tiny_pair, bad):
     with pytest.raises(PromptError):
         DiffuSpec(tiny_pair, Settings(proxy="none")).stream(**bad)

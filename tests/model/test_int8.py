@@ -34,8 +34,9 @@ def head_of(weight, gain):
     width = weight.shape[1]
     nothing = LayerWeights(
         *(torch.zeros(rows, columns) for rows, columns in ((24, width), (width, 8), (32, width), (width, 16))),
-        torch.ones(width), torch.ones(width),
-    )  # fmt: skip
+        torch.ones(width),
+        torch.ones(width),
+    )
     stack = Int8Stack([nothing], gain, weight, heads=1, kv_heads=1, head_dim=8, eps=1e-5, theta=1e4, positions=99)
 
     def head(rows):

@@ -67,10 +67,17 @@ def test_generate_stops_when_told(tiny_pair):
     assert len(list(METHODS["hf-generate"].start(tiny_pair, SETTINGS, PROMPT, after_three))) == 3
 
 
-@pytest.mark.parametrize("own", [
-    dict(repetition_penalty=1.7), dict(suppress_tokens=list(range(40, 200))), dict(num_beams=3),
-    dict(do_sample=True, temperature=2.0, top_k=3), dict(no_repeat_ngram_size=1), dict(min_new_tokens=12),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "own",
+    [
+        dict(repetition_penalty=1.7),
+        dict(suppress_tokens=list(range(40, 200))),
+        dict(num_beams=3),
+        dict(do_sample=True, temperature=2.0, top_k=3),
+        dict(no_repeat_ngram_size=1),
+        dict(min_new_tokens=12),
+    ],
+)
 def test_generate_decodes_plainly_whatever_the_checkpoint_would_have(tiny_pair, tiny_model, tmp_path, own):
     tiny_model.save_pretrained(tmp_path)
     path = tmp_path / "generation_config.json"

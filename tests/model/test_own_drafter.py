@@ -55,9 +55,10 @@ def test_an_entry_point_names_it(module, tiny_folder, monkeypatch):
     entry = metadata.EntryPoint("recall", "mine:Recall", "diffuspec.drafters")
     found = metadata.entry_points
     monkeypatch.setattr(
-        metadata, "entry_points",
+        metadata,
+        "entry_points",
         lambda **asked: [entry] if asked == {"group": "diffuspec.drafters", "name": "recall"} else found(**asked),
-    )  # fmt: skip
+    )
     assert load_pair(target=str(tiny_folder), drafter="recall").drafter.max_block == 12
 
 
@@ -74,18 +75,21 @@ class Mine(DiffusionDrafter):
 """
 
 
-@pytest.mark.parametrize(("code", "name", "said"), [
-    (OWN.format("torch.zeros(3, 264)"), "Mine", r"must be a tensor \[2, vocabulary\] here, not \[3, 264\]"),
-    (OWN.format("None"), "Mine", "not NoneType"),
-    (OWN.format("torch.full((len(block), 264), torch.nan)"), "Mine", "not numbers"),
-    (OWN.format("torch.zeros(len(block), 9999)"), "Mine", "vocabulary of 264 lacks"),
-    (OWN.format("1 / 0"), "Mine", "failed at its first draft: ZeroDivisionError"),
-    (OWN.format("0").replace("= 6", "= 0"), "Mine", "max_block of Mine must be a whole number above 0"),
-    ("class Mine: pass", "Mine", "is no DiffusionDrafter"),
-    ("", "Mine", "could not be imported: module 'mine' has no attribute 'Mine'"),
-    ("import no_such_module_here", "Mine", "could not be imported: No module named 'no_such_module_here'"),
-    ("Mine = (", "Mine", "could not be imported"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("code", "name", "said"),
+    [
+        (OWN.format("torch.zeros(3, 264)"), "Mine", r"must be a tensor \[2, vocabulary\] here, not \[3, 264\]"),
+        (OWN.format("None"), "Mine", "not NoneType"),
+        (OWN.format("torch.full((len(block), 264), torch.nan)"), "Mine", "not numbers"),
+        (OWN.format("torch.zeros(len(block), 9999)"), "Mine", "vocabulary of 264 lacks"),
+        (OWN.format("1 / 0"), "Mine", "failed at its first draft: ZeroDivisionError"),
+        (OWN.format("0").replace("= 6", "= 0"), "Mine", "max_block of Mine must be a whole number above 0"),
+        ("class Mine: pass", "Mine", "is no DiffusionDrafter"),
+        ("", "Mine", "could not be imported: module 'mine' has no attribute 'Mine'"),
+        ("import no_such_module_here", "Mine", "could not be imported: No module named 'no_such_module_here'"),
+        ("Mine = (", "Mine", "could not be imported"),
+    ],
+)
 def test_what_breaks_the_contract_is_told_in_one_sentence(module, tiny_folder, code, name, said):
     module(code or "\n")
     with pytest.raises(PairError, match=said):

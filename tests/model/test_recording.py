@@ -16,14 +16,20 @@ def fresh_logp(model, ids, n, temperature=1.0):
     return (model(torch.tensor([ids]), use_cache=False).logits[0, -n:] / temperature).log_softmax(-1).numpy()
 
 
-@pytest.mark.parametrize("settings", [
-    Settings(proxy="context", k_min=2, k_max=6), Settings(search="argmax", length="fixed", k=9),
-    Settings(proxy="none", passes=3), Settings(proxy="context", temperature=0.7, seed=3),
-    Settings(proxy="context", search="tree", nodes=12), Settings(search="tree", proxy="none", temperature=0.8, seed=3),
-    Settings(proxy="context", temperature=0.9, rule="sampled-path"),
-    Settings(proxy="context", temperature=0.9, rule="paper"),
-    Settings(proxy="context", temperature=1.1, rule="sampled-search", seed=1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(proxy="context", k_min=2, k_max=6),
+        Settings(search="argmax", length="fixed", k=9),
+        Settings(proxy="none", passes=3),
+        Settings(proxy="context", temperature=0.7, seed=3),
+        Settings(proxy="context", search="tree", nodes=12),
+        Settings(search="tree", proxy="none", temperature=0.8, seed=3),
+        Settings(proxy="context", temperature=0.9, rule="sampled-path"),
+        Settings(proxy="context", temperature=0.9, rule="paper"),
+        Settings(proxy="context", temperature=1.1, rule="sampled-search", seed=1),
+    ],
+)
 @pytest.mark.parametrize("name", ["standalone", "block", "peeking"])
 def test_every_recorded_probability_is_the_targets(tiny_pairs, tiny_model, name, settings):
     prompt = [62, 102]

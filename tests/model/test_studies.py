@@ -86,8 +86,12 @@ def test_every_variant_is_held_against_plain_decoding(run, name):
 
 def test_the_papers_values_stand_in_the_right_rows(run):
     ablation = {(r["variant"], r["category"]): r for r in run("ablation").rows}
-    for name, switches in (("CPS + ADL", (True, True)), ("CPS", (True, False)), ("ADL", (False, True)),
-                           ("neither", (False, False))):  # fmt: skip
+    for name, switches in (
+        ("CPS + ADL", (True, True)),
+        ("CPS", (True, False)),
+        ("ADL", (False, True)),
+        ("neither", (False, False)),
+    ):
         row = ablation[name, "mean"]
         assert (row["paper_accepted_per_step"], row["paper_speedup"]) == paper.ABLATION[switches]
         row = ablation[name, "qa"]
@@ -111,8 +115,12 @@ def test_the_ablation_turns_off_what_it_says(run):
     rows = {r["variant"]: r for r in run("ablation").rows if r["category"] == "mean"}
     by_name = {v.name: v for v in STUDIES["ablation"].variants(SETTINGS, 40)}
     assert {n: v.method for n, v in by_name.items()} == {
-        "ar": "ar", "CPS + ADL": "diffuspec", "CPS": "cps", "ADL": "adl", "neither": "plain",
-    }  # fmt: skip
+        "ar": "ar",
+        "CPS + ADL": "diffuspec",
+        "CPS": "cps",
+        "ADL": "adl",
+        "neither": "plain",
+    }
     assert rows.keys() == by_name.keys() - {"ar"}
 
 
@@ -144,8 +152,12 @@ def test_a_sweep_holds_the_value_set_and_one_change_at_a_time():
     variants = study.variants(SETTINGS.replace(beam=2), 40)
     assert [v.name for v in variants] == ["ar", "as set", "beam = 1", "beam = 3", "beam = 8", "tau = 0.5"]
     assert [(v.settings.beam, v.settings.tau) for v in variants[1:]] == [
-        (2, 0.8), (1, 0.8), (3, 0.8), (8, 0.8), (2, 0.5),
-    ]  # fmt: skip
+        (2, 0.8),
+        (1, 0.8),
+        (3, 0.8),
+        (8, 0.8),
+        (2, 0.5),
+    ]
     with pytest.raises(SettingsError, match="no setting 'beem'"):
         sweep({"beem": [1]})
     with pytest.raises(SettingsError, match="out of bounds"):
@@ -196,15 +208,33 @@ def changed(result, path, value):
 @pytest.mark.parametrize(
     "path, value",
     [
-        (["study"], "nonesuch"), (["study"], ["ablation"]), (["version"], 2), (["rows"], {}), (["rows"], ...),
-        (["rows", 0], 3), (["rows", 0, "speedup"], []), (["rows", 0, "speedup"], "1" * 3000),
-        (["rows", 0, "speedup"], ...), (["rows", 0, "extra"], 1), (["rows"], [{}] * 6000), (["settings"], None),
-        (["settings", "beam"], 1000), (["settings", "beem"], 1), (["pair"], {}), (["pair", "context"], "many"),
-        (["provenance", "versions"], {"torch": 2}), (["questions", "count"], True), (["done"], -1),
-        (["done"], 10**6), (["remark"], None), (["remark"], "x" * 10**5), (["differences"], [{"a": 1}]), (["now"], 3),
+        (["study"], "nonesuch"),
+        (["study"], ["ablation"]),
+        (["version"], 2),
+        (["rows"], {}),
+        (["rows"], ...),
+        (["rows", 0], 3),
+        (["rows", 0, "speedup"], []),
+        (["rows", 0, "speedup"], "1" * 3000),
+        (["rows", 0, "speedup"], ...),
+        (["rows", 0, "extra"], 1),
+        (["rows"], [{}] * 6000),
+        (["settings"], None),
+        (["settings", "beam"], 1000),
+        (["settings", "beem"], 1),
+        (["pair"], {}),
+        (["pair", "context"], "many"),
+        (["provenance", "versions"], {"torch": 2}),
+        (["questions", "count"], True),
+        (["done"], -1),
+        (["done"], 10**6),
+        (["remark"], None),
+        (["remark"], "x" * 10**5),
+        (["differences"], [{"a": 1}]),
+        (["now"], 3),
         (["total"], 2.5),
     ],
-)  # fmt: skip
+)
 def test_a_strangers_file_is_refused_with_one_clear_line(run, path, value):
     with pytest.raises(ResultsError) as error:
         StudyResult.loads(changed(run("ablation"), path, value))
@@ -213,9 +243,19 @@ def test_a_strangers_file_is_refused_with_one_clear_line(run, path, value):
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"{}", b"[]", b"3", b"\xff\xfe", b'{"format": "diffuspec-results"}', b"[" * 10**6, b'{"format": NaN}',
-     b'{"format": "diffuspec-results", "version": 1, "study": "ablation", "rows": [[1e999]]}', b" " * 9 * 2**20],
-)  # fmt: skip
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"3",
+        b"\xff\xfe",
+        b'{"format": "diffuspec-results"}',
+        b"[" * 10**6,
+        b'{"format": NaN}',
+        b'{"format": "diffuspec-results", "version": 1, "study": "ablation", "rows": [[1e999]]}',
+        b" " * 9 * 2**20,
+    ],
+)
 def test_what_is_no_results_file_is_refused(data):
     with pytest.raises(ResultsError):
         StudyResult.loads(data)
@@ -228,8 +268,16 @@ def test_a_file_that_is_not_there(tmp_path):
 
 def test_the_table_has_the_papers_form(run):
     lines = text_table(run("methods")).splitlines()
-    assert lines[0].split() == ["method", "MT", "QA", "accepted/step", "tokens/step", "tokens/s", "speed-up",
-                                "identical"]  # fmt: skip
+    assert lines[0].split() == [
+        "method",
+        "MT",
+        "QA",
+        "accepted/step",
+        "tokens/step",
+        "tokens/s",
+        "speed-up",
+        "identical",
+    ]
     assert lines[1].split()[:3] == ["ar", "1.00", "1.00"] and lines[1].endswith("2 of 2")
     assert any(line.startswith("diffuspec, paper") and "3.09" in line and "6.99" in line for line in lines)
 

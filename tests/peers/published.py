@@ -94,16 +94,16 @@ def zlab(name, kind) -> bool:
         )
         block = torch.tensor([[int(prompt[0, -1]), *[MASK] * (BLOCK - 1)]])
         rows = theirs(
-            position_ids=torch.arange(22 + BLOCK)[None], noise_embedding=model.get_input_embeddings()(block),
+            position_ids=torch.arange(22 + BLOCK)[None],
+            noise_embedding=model.get_input_embeddings()(block),
             target_hidden=hidden,
-        )[:, 1:]  # fmt: skip
+        )[:, 1:]
         expected.append((theirs.compute_logits(rows, model.lm_head)[0], rows))
         states.append(hidden[0])
     answers = [
-        (dflash_generate(theirs, model, prompt, NEW, [1, 3])[0, 23:].tolist(),
-         generated(model, prompt))
+        (dflash_generate(theirs, model, prompt, NEW, [1, 3])[0, 23:].tolist(), generated(model, prompt))
         for prompt in prompts
-    ]  # fmt: skip
+    ]
     paths = [
         theirs.candidate_selector.select(rows, without_mask(logits), prompt[:, -1], 0.0)[0][0].tolist()
         if "dflash2" in name
@@ -134,9 +134,16 @@ def pair_of(drafter, target, kind):
     from tests.conftest import byte_tokenizer
 
     info = PairInfo(
-        name="peer", target=kind, drafter="peer", drafter_kind=drafter.kind, dtype="float32", device="cpu", context=256,
-        max_draft=drafter.max_block, ngram=0,
-    )  # fmt: skip
+        name="peer",
+        target=kind,
+        drafter="peer",
+        drafter_kind=drafter.kind,
+        dtype="float32",
+        device="cpu",
+        context=256,
+        max_draft=drafter.max_block,
+        ngram=0,
+    )
     return Pair(info, byte_tokenizer(), target, drafter, None, frozenset({1, 3}))
 
 
@@ -155,9 +162,10 @@ def speculators(name) -> bool:
     k = BLOCK if shifted else BLOCK - 1
     layers = [
         Qwen3DFlash2DecoderLayer(stack, i, block_size=BLOCK, conv_kernel_size=2, conv_group_size=8)
-        if name.endswith("dflash2") else Qwen3DFlashDecoderLayer(stack, i)
+        if name.endswith("dflash2")
+        else Qwen3DFlashDecoderLayer(stack, i)
         for i in range(stack.num_hidden_layers)
-    ]  # fmt: skip
+    ]
     for i, layer in enumerate(layers):
         layer.eval().load_state_dict(
             {key.removeprefix(f"layers.{i}."): t for key, t in weights.items() if key.startswith(f"layers.{i}.")}
@@ -186,13 +194,21 @@ def speculators(name) -> bool:
         previous = torch.tensor([ids[-1], *walk[:-1]])
         if shifted:
             head = MarkovHead(verifier_vocab_size=VOCAB, draft_vocab_size=120, markov_rank=6, hidden_size=32)
-            head.load_state_dict({"markov_w1.weight": weights["markov_head.markov_w1.weight"],
-                                  "markov_w2.weight": weights["markov_head.markov_w2.weight"]})  # fmt: skip
+            head.load_state_dict(
+                {
+                    "markov_w1.weight": weights["markov_head.markov_w1.weight"],
+                    "markov_w2.weight": weights["markov_head.markov_w2.weight"],
+                }
+            )
             corrected = expected + head.block_bias(prev_token_ids=previous[None], hidden_states=rows[None])[0]
             best = corrected.argmax(-1) + weights["d2t"][corrected.argmax(-1)]
             sure = ConfidenceHead(38)
-            sure.load_state_dict({"proj.weight": weights["confidence_head.proj.weight"],
-                                  "proj.bias": weights["confidence_head.proj.bias"]})  # fmt: skip
+            sure.load_state_dict(
+                {
+                    "proj.weight": weights["confidence_head.proj.weight"],
+                    "proj.bias": weights["confidence_head.proj.bias"],
+                }
+            )
             expects = sure(torch.cat([rows, head.prev_embeddings(previous)], -1)).sigmoid().numpy()
             gap = float(np.abs(drafter.acceptance(cache, ids[-1], found, logq) - expects).max())
             fine, said = gap < TOLERANCE, f"confidence within {gap:.0e}; "

@@ -108,8 +108,11 @@ def test_oracle_is_the_best_of_all_paths(column, tau, m_max, continuation):
     assert oracle_accepted(lattice, continuation) == best(0)
 
 
-@given(st.lists(st.integers(0, 3), max_size=8), st.lists(st.integers(0, 3), min_size=9, max_size=9),
-       st.frozensets(st.integers(0, 3), max_size=2))  # fmt: skip
+@given(
+    st.lists(st.integers(0, 3), max_size=8),
+    st.lists(st.integers(0, 3), min_size=9, max_size=9),
+    st.frozensets(st.integers(0, 3), max_size=2),
+)
 def test_greedy_verification_emits_a_prefix_of_the_targets_own_text(path, target, stop_ids):
     if any(token in stop_ids for token in path[:-1]):
         path = path[: next(i for i, token in enumerate(path) if token in stop_ids) + 1]

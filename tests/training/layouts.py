@@ -22,5 +22,5 @@ def qwen(kind):
             eos_token_id=1,
             pad_token_id=None,
             tie_word_embeddings=True,
-        )  # fmt: skip
+        )
     ).eval()

@@ -29,8 +29,10 @@ def tasks(tmp_path_factory):
     task("gem/xsum", [PARAGRAPH.format(i) * 40 for i in range(4)])
     task("gem/wikilingua_en", ["Too short."])
     task("strategyqa", [f"Could harbour {i} hold a whale?" for i in range(400)])
-    task("elementary_math_qa/question_only", [f"a man walks {i} miles in 3 hours , how far does he walk in 5 hours ?"
-                                              for i in range(6)])  # fmt: skip
+    task(
+        "elementary_math_qa/question_only",
+        [f"a man walks {i} miles in 3 hours , how far does he walk in 5 hours ?" for i in range(6)],
+    )
     contexts = [f"\nQuestion: {QUESTION.format(i)}?\nContext: {PARAGRAPH.format(i)}" for i in range(9)]
     task("contextual_parametric_knowledge_conflicts", contexts)
     for name in ("subtask001_quoref_question_generation", "subtask026_drop_question_generation"):

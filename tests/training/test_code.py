@@ -82,8 +82,19 @@ def test_a_gguf_target_answers_them_and_an_ngram_is_fitted(package, tmp_path, ca
     assert len(read_questions(tmp_path / "questions.jsonl").questions) == 3
     short = [{"question_id": i, "category": "code", "turns": [f"return {i}2"]} for i in range(3)]
     (tmp_path / "short.jsonl").write_text("\n".join(map(json.dumps, short)))
-    train("synthesise", "--target", path, "--questions", tmp_path / "short.jsonl", "--out", tmp_path / "data",
-          "--slots", 2, "--capacity", 200)  # fmt: skip
+    train(
+        "synthesise",
+        "--target",
+        path,
+        "--questions",
+        tmp_path / "short.jsonl",
+        "--out",
+        tmp_path / "data",
+        "--slots",
+        2,
+        "--capacity",
+        200,
+    )
     found = sorted(DataFolder(tmp_path / "data").conversations(), key=lambda c: c.number)
     pair = load_pair(target=path)
     for conversation, row in zip(found, short, strict=True):

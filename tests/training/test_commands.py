@@ -25,12 +25,50 @@ def run(tmp_path_factory, tiny_folder):
     (root / "unpacked" / "book").mkdir(parents=True)
     (root / "unpacked" / "book" / "one.txt").write_text(SENTENCE * 12 + "\n\n" + SENTENCE * 3)
     train("text", root / "unpacked" / "book", "--out", root / "text.jsonl.gz")
-    train("synthesise", "--target", tiny_folder, "--text", root / "text.jsonl.gz", "--out", root / "data", "--tokens",
-          1500, "--slots", 8, "--capacity", 400, "--layers", "0,2", "--shares", "mt=2,qa=2,math=1")  # fmt: skip
+    train(
+        "synthesise",
+        "--target",
+        tiny_folder,
+        "--text",
+        root / "text.jsonl.gz",
+        "--out",
+        root / "data",
+        "--tokens",
+        1500,
+        "--slots",
+        8,
+        "--capacity",
+        400,
+        "--layers",
+        "0,2",
+        "--shares",
+        "mt=2,qa=2,math=1",
+    )
     for kind in ("target-conditioned", "standalone"):
-        train("drafter", root / "data", "--target", tiny_folder, "--out", root / kind, "--kind", kind,
-              "--layers", "0,2", "--vocabulary", 200, "--steps", 6, "--conversations", 3, "--anchors", 2,
-              "--save-every", 2, "--evaluate-every", 6)  # fmt: skip
+        train(
+            "drafter",
+            root / "data",
+            "--target",
+            tiny_folder,
+            "--out",
+            root / kind,
+            "--kind",
+            kind,
+            "--layers",
+            "0,2",
+            "--vocabulary",
+            200,
+            "--steps",
+            6,
+            "--conversations",
+            3,
+            "--anchors",
+            2,
+            "--save-every",
+            2,
+            "--evaluate-every",
+            6,
+        )
     return root
 
 
@@ -68,8 +106,24 @@ def test_a_finished_run_has_its_curve_and_goes_no_further(run, tiny_folder, caps
     lines = (run / "target-conditioned" / "curve.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [6]
     before = (run / "target-conditioned" / "checkpoint.pt").read_bytes()
-    train("drafter", run / "data", "--target", tiny_folder, "--out", run / "target-conditioned", "--layers", "0,2",
-          "--vocabulary", 200, "--steps", 6, "--conversations", 3, "--anchors", 2)  # fmt: skip
+    train(
+        "drafter",
+        run / "data",
+        "--target",
+        tiny_folder,
+        "--out",
+        run / "target-conditioned",
+        "--layers",
+        "0,2",
+        "--vocabulary",
+        200,
+        "--steps",
+        6,
+        "--conversations",
+        3,
+        "--anchors",
+        2,
+    )
     assert "step 6" in capsys.readouterr().out
     assert (run / "target-conditioned" / "checkpoint.pt").read_bytes() == before
 
@@ -102,8 +156,21 @@ def test_turns_from_elsewhere_become_conversations(tiny, tiny_folder, tmp_path):
 def test_a_drafter_is_measured_on_a_question_file(run, tiny_folder, tmp_path, capsys):
     rows = [{"question_id": i, "category": c, "turns": ["Hello"]} for i, c in enumerate(("qa", "writing"))]
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    train("synthesise", "--target", tiny_folder, "--questions", tmp_path / "q.jsonl", "--out", tmp_path / "asked",
-          "--slots", 2, "--capacity", 400, "--layers", "0,2")  # fmt: skip
+    train(
+        "synthesise",
+        "--target",
+        tiny_folder,
+        "--questions",
+        tmp_path / "q.jsonl",
+        "--out",
+        tmp_path / "asked",
+        "--slots",
+        2,
+        "--capacity",
+        400,
+        "--layers",
+        "0,2",
+    )
     made = DataFolder(tmp_path / "asked").conversations()
     assert sorted(c.family for c in made) == ["mt", "qa"] and made[0].answers == made[1].answers
     drafter = run / "target-conditioned" / "drafter"

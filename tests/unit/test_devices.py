@@ -21,11 +21,18 @@ def gpu(*free, name="cuda", bfloat16=True):
     return Device(name, "cuda", free[index] * GB, sum(free) * GB, False, bfloat16)
 
 
-@pytest.mark.parametrize(("device", "quantised", "expected"), [
-    (cpu(), True, "int8"), (cpu(), False, "float32"), (cpu(int8=False), True, "float32"),
-    (cpu(int8=False), False, "float32"), (gpu(80), True, "bfloat16"), (gpu(80), False, "bfloat16"),
-    (gpu(16, bfloat16=False), True, "float32"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("device", "quantised", "expected"),
+    [
+        (cpu(), True, "int8"),
+        (cpu(), False, "float32"),
+        (cpu(int8=False), True, "float32"),
+        (cpu(int8=False), False, "float32"),
+        (gpu(80), True, "bfloat16"),
+        (gpu(80), False, "bfloat16"),
+        (gpu(16, bfloat16=False), True, "float32"),
+    ],
+)
 def test_the_default_arithmetic_is_one_the_device_has(device, quantised, expected):
     assert choose_dtype(None, device, quantised) == expected == dtypes_on(device, quantised)[0]
     assert all(choose_dtype(dtype, device, quantised) == dtype for dtype in dtypes_on(device, quantised))
@@ -38,20 +45,29 @@ def test_int8_is_never_asked_of_a_gpu(quantised):
         choose_dtype("int8", gpu(80), quantised)
 
 
-@pytest.mark.parametrize(("device", "spread"), [
-    (gpu(80), False), (gpu(48, 48), True), (gpu(80, 10), False), (gpu(10, 80, name="cuda:1"), False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("device", "spread"),
+    [
+        (gpu(80), False),
+        (gpu(48, 48), True),
+        (gpu(80, 10), False),
+        (gpu(10, 80, name="cuda:1"), False),
+    ],
+)
 def test_a_target_is_spread_only_where_one_gpu_is_too_small(device, spread):
     assert spread_over(66 * GB, device) is spread
     assert spread_over(None, device) is False
 
 
-@pytest.mark.parametrize(("device", "said"), [
-    (gpu(23), r"need about 75\.9 GB, and cuda has 23\.0 GB free, enough for 10\.0 billion parameters in bfloat16"),
-    (gpu(23, 23), r"cuda has 46\.0 GB free, enough for 20\.0 billion"),
-    (gpu(23, 80, name="cuda:0"), r"cuda:0 has 23\.0 GB free"),
-    (cpu(), r"cpu has 8\.0 GB free"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [
+        (gpu(23), r"need about 75\.9 GB, and cuda has 23\.0 GB free, enough for 10\.0 billion parameters in bfloat16"),
+        (gpu(23, 23), r"cuda has 46\.0 GB free, enough for 20\.0 billion"),
+        (gpu(23, 80, name="cuda:0"), r"cuda:0 has 23\.0 GB free"),
+        (cpu(), r"cpu has 8\.0 GB free"),
+    ],
+)
 def test_what_does_not_fit_is_refused_with_what_does(device, said):
     with pytest.raises(PairError, match=said):
         spread_over(66 * GB, device)
@@ -78,11 +94,16 @@ def test_the_memory_of_a_container_is_its_bound(monkeypatch, tmp_path):
     assert this_device("cpu").free > 2250
 
 
-@pytest.mark.parametrize(("config", "name", "expected"), [
-    ({"model_type": "Dream"}, "anywhere", DREAM), ({"model_type": "a2d-qwen3"}, "x", MDLM_QWEN3),
-    ({"model_type": "a2d-qwen3"}, "Qwen3-0.6B-diffusion-bd3lm-v0.1", BD3LM_QWEN3),
-    ({"model_type": "Fast_dLLM_Qwen"}, "x", FAST_DLLM), ({"model_type": "qwen2"}, "Dream-org/Dream-v0-Base-7B", None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("config", "name", "expected"),
+    [
+        ({"model_type": "Dream"}, "anywhere", DREAM),
+        ({"model_type": "a2d-qwen3"}, "x", MDLM_QWEN3),
+        ({"model_type": "a2d-qwen3"}, "Qwen3-0.6B-diffusion-bd3lm-v0.1", BD3LM_QWEN3),
+        ({"model_type": "Fast_dLLM_Qwen"}, "x", FAST_DLLM),
+        ({"model_type": "qwen2"}, "Dream-org/Dream-v0-Base-7B", None),
+    ],
+)
 def test_a_family_is_known_by_its_own_config(config, name, expected):
     assert convention_of(config, name) == expected
 

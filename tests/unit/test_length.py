@@ -17,7 +17,7 @@ from diffuspec.method.length import (
     StepCost,
     ThroughputLength,
     make_policy,
-)  # fmt: skip
+)
 
 PAPER = dict(k_min=20, k_max=30, delta=10, rho=0.5)
 
@@ -54,10 +54,19 @@ def test_the_papers_settings_grow_when_everything_is_accepted():
     # 30 -> EMA 15, + 10 = 25; 25 -> EMA 20, + 10 = 30; 30 -> EMA 25, + 10 = 35, clipped
 
 
-@pytest.mark.parametrize(("generated", "accepted", "next_k", "decided"), [
-    (10, 0, 10, "EMA_gen"), (6, 6, 10, "EMA_gen + δ"), (2, 0, 5, "k_min"), (30, 30, 20, "k_max"), (0, 0, 5, "k_min"),
-    (16, 16, 20, "EMA_gen + δ"), (5, 0, 5, "EMA_gen"), (25, 1, 20, "k_max"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("generated", "accepted", "next_k", "decided"),
+    [
+        (10, 0, 10, "EMA_gen"),
+        (6, 6, 10, "EMA_gen + δ"),
+        (2, 0, 5, "k_min"),
+        (30, 30, 20, "k_max"),
+        (0, 0, 5, "k_min"),
+        (16, 16, 20, "EMA_gen + δ"),
+        (5, 0, 5, "EMA_gen"),
+        (25, 1, 20, "k_max"),
+    ],
+)
 def test_the_decision_names_what_fixed_it(generated, accepted, next_k, decided):
     decision = AdaptiveDraftLength(k_min=5, k_max=20, delta=4, rho=1.0).update(generated, accepted)
     assert (decision.next_k, decision.decided) == (next_k, decided)
@@ -68,8 +77,13 @@ def test_halves_round_up():
     assert AdaptiveDraftLength(k_min=1, k_max=20, delta=0, rho=0.5).update(9, 0).next_k == 5
 
 
-@given(st.integers(1, 30), st.integers(0, 30), st.integers(0, 10), st.floats(0.05, 1.0),
-       st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=12))  # fmt: skip
+@given(
+    st.integers(1, 30),
+    st.integers(0, 30),
+    st.integers(0, 10),
+    st.floats(0.05, 1.0),
+    st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=12),
+)
 def test_any_history_follows_the_equations(k_min, more, delta, rho, history):
     k_max = k_min + more
     adl, gen, acc = AdaptiveDraftLength(k_min, k_max, delta, rho), 0.0, 0.0

@@ -72,8 +72,19 @@ def test_the_answer_is_within_reach_and_not_on_the_page(name, outcomes, recorded
     entry, outcome = lesson(name), outcomes[name]
     asked = json.loads(quiz.question(recorded, name))
     assert set(asked) == {
-        "lesson", "question", "choices", "unit", "step", "low", "high", "table", "inputs", "open", "colours", "next"
-    }  # fmt: skip
+        "lesson",
+        "question",
+        "choices",
+        "unit",
+        "step",
+        "low",
+        "high",
+        "table",
+        "inputs",
+        "open",
+        "colours",
+        "next",
+    }
     if not entry.choices:
         assert asked["low"] <= outcome.answer <= asked["high"]
     right = quiz.reveal(recorded, {"lesson": name, "guess": outcome.answer, "inputs": {}})
@@ -100,10 +111,18 @@ def test_sliders_change_what_is_computed_and_bear_any_value(name, recorded):
 
 @pytest.mark.parametrize(
     "asked",
-    [{}, {"lesson": "nonesuch"}, {"lesson": None}, {"lesson": ["x"]}, {"lesson": "break-even", "guess": None},
-     {"lesson": "break-even", "guess": "much"}, {"lesson": "break-even", "guess": 1, "inputs": {"alpha": "x"}},
-     {"lesson": "break-even", "guess": 1, "inputs": {"alpha": float("nan")}}, {"lesson": "break-even", "inputs": 3}],
-)  # fmt: skip
+    [
+        {},
+        {"lesson": "nonesuch"},
+        {"lesson": None},
+        {"lesson": ["x"]},
+        {"lesson": "break-even", "guess": None},
+        {"lesson": "break-even", "guess": "much"},
+        {"lesson": "break-even", "guess": 1, "inputs": {"alpha": "x"}},
+        {"lesson": "break-even", "guess": 1, "inputs": {"alpha": float("nan")}},
+        {"lesson": "break-even", "inputs": 3},
+    ],
+)
 def test_nonsense_from_the_page_is_answered_with_an_error(asked, recorded):
     assert set(quiz.reveal(recorded, asked)) == {"error"}
 

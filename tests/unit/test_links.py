@@ -38,13 +38,19 @@ def test_a_trace_and_its_step():
 @pytest.mark.parametrize(
     "query, says",
     [
-        ("beam=0", "between 1 and 32"), ("beam=three", "not a whole number"), ("lam=nan", "not a number"),
-        ("k_min=9&k_max=2", "larger than k_max"), ("search=<script>", "choose one of"),
+        ("beam=0", "between 1 and 32"),
+        ("beam=three", "not a whole number"),
+        ("lam=nan", "not a number"),
+        ("k_min=9&k_max=2", "larger than k_max"),
+        ("search=<script>", "choose one of"),
         ("step=-1", "not a whole number"),
-        ("step=٣", "not a whole number"), ("step=1e99", "not a whole number"), ("phase=x", "not one of"),
-        ("prompt=" + "x" * (LONGEST_PROMPT + 1), "too long"), ("max_new_tokens=99999999999999999999", "out of bounds"),
+        ("step=٣", "not a whole number"),
+        ("step=1e99", "not a whole number"),
+        ("phase=x", "not one of"),
+        ("prompt=" + "x" * (LONGEST_PROMPT + 1), "too long"),
+        ("max_new_tokens=99999999999999999999", "out of bounds"),
     ],
-)  # fmt: skip
+)
 def test_hostile_addresses_say_what_is_wrong(query, says):
     link = parsed(query)
     assert link and says in str(link.problem)

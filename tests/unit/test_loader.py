@@ -28,13 +28,22 @@ def loader(monkeypatch, device, words=()):
     return Loader(asked_pair(parser.parse_args(list(words))))
 
 
-@pytest.mark.parametrize(("device", "words", "asked", "given"), [
-    (CPU, [], "int8", "int8"), (CPU, [], "float32", "float32"), (GPU, [], "int8", "bfloat16"),
-    (GPU, [], "float32", "float32"), (GPU, ["--device", "cpu"], "int8", "int8"), (CPU, PAIR, "int8", "float32"),
-    (GPU, PAIR, "int8", "bfloat16"), (CPU, [*PAIR, "--dtype", "int8"], "int8", "int8"),
-    (GPU, ["--dtype", "float32"], "int8", "float32"), (GPU, ["--pair", "coder"], "bfloat16", "int8"),
-    (CPU, ["--target", "x.gguf"], "float32", "int8"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("device", "words", "asked", "given"),
+    [
+        (CPU, [], "int8", "int8"),
+        (CPU, [], "float32", "float32"),
+        (GPU, [], "int8", "bfloat16"),
+        (GPU, [], "float32", "float32"),
+        (GPU, ["--device", "cpu"], "int8", "int8"),
+        (CPU, PAIR, "int8", "float32"),
+        (GPU, PAIR, "int8", "bfloat16"),
+        (CPU, [*PAIR, "--dtype", "int8"], "int8", "int8"),
+        (GPU, ["--dtype", "float32"], "int8", "float32"),
+        (GPU, ["--pair", "coder"], "bfloat16", "int8"),
+        (CPU, ["--target", "x.gguf"], "float32", "int8"),
+    ],
+)
 def test_a_page_gets_an_arithmetic_that_device_and_pair_have(monkeypatch, device, words, asked, given):
     assert loader(monkeypatch, device, words)(asked, print)["dtype"] == given
 
@@ -45,9 +54,15 @@ def test_one_arithmetic_is_loaded_once_whatever_it_is_called(monkeypatch):
     assert load("float32", print) is not load("bfloat16", print)
 
 
-@pytest.mark.parametrize(("words", "name"), [
-    ([], "embedded"), (["--pair", "coder"], "coder"), (PAIR, "custom"), (["--target", "x.gguf"], "custom"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ([], "embedded"),
+        (["--pair", "coder"], "coder"),
+        (PAIR, "custom"),
+        (["--target", "x.gguf"], "custom"),
+    ],
+)
 def test_the_host_has_the_pair_that_was_asked_for(monkeypatch, words, name):
     load = loader(monkeypatch, CPU, [*words, "--shifted"])
     host = Host(load, pair_name=load.pair_name)

@@ -93,9 +93,13 @@ def test_the_app_starts_behind_a_proxy():
     environment = {k: v for k, v in os.environ.items() if k.lower() != "no_proxy"}
     environment |= {"http_proxy": CLOSED, "HTTP_PROXY": CLOSED, "DIFFUSPEC_WHEEL": "/nowhere"}
     process = subprocess.Popen(
-        [sys.executable, "app.py", "--no-browser", "--port", str(port)], cwd=ROOT, env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+        [sys.executable, "app.py", "--no-browser", "--port", str(port)],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     try:
         watchdog = threading.Timer(120, process.kill)
         watchdog.start()

@@ -43,11 +43,25 @@ def test_a_message_quotes_one_short_line():
 @pytest.mark.parametrize(
     "value, written",
     [
-        ("=1+1", "'=1+1"), ("@SUM(A1)", "'@SUM(A1)"), ("+cmd", "'+cmd"), ("-2+3", "'-2+3"), (" =1", "' =1"),
-        ("＝1", "'＝1"), ("\t=1", "\\t=1"), ("-0.94", "-0.94"), ("+1", "+1"), ("-1e-7", "-1e-7"), ("-", "'-"),
-        ("text", "text"), ("\x1b[2J", "\\x1b[2J"), (-0.94, -0.94), (7, 7), (None, ""), (True, True),
+        ("=1+1", "'=1+1"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("+cmd", "'+cmd"),
+        ("-2+3", "'-2+3"),
+        (" =1", "' =1"),
+        ("＝1", "'＝1"),
+        ("\t=1", "\\t=1"),
+        ("-0.94", "-0.94"),
+        ("+1", "+1"),
+        ("-1e-7", "-1e-7"),
+        ("-", "'-"),
+        ("text", "text"),
+        ("\x1b[2J", "\\x1b[2J"),
+        (-0.94, -0.94),
+        (7, 7),
+        (None, ""),
+        (True, True),
     ],
-)  # fmt: skip
+)
 def test_a_cell_is_no_formula_and_a_number_stays_one(value, written):
     assert cell(value) == written
 

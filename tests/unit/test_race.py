@@ -82,7 +82,7 @@ def damaged(race, change):
         (lambda b: b.update(pieces={"1": "日"}), "damaged"),
         (lambda b: b.pop("settings"), "damaged"),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_a_race_is_refused_with_words(race, change, says):
     with pytest.raises(TraceError, match=says):
         Race.loads(damaged(race, change))

@@ -50,9 +50,10 @@ def test_text_is_readable_on_every_surface(theme):
     found = colours(theme)
     poor = {
         (text, surface): round(contrast(rgb(found[text]), rgb(found[surface])), 2)
-        for text in TEXTS for surface in SURFACES
+        for text in TEXTS
+        for surface in SURFACES
         if contrast(rgb(found[text]), rgb(found[surface])) < 4.5
-    }  # fmt: skip
+    }
     assert not poor
 
 

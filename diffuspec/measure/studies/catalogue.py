@@ -16,6 +16,13 @@ STUDIES = {
     study.name: study
     for study in (
         comparison(("ar", "prompt-lookup", "ar-drafter", "plain", "diffuspec", "tree+copy", "throughput")),
-        ABLATION, DRAFT_LENGTH, LENGTHS, TIME_SPLIT, sweep(SWEEP), POSITIONS, COSTS, memory(),
+        ABLATION,
+        DRAFT_LENGTH,
+        LENGTHS,
+        TIME_SPLIT,
+        sweep(SWEEP),
+        POSITIONS,
+        COSTS,
+        memory(),
     )
-}  # fmt: skip
+}

@@ -14,9 +14,12 @@ from diffuspec.measure.studies.study import Column, Study
 CONTEXT, ROUNDS = 256, 9
 _LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _COLUMNS = (
-    Column("part", "pass"), Column("tokens", "tokens", digits=0), Column("ms", "median", "ms"),
-    Column("least_ms", "least", "ms"), Column("plain_passes", "in plain passes"),
-)  # fmt: skip
+    Column("part", "pass"),
+    Column("tokens", "tokens", digits=0),
+    Column("ms", "median", "ms"),
+    Column("least_ms", "least", "ms"),
+    Column("plain_passes", "in plain passes"),
+)
 
 
 def _probe(pair, settings, should_stop):
@@ -53,10 +56,15 @@ def _rows(times):
         return []
     plain = statistics.median(times["verify", 1])
     return [
-        {"part": part, "tokens": n, "ms": statistics.median(ms), "least_ms": min(ms),
-         "plain_passes": statistics.median(ms) / plain}
+        {
+            "part": part,
+            "tokens": n,
+            "ms": statistics.median(ms),
+            "least_ms": min(ms),
+            "plain_passes": statistics.median(ms) / plain,
+        }
         for (part, n), ms in times.items()
-    ]  # fmt: skip
+    ]
 
 
 def _remark(rows):
@@ -74,6 +82,11 @@ def _remark(rows):
 
 
 COSTS = Study(
-    "costs", "What a pass costs", "", "How do the draft and the target's pass grow with the tokens they handle?",
-    _COLUMNS, _remark, probe=_probe,
-)  # fmt: skip
+    "costs",
+    "What a pass costs",
+    "",
+    "How do the draft and the target's pass grow with the tokens they handle?",
+    _COLUMNS,
+    _remark,
+    probe=_probe,
+)

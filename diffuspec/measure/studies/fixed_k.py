@@ -26,9 +26,18 @@ from diffuspec.settings import Settings
 
 _LENGTHS = (2, 3, 4, 6, 8, 10, 12, 16, 20, 30, 50, 100)
 _COLUMNS = (
-    VARIANT, Column("k", "k", digits=0), QUESTIONS, ACCEPTED, PAPER_ACCEPTED, SPEEDUP, PAPER_SPEEDUP, TOKENS, SPEED,
-    IDENTICAL, *STAGE_MS,
-)  # fmt: skip
+    VARIANT,
+    Column("k", "k", digits=0),
+    QUESTIONS,
+    ACCEPTED,
+    PAPER_ACCEPTED,
+    SPEEDUP,
+    PAPER_SPEEDUP,
+    TOKENS,
+    SPEED,
+    IDENTICAL,
+    *STAGE_MS,
+)
 
 
 def fixed_lengths(settings: Settings, longest: int) -> tuple[Variant, ...]:
@@ -74,6 +83,12 @@ def _remark(rows):
 
 
 DRAFT_LENGTH = Study(
-    "fixed-k", "Fixed draft lengths against ADL", "Table 5",
-    "Is any fixed draft length as good as an adaptive one?", _COLUMNS, _remark, _variants, _rows,
-)  # fmt: skip
+    "fixed-k",
+    "Fixed draft lengths against ADL",
+    "Table 5",
+    "Is any fixed draft length as good as an adaptive one?",
+    _COLUMNS,
+    _remark,
+    _variants,
+    _rows,
+)

@@ -6,9 +6,11 @@ from diffuspec.measure.studies.fixed_k import fixed_lengths
 from diffuspec.measure.studies.study import Column, Study, plain_ar
 
 _COLUMNS = (
-    Column("k", "k", digits=0), Column("steps", "steps", digits=0), Column("generated", "L_gen", "tokens a step"),
+    Column("k", "k", digits=0),
+    Column("steps", "steps", digits=0),
+    Column("generated", "L_gen", "tokens a step"),
     Column("accepted", "L_acc", "tokens a step"),
-)  # fmt: skip
+)
 
 
 def _variants(settings, longest):
@@ -38,6 +40,12 @@ def _remark(rows):
 
 
 LENGTHS = Study(
-    "lengths", "Generated and accepted length", "Figure 5",
-    "How much of a longer draft is text, and how much of that is accepted?", _COLUMNS, _remark, _variants, _rows,
-)  # fmt: skip
+    "lengths",
+    "Generated and accepted length",
+    "Figure 5",
+    "How much of a longer draft is text, and how much of that is accepted?",
+    _COLUMNS,
+    _remark,
+    _variants,
+    _rows,
+)

@@ -19,11 +19,16 @@ if TYPE_CHECKING:
 
 PROMPT = "Tell me the story of a lighthouse keeper, as long as you can, day by day."
 _COLUMNS = (
-    Column("method", "method"), Column("tokens", "tokens so far", digits=0), Column("context", "cached", digits=0),
-    Column("ms_per_pass", "a pass", "ms, median"), Column("ms_per_token", "a token", "ms"),
-    Column("cache_mb", "its cache", "MB", 1), Column("trace_mb", "its trace", "MB", 1),
-    Column("rss_mb", "process", "MB", 1), Column("other_mb", "process beyond caches and trace", "MB", 1),
-)  # fmt: skip
+    Column("method", "method"),
+    Column("tokens", "tokens so far", digits=0),
+    Column("context", "cached", digits=0),
+    Column("ms_per_pass", "a pass", "ms, median"),
+    Column("ms_per_token", "a token", "ms"),
+    Column("cache_mb", "its cache", "MB", 1),
+    Column("trace_mb", "its trace", "MB", 1),
+    Column("rss_mb", "process", "MB", 1),
+    Column("other_mb", "process beyond caches and trace", "MB", 1),
+)
 
 
 def memory(tokens: int = 2000, every: int = 100) -> Study:
@@ -52,18 +57,30 @@ def memory(tokens: int = 2000, every: int = 100) -> Study:
                 cache, trace = _cache_bytes(decoder.run.cache), decoder.trace_bytes
                 rss = process.memory_info().rss
                 known = sum(_cache_bytes(d.run.cache) + d.trace_bytes for d in runs.values())
-                rows.append({
-                    "method": name, "tokens": decoder.made, "context": decoder.made + len(ids) - 1,
-                    "ms_per_pass": statistics.median(decoder.ms), "ms_per_token": sum(decoder.ms) / decoder.fresh,
-                    "cache_mb": cache / 2**20, "trace_mb": trace / 2**20, "rss_mb": rss / 2**20,
-                    "other_mb": (rss - known) / 2**20,
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "method": name,
+                        "tokens": decoder.made,
+                        "context": decoder.made + len(ids) - 1,
+                        "ms_per_pass": statistics.median(decoder.ms),
+                        "ms_per_token": sum(decoder.ms) / decoder.fresh,
+                        "cache_mb": cache / 2**20,
+                        "trace_mb": trace / 2**20,
+                        "rss_mb": rss / 2**20,
+                        "other_mb": (rss - known) / 2**20,
+                    }
+                )
         yield total, total, "", rows
 
     return Study(
-        "memory", "A long answer", "", f"Do memory and step time stay in bounds over {tokens:,} new tokens?",
-        _COLUMNS, _remark, probe=probe,
-    )  # fmt: skip
+        "memory",
+        "A long answer",
+        "",
+        f"Do memory and step time stay in bounds over {tokens:,} new tokens?",
+        _COLUMNS,
+        _remark,
+        probe=probe,
+    )
 
 
 class _Decoder:

@@ -24,12 +24,25 @@ from diffuspec.measure.studies.study import (
 )
 
 _IN_TABLE_1 = {
-    "diffuspec": "DiffuSpec", "ar-drafter": "SPS (Qwen2.5-7B)", "prompt-lookup": "PLD", "hf-prompt-lookup": "PLD",
-}  # fmt: skip
+    "diffuspec": "DiffuSpec",
+    "ar-drafter": "SPS (Qwen2.5-7B)",
+    "prompt-lookup": "PLD",
+    "hf-prompt-lookup": "PLD",
+}
 _COLUMNS = (
-    Column("method", "method"), CATEGORY, QUESTIONS, ACCEPTED, TOKENS, SPEED, SPEEDUP, IDENTICAL,
-    Column("identical_answers", "identical answers", digits=0), *STAGE_MS, PAPER_ACCEPTED, PAPER_SPEEDUP,
-)  # fmt: skip
+    Column("method", "method"),
+    CATEGORY,
+    QUESTIONS,
+    ACCEPTED,
+    TOKENS,
+    SPEED,
+    SPEEDUP,
+    IDENTICAL,
+    Column("identical_answers", "identical answers", digits=0),
+    *STAGE_MS,
+    PAPER_ACCEPTED,
+    PAPER_SPEEDUP,
+)
 
 
 def _rows(results, variants):
@@ -55,17 +68,23 @@ def _remark(rows):
         said += against_paper(ours)
     unequal = {name: row for name, row in means.items() if METHODS[name].lossless and row["identical"] < 1}
     if unequal:
-        said += " Not all answers equal plain AR's: " + ", ".join(
-            f"{name} {row['identical_answers']} of {row['questions']}" for name, row in unequal.items()
-        ) + "."  # fmt: skip
+        said += (
+            " Not all answers equal plain AR's: "
+            + ", ".join(f"{name} {row['identical_answers']} of {row['questions']}" for name, row in unequal.items())
+            + "."
+        )
     return said
 
 
 def comparison(methods: Sequence[str]) -> Study:
     """Table 1 with the methods named."""
     return Study(
-        "methods", "Methods side by side", "Table 1",
+        "methods",
+        "Methods side by side",
+        "Table 1",
         "How much faster is each method than plain decoding of the same target, by task?",
-        _COLUMNS, _remark,
-        variants=lambda settings, longest: tuple(Variant(name, name, settings) for name in methods), rows=_rows,
-    )  # fmt: skip
+        _COLUMNS,
+        _remark,
+        variants=lambda settings, longest: tuple(Variant(name, name, settings) for name in methods),
+        rows=_rows,
+    )

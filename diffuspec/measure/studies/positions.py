@@ -9,10 +9,14 @@ _POSITIONS = {"argmax": "plain", "CPS": "cps", "token by token": "ar-drafter"}
 _POSITION_K = 16
 OFTEN = 20  # steps that make a share worth a sentence
 _COLUMNS = (
-    VARIANT, Column("position", "position", digits=0), Column("offered", "drafted", "steps", 0),
-    Column("reached", "reached", "steps", 0), Column("accepted", "accepted", "steps", 0),
-    Column("rate", "accepted of drafted"), Column("conditional", "accepted of reached"),
-)  # fmt: skip
+    VARIANT,
+    Column("position", "position", digits=0),
+    Column("offered", "drafted", "steps", 0),
+    Column("reached", "reached", "steps", 0),
+    Column("accepted", "accepted", "steps", 0),
+    Column("rate", "accepted of drafted"),
+    Column("conditional", "accepted of reached"),
+)
 
 
 def _variants(settings, longest):
@@ -27,11 +31,17 @@ def _rows(results, variants):
         for position in range(max(map(len, mine), default=0)):
             counts = [p[position] for p in mine if len(p) > position]
             offered, reached, accepted = (sum(n[i] for n in counts) for i in range(3))
-            rows.append({
-                "variant": name, "position": position + 1, "offered": offered, "reached": reached,
-                "accepted": accepted, "rate": accepted / offered,
-                "conditional": accepted / reached if reached else None,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "variant": name,
+                    "position": position + 1,
+                    "offered": offered,
+                    "reached": reached,
+                    "accepted": accepted,
+                    "rate": accepted / offered,
+                    "conditional": accepted / reached if reached else None,
+                }
+            )
     return rows
 
 
@@ -54,6 +64,12 @@ def _remark(rows):
 
 
 POSITIONS = Study(
-    "positions", "Acceptance by position", "", "How far into a draft do tokens survive?",
-    _COLUMNS, _remark, _variants, _rows,
-)  # fmt: skip
+    "positions",
+    "Acceptance by position",
+    "",
+    "How far into a draft do tokens survive?",
+    _COLUMNS,
+    _remark,
+    _variants,
+    _rows,
+)

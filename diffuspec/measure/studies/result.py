@@ -111,9 +111,14 @@ class StudyResult:
         except (SettingsError, TypeError, AttributeError) as error:
             raise ResultsError(f"The settings cannot be read: {brief(error)}.") from error
         for name, kind in (
-            ("pair", PairInfo), ("provenance", Provenance), ("questions", QuestionsUsed), ("remark", str),
-            ("now", str), ("done", int), ("total", int),
-        ):  # fmt: skip
+            ("pair", PairInfo),
+            ("provenance", Provenance),
+            ("questions", QuestionsUsed),
+            ("remark", str),
+            ("now", str),
+            ("done", int),
+            ("total", int),
+        ):
             fields[name] = _decoded(kind, fields[name], name)
         if not 0 <= fields["done"] <= fields["total"] or len(fields["remark"]) > 20 * MAX_TEXT:
             raise ResultsError("The results contradict themselves.")

@@ -40,11 +40,24 @@ def stream_study(
     made_by = provenance()
     used = QuestionsUsed(questions.name, questions.sha256, len(questions.questions) if study.variants else 0)
 
-    def result(done: int, total: int, now: str, rows: list[Row], differences: Sequence[Row] = (),
-               skipped: Sequence[Row] = ()) -> StudyResult:  # fmt: skip
+    def result(
+        done: int, total: int, now: str, rows: list[Row], differences: Sequence[Row] = (), skipped: Sequence[Row] = ()
+    ) -> StudyResult:
         remark = study.remark(rows) if rows else ""
-        return StudyResult(study.name, tuple(rows), remark, done, total, now, settings, pair.info, made_by, used,
-                           tuple(differences), tuple(skipped))  # fmt: skip
+        return StudyResult(
+            study.name,
+            tuple(rows),
+            remark,
+            done,
+            total,
+            now,
+            settings,
+            pair.info,
+            made_by,
+            used,
+            tuple(differences),
+            tuple(skipped),
+        )
 
     if study.probe:
         for step in study.probe(pair, settings, should_stop):

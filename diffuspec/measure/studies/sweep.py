@@ -34,9 +34,19 @@ SWEEP = {
     "tau": (0.3, 0.5, 0.8, 0.95, 1.0),
 }
 _COLUMNS = (
-    Column("knob", "knob"), Column("symbol", "symbol"), Column("value", "value"), QUESTIONS, ACCEPTED, PAPER_ACCEPTED,
-    SPEEDUP, PAPER_SPEEDUP, TOKENS, SPEED, IDENTICAL, *STAGE_MS,
-)  # fmt: skip
+    Column("knob", "knob"),
+    Column("symbol", "symbol"),
+    Column("value", "value"),
+    QUESTIONS,
+    ACCEPTED,
+    PAPER_ACCEPTED,
+    SPEEDUP,
+    PAPER_SPEEDUP,
+    TOKENS,
+    SPEED,
+    IDENTICAL,
+    *STAGE_MS,
+)
 
 
 def sweep(grid: dict[str, Sequence[Any]], method: str = "diffuspec") -> Study:
@@ -70,16 +80,29 @@ def sweep(grid: dict[str, Sequence[Any]], method: str = "diffuspec") -> Study:
                 row = means.get("as set" if value == getattr(base, name) else f"{name} = {value}")
                 if row:
                     mat, speedup = paper.REFINEMENT.get(value, (None, None)) if name == "passes" else (None, None)
-                    found.append(select(
-                        row, _COLUMNS, knob=name, symbol=knobs[name].symbol, value=value,
-                        paper_accepted_per_step=mat, paper_speedup=speedup,
-                    ))  # fmt: skip
+                    found.append(
+                        select(
+                            row,
+                            _COLUMNS,
+                            knob=name,
+                            symbol=knobs[name].symbol,
+                            value=value,
+                            paper_accepted_per_step=mat,
+                            paper_speedup=speedup,
+                        )
+                    )
         return found
 
     return Study(
-        "sweep", "Sensitivity", "Figure 7", "How do accepted tokens and speed-up move when one knob is turned?",
-        _COLUMNS, _remark, variants=variants, rows=rows,
-    )  # fmt: skip
+        "sweep",
+        "Sensitivity",
+        "Figure 7",
+        "How do accepted tokens and speed-up move when one knob is turned?",
+        _COLUMNS,
+        _remark,
+        variants=variants,
+        rows=rows,
+    )
 
 
 def _remark(rows):

@@ -9,10 +9,14 @@ from diffuspec.trace.steps import STAGES
 
 _SPLIT = {"DiffuSpec": "diffuspec", "SPS": "ar-drafter"}
 _COLUMNS = (
-    VARIANT, Column("stage", "stage"), Column("ms_per_step", "a step", "ms"), Column("ms_per_token", "a token", "ms"),
-    Column("share", "share"), Column("paper_share", "share, paper", paper=True),
+    VARIANT,
+    Column("stage", "stage"),
+    Column("ms_per_step", "a step", "ms"),
+    Column("ms_per_token", "a token", "ms"),
+    Column("share", "share"),
+    Column("paper_share", "share, paper", paper=True),
     Column("paper_seconds", "paper", "s", paper=True),
-)  # fmt: skip
+)
 
 
 def _variants(settings, longest):
@@ -27,11 +31,17 @@ def _rows(results, variants):
         steps, tokens, total = sum(r.steps for r in mine), sum(r.tokens for r in mine), sum(ms.values())
         seconds = paper.SECONDS[name]
         for stage in STAGES if total else ():
-            rows.append({
-                "variant": name, "stage": stage, "ms_per_step": ms[stage] / steps, "ms_per_token": ms[stage] / tokens,
-                "share": ms[stage] / total, "paper_seconds": seconds.get(stage),
-                "paper_share": seconds[stage] / sum(seconds.values()) if stage in seconds else None,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "variant": name,
+                    "stage": stage,
+                    "ms_per_step": ms[stage] / steps,
+                    "ms_per_token": ms[stage] / tokens,
+                    "share": ms[stage] / total,
+                    "paper_seconds": seconds.get(stage),
+                    "paper_share": seconds[stage] / sum(seconds.values()) if stage in seconds else None,
+                }
+            )
     return rows
 
 
@@ -39,10 +49,14 @@ def _remark(rows):
     said = []
     for name in dict.fromkeys(row["variant"] for row in rows):
         mine = {row["stage"]: row for row in rows if row["variant"] == name}
-        said.append(f"{name}: " + ", ".join(
-            f"{stage} {row['share']:.1%}" + (f" (paper {row['paper_share']:.1%})" if row["paper_share"] else "")
-            for stage, row in mine.items()
-        ) + ".")  # fmt: skip
+        said.append(
+            f"{name}: "
+            + ", ".join(
+                f"{stage} {row['share']:.1%}" + (f" (paper {row['paper_share']:.1%})" if row["paper_share"] else "")
+                for stage, row in mine.items()
+            )
+            + "."
+        )
     draft = {row["variant"]: row["ms_per_step"] for row in rows if row["stage"] == "draft"}
     if draft.get("DiffuSpec") and draft.get("SPS"):
         theirs = paper.SECONDS["SPS"]["draft"] / paper.SECONDS["DiffuSpec"]["draft"]
@@ -55,7 +69,12 @@ def _remark(rows):
 
 
 TIME_SPLIT = Study(
-    "time-split", "Where the time goes", "Figure 6",
+    "time-split",
+    "Where the time goes",
+    "Figure 6",
     "What share of a step is drafting, searching and verifying, and what if the drafter wrote token by token?",
-    _COLUMNS, _remark, _variants, _rows,
-)  # fmt: skip
+    _COLUMNS,
+    _remark,
+    _variants,
+    _rows,
+)

@@ -451,9 +451,26 @@ def _keeps(ids, kept, column, token):
 
 @compiled(**_options)
 def tree(
-    proxy, ids, logq, kept, stops, context, lam, nodes, deepest, text, newest, size, copied_after, weights,
-    most_followers, trust, spent, row_ms, expected,
-):  # fmt: skip
+    proxy,
+    ids,
+    logq,
+    kept,
+    stops,
+    context,
+    lam,
+    nodes,
+    deepest,
+    text,
+    newest,
+    size,
+    copied_after,
+    weights,
+    most_followers,
+    trust,
+    spent,
+    row_ms,
+    expected,
+):
     """`method.tree.best_first_tree`: (n; ids, parent, depth, rank; log P float64; judged) of `nodes`, n filled.
 
     context: int64 [at least order - 1 and LONGEST]; text[:size], newest: a copy source's, size 0 for none;

@@ -18,13 +18,18 @@ from diffuspec.errors import PairError
 
 KINDS = {"dflash": "DFlash", "dflash2": "DFlash 2", "dspark": "DSpark"}
 _ARCHITECTURES = {
-    "DFlashDraftModel": "dflash", "DFlash2DraftModel": "dflash2", "Qwen3DSparkModel": "dspark",
+    "DFlashDraftModel": "dflash",
+    "DFlash2DraftModel": "dflash2",
+    "Qwen3DSparkModel": "dspark",
     "DSparkDraftModel": "dspark",
-}  # fmt: skip
+}
 # Asked for by some checkpoints and computed otherwise than here: a draft would be wrong without a word.
 _UNKNOWN = {
-    "is_neox_style": True, "attention_sink_bias": None, "attention_value_scale": None, "mask_embedding": None,
-}  # fmt: skip
+    "is_neox_style": True,
+    "attention_sink_bias": None,
+    "attention_value_scale": None,
+    "mask_embedding": None,
+}
 
 
 @dataclass(frozen=True)
@@ -138,19 +143,25 @@ def _plain(config, source) -> DraftShape:
     rank = int(value("markov_rank", 0)) if kind == "dspark" else 0
     softcap = value("final_logit_softcapping")
     return DraftShape(
-        kind=kind, block=int(value("block_size", 16)), mask_id=_mask(value("mask_token_id"), source),
-        shifted=bool(value("sample_from_anchor", kind == "dspark")), entries=tuple(int(i) + 1 for i in ids),
-        layers=tuple(attention), stack=_stack(config, source), vocab=vocab,
+        kind=kind,
+        block=int(value("block_size", 16)),
+        mask_id=_mask(value("mask_token_id"), source),
+        shifted=bool(value("sample_from_anchor", kind == "dspark")),
+        entries=tuple(int(i) + 1 for i in ids),
+        layers=tuple(attention),
+        stack=_stack(config, source),
+        vocab=vocab,
         draft_vocab=int(value("draft_vocab_size", vocab)),
         num_target_layers=None if depth is None else int(depth),
-        input_scale=float(value("input_embedding_scale", 1.0)), output_scale=float(value("output_multiplier", 1.0)),
+        input_scale=float(value("input_embedding_scale", 1.0)),
+        output_scale=float(value("output_multiplier", 1.0)),
         softcap=float(softcap) if softcap and float(softcap) > 0 else None,
         conv=(int(value("conv_kernel_size")), int(value("conv_group_size"))) if kind == "dflash2" else None,
         selector=(int(value("selector_rank")), int(value("selector_top_k"))) if kind == "dflash2" else None,
         markov=(rank, str(value("markov_head_type", "vanilla"))) if rank else None,
         confidence=bool(value("enable_confidence_head", False)) and kind == "dspark",
         confidence_with_markov=bool(value("confidence_head_with_markov", False)),
-    )  # fmt: skip
+    )
 
 
 def _speculators(config, source) -> DraftShape:
@@ -168,26 +179,32 @@ def _speculators(config, source) -> DraftShape:
     window = _window(stack)
     both_ways = bool(config.get("sliding_window_non_causal", kind == "dflash2"))
     attention = [
-        LayerAttention(not both_ways, window, True)
-        if type_ == "sliding_attention" and window else LayerAttention()
+        LayerAttention(not both_ways, window, True) if type_ == "sliding_attention" and window else LayerAttention()
         for type_ in stack.get("layer_types") or ["full_attention"] * layers
-    ]  # fmt: skip
+    ]
     rank = int(config.get("markov_rank", 256)) if kind == "dspark" else 0
     verifier = (config.get("speculators_config") or {}).get("verifier") or {}
     return DraftShape(
-        kind=kind, block=int(config.get("block_size", 8)), mask_id=_mask(config.get("mask_token_id"), source),
-        shifted=bool(config.get("sample_from_anchor", kind == "dspark")), entries=tuple(int(i) for i in ids),
-        layers=tuple(attention), stack=_stack(stack, source), vocab=vocab,
+        kind=kind,
+        block=int(config.get("block_size", 8)),
+        mask_id=_mask(config.get("mask_token_id"), source),
+        shifted=bool(config.get("sample_from_anchor", kind == "dspark")),
+        entries=tuple(int(i) for i in ids),
+        layers=tuple(attention),
+        stack=_stack(stack, source),
+        vocab=vocab,
         draft_vocab=int(config.get("draft_vocab_size", vocab)),
         conv=(int(config.get("conv_kernel_size", 2)), int(config.get("conv_group_size", 16)))
-        if kind == "dflash2" else None,
+        if kind == "dflash2"
+        else None,
         selector=(int(config.get("selector_rank", 256)), int(config.get("selector_top_k", 16)))
-        if kind == "dflash2" else None,
+        if kind == "dflash2"
+        else None,
         markov=(rank, str(config.get("markov_head_type", "vanilla"))) if rank else None,
         confidence=bool(config.get("enable_confidence_head", True)) and kind == "dspark",
         confidence_with_markov=bool(config.get("confidence_head_with_markov", True)),
         verifier=verifier.get("name_or_path"),
-    )  # fmt: skip
+    )
 
 
 def _window(stack: dict[str, Any]) -> int | None:
@@ -205,10 +222,20 @@ def _stack(config: dict[str, Any], source: str) -> dict[str, Any]:
     if config.get("hidden_act", "silu") != "silu":
         raise PairError(f"The drafter {source} uses the activation {config['hidden_act']!r}: only silu is supported.")
     names = (
-        "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-        "head_dim", "rms_norm_eps", "max_position_embeddings", "attention_bias", "rope_theta", "rope_scaling",
-        "rope_parameters", "vocab_size",
-    )  # fmt: skip
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "rms_norm_eps",
+        "max_position_embeddings",
+        "attention_bias",
+        "rope_theta",
+        "rope_scaling",
+        "rope_parameters",
+        "vocab_size",
+    )
     stack = {name: config[name] for name in names if config.get(name) is not None}
     stack.setdefault("head_dim", config["hidden_size"] // config["num_attention_heads"])
     stack.setdefault("rms_norm_eps", 1e-6)

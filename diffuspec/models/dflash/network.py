@@ -175,8 +175,10 @@ def expected_tensors(shape: DraftShape) -> dict[str, tuple[int, ...]]:
     h, mlp, d = s["hidden_size"], s["intermediate_size"], s["head_dim"]
     q, kv = s["num_attention_heads"] * d, s["num_key_value_heads"] * d
     found: dict[str, tuple[int, ...]] = {
-        "fc.weight": (h, len(shape.entries) * h), "hidden_norm.weight": (h,), "norm.weight": (h,),
-    }  # fmt: skip
+        "fc.weight": (h, len(shape.entries) * h),
+        "hidden_norm.weight": (h,),
+        "norm.weight": (h,),
+    }
     for i in range(s["num_hidden_layers"]):
         at = f"layers.{i}."
         for name, rows, columns in (("q", q, h), ("k", kv, h), ("v", kv, h), ("o", h, q)):

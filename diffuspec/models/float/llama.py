@@ -197,10 +197,19 @@ class LlamaDecoder:
             if past:
                 keys = cache.keys[i, :, :end].to(q.dtype)
                 values = cache.values[i, :, :end, :-1].to(q.dtype)
-            mixed = F.scaled_dot_product_attention(
-                q.transpose(0, 1)[None], keys[None], values[None],
-                seen, is_causal=seen is None, scale=1.0, enable_gqa=True,
-            )[0].transpose(0, 1).reshape(n, -1)  # fmt: skip
+            mixed = (
+                F.scaled_dot_product_attention(
+                    q.transpose(0, 1)[None],
+                    keys[None],
+                    values[None],
+                    seen,
+                    is_causal=seen is None,
+                    scale=1.0,
+                    enable_gqa=True,
+                )[0]
+                .transpose(0, 1)
+                .reshape(n, -1)
+            )
             x = self._mlp(layer, layer.output.add_to(x, mixed))
             states.append(x)
         cache.length = end

@@ -20,9 +20,11 @@ Progress = Callable[[float | None, str], None]
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 LONGEST = 131_072  # tokens of context at most: the angles of each position are kept
 PRODUCTS = {
-    "qkv": ("attn_q", "attn_k", "attn_v"), "output": ("attn_output",), "gate_up": ("ffn_gate", "ffn_up"),
+    "qkv": ("attn_q", "attn_k", "attn_v"),
+    "output": ("attn_output",),
+    "gate_up": ("ffn_gate", "ffn_up"),
     "down": ("ffn_down",),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,18 @@ def shape_of(file: GGUF) -> Shape:
     try:
         heads, hidden = int(file.value("attention.head_count")), int(file.value("embedding_length"))
         found = Shape(
-            architecture, int(file.value("block_count")), hidden, int(file.value("feed_forward_length")), heads,
-            int(file.value("attention.head_count_kv", heads)), int(file.value("attention.key_length", hidden // heads)),
-            file.tensors["token_embd.weight"].rows, min(int(file.value("context_length")), LONGEST),
-            float(file.value("attention.layer_norm_rms_epsilon")), float(file.value("rope.freq_base", 10000.0)),
-        )  # fmt: skip
+            architecture,
+            int(file.value("block_count")),
+            hidden,
+            int(file.value("feed_forward_length")),
+            heads,
+            int(file.value("attention.head_count_kv", heads)),
+            int(file.value("attention.key_length", hidden // heads)),
+            file.tensors["token_embd.weight"].rows,
+            min(int(file.value("context_length")), LONGEST),
+            float(file.value("attention.layer_norm_rms_epsilon")),
+            float(file.value("rope.freq_base", 10000.0)),
+        )
     except (TypeError, ValueError, KeyError, ZeroDivisionError) as error:
         raise WeightsError(f"{name} does not say what its layers look like ({error}).") from error
     counts = [value for value in vars(found).values() if isinstance(value, int)]
@@ -111,8 +120,12 @@ class _Builder:
         head = self._packed(["output.weight" if "output.weight" in file.tensors else "token_embd.weight"])
         weights = (*made, *norms, self._numbers("output_norm.weight"), head, self._biases(), self._head_norms())
         numbers = (
-            shape.num_attention_heads, shape.num_key_value_heads, shape.head_dim, shape.vocab_size, shape.rms_norm_eps,
-        )  # fmt: skip
+            shape.num_attention_heads,
+            shape.num_key_value_heads,
+            shape.head_dim,
+            shape.vocab_size,
+            shape.rms_norm_eps,
+        )
         stack = Int8Stack.packed(weights, numbers, self._inverse(), shape.max_position_embeddings)
         return Int8Decoder.packed(stack, _Embedding(embedding.kind, file.read(embedding)), shape.num_hidden_layers)
 
@@ -122,9 +135,16 @@ class _Builder:
         heads, keys = shape.num_attention_heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim
         h, inner = shape.hidden_size, shape.intermediate_size
         sizes = {
-            "attn_q": (heads, h), "attn_k": (keys, h), "attn_v": (keys, h), "attn_output": (h, heads),
-            "ffn_gate": (inner, h), "ffn_up": (inner, h), "ffn_down": (h, inner), "attn_norm": (h,), "ffn_norm": (h,),
-        }  # fmt: skip
+            "attn_q": (heads, h),
+            "attn_k": (keys, h),
+            "attn_v": (keys, h),
+            "attn_output": (h, heads),
+            "ffn_gate": (inner, h),
+            "ffn_up": (inner, h),
+            "ffn_down": (h, inner),
+            "attn_norm": (h,),
+            "ffn_norm": (h,),
+        }
         wanted = {f"blk.{i}.{k}.weight": size for i in range(shape.num_hidden_layers) for k, size in sizes.items()}
         wanted |= {"token_embd.weight": (shape.vocab_size, h), "output_norm.weight": (h,)}
         extra = {"output.weight": (shape.vocab_size, h), "rope_freqs.weight": (shape.head_dim // 2,)}

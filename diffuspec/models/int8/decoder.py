@@ -287,9 +287,19 @@ class Int8Stack:
     """
 
     def __init__(
-        self, layers: Iterable[LayerWeights], norm: torch.Tensor, head: torch.Tensor, *, heads: int, kv_heads: int,
-        head_dim: int, eps: float, theta: float, positions: int, bits: int | None = None,
-    ):  # fmt: skip
+        self,
+        layers: Iterable[LayerWeights],
+        norm: torch.Tensor,
+        head: torch.Tensor,
+        *,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        eps: float,
+        theta: float,
+        positions: int,
+        bits: int | None = None,
+    ):
         layers = list(layers)
         products = [quantise([getattr(layer, name) for layer in layers], bits) for name in ("qkv", "output")]
         products.append(quantise([_whole_groups(layer.gate_up) for layer in layers], bits))
@@ -313,9 +323,16 @@ class Int8Stack:
         _leader()  # a thread's start is another thing that does not bear an interrupt
 
     def __call__(
-        self, x: np.ndarray, cache: Int8Cache, source: np.ndarray, past: int, hidden: np.ndarray, place: np.ndarray,
-        want_logits: bool = True, few: int = 0,
-    ) -> tuple[np.ndarray, Ranks]:  # fmt: skip
+        self,
+        x: np.ndarray,
+        cache: Int8Cache,
+        source: np.ndarray,
+        past: int,
+        hidden: np.ndarray,
+        place: np.ndarray,
+        want_logits: bool = True,
+        few: int = 0,
+    ) -> tuple[np.ndarray, Ranks]:
         """Logits float32 [n, V] of rows x float32 [n, h], which become the last layer's output, and the `few` likeliest
         of each row.
 
@@ -327,9 +344,17 @@ class Int8Stack:
         return self.several(x, cache.keys[None], cache.values[None], source, texts, hidden, asked, place, few)
 
     def several(
-        self, x: np.ndarray, keys: np.ndarray, values: np.ndarray, source: np.ndarray, texts: np.ndarray,
-        hidden: np.ndarray, asked: np.ndarray, place: np.ndarray, few: int = 0,
-    ) -> tuple[np.ndarray, Ranks]:  # fmt: skip
+        self,
+        x: np.ndarray,
+        keys: np.ndarray,
+        values: np.ndarray,
+        source: np.ndarray,
+        texts: np.ndarray,
+        hidden: np.ndarray,
+        asked: np.ndarray,
+        place: np.ndarray,
+        few: int = 0,
+    ) -> tuple[np.ndarray, Ranks]:
         """Logits float32 [m, V] of the m rows `asked` of a pass over rows of several texts, and the `few` likeliest of
         each, which the threads of the pass look for together; see `run`."""
         threads = min(torch.get_num_threads(), _most_threads())
@@ -345,10 +370,24 @@ class Int8Stack:
             ranks = no_ranks(len(asked), min(few, buffers[-1].shape[1]))
             counter = new_counter()
             pass_ = (
-                threads, counter, x, self._weights, self.shape, source, keys, values, texts, hidden,
-                asked, place, self._cos, self._sin, buffers,
-                rounding_room(len(x), self._weights, self.shape), ranks,
-            )  # fmt: skip
+                threads,
+                counter,
+                x,
+                self._weights,
+                self.shape,
+                source,
+                keys,
+                values,
+                texts,
+                hidden,
+                asked,
+                place,
+                self._cos,
+                self._sin,
+                buffers,
+                rounding_room(len(x), self._weights, self.shape),
+                ranks,
+            )
             _share_out(counter, pass_, threads)
         return buffers[-1], ranks
 
@@ -404,11 +443,16 @@ class Int8Decoder:
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         base = model.base_model
         stack = Int8Stack(
-            map(_layer_weights, base.layers), base.norm.weight, model.get_output_embeddings().weight,
-            heads=config.num_attention_heads, kv_heads=config.num_key_value_heads, head_dim=head_dim,
-            eps=config.rms_norm_eps, theta=config.rope_parameters["rope_theta"],
+            map(_layer_weights, base.layers),
+            base.norm.weight,
+            model.get_output_embeddings().weight,
+            heads=config.num_attention_heads,
+            kv_heads=config.num_key_value_heads,
+            head_dim=head_dim,
+            eps=config.rms_norm_eps,
+            theta=config.rope_parameters["rope_theta"],
             positions=int(config.max_position_embeddings),
-        )  # fmt: skip
+        )
         # In numpy's hands: torch looks several rows up in two threads, of which one goes on waiting for more work for
         # milliseconds, on the core that a helper of the pass needs.
         self._take(stack, _array(model.get_input_embeddings().weight), len(base.layers))

@@ -126,9 +126,25 @@ def _work(
 
 @compiled(**OPTIONS)
 def run(
-    t, threads, counter, x, weights, shape, source, keys, values, texts, hidden, asked, place, cos, sin, buffers, rooms,
-    ranks
-):  # fmt: skip
+    t,
+    threads,
+    counter,
+    x,
+    weights,
+    shape,
+    source,
+    keys,
+    values,
+    texts,
+    hidden,
+    asked,
+    place,
+    cos,
+    sin,
+    buffers,
+    rooms,
+    ranks,
+):
     """Thread t's share of the layers of a Llama over n rows, in place in x float32 [n, h]; each of the threads 0 ..
     threads - 1 calls this once, at the same time, and with the same arguments but for t.
 
@@ -204,9 +220,13 @@ def room_for(n: int, asked: int, longest: int, weights, shape, threads: int) -> 
     heads, kv_heads, d, vocab, _ = shape
     inner = _inner(weights)
     shapes = (
-        (n, (heads + 2 * kv_heads) * d), (n, heads * d), (n, 2 * inner), (n, inner),
-        (threads, CHUNK, longest + SPAN), (asked, vocab),
-    )  # fmt: skip
+        (n, (heads + 2 * kv_heads) * d),
+        (n, heads * d),
+        (n, 2 * inner),
+        (n, inner),
+        (threads, CHUNK, longest + SPAN),
+        (asked, vocab),
+    )
     return tuple(np.empty(shape, np.float32) for shape in shapes)
 
 

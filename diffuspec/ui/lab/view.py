@@ -28,12 +28,17 @@ def knob_specs() -> list[dict[str, Any]]:
     knobs = Settings.knobs()
     return [
         {
-            "name": name, "symbol": knobs[name].symbol, "label": knobs[name].label, "meaning": knobs[name].meaning,
-            "low": knobs[name].low, "high": knobs[name].high, "step": knobs[name].step,
+            "name": name,
+            "symbol": knobs[name].symbol,
+            "label": knobs[name].label,
+            "meaning": knobs[name].meaning,
+            "low": knobs[name].low,
+            "high": knobs[name].high,
+            "step": knobs[name].step,
             "choices": list(knobs[name].choices),
         }
         for name in KNOBS
-    ]  # fmt: skip
+    ]
 
 
 def opening_settings(trace: Trace) -> Settings:

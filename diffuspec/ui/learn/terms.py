@@ -21,9 +21,12 @@ def _entry(term: Term) -> dict[str, Any]:
     shown = next((lesson for lesson in lessons() if lesson.name == term.lesson), None)
     knob = term.knob and SWITCHES.get(term.knob, f"#knob-{term.knob} [data-testid='block-info']")
     return {
-        "name": term.name, "text": term.text, "knobs": [knob] if knob else [],
-        "lesson": shown and f"Lesson {shown.number}: {shown.title}", "href": shown and f"#learn/{shown.name}",
-    }  # fmt: skip
+        "name": term.name,
+        "text": term.text,
+        "knobs": [knob] if knob else [],
+        "lesson": shown and f"Lesson {shown.number}: {shown.title}",
+        "href": shown and f"#learn/{shown.name}",
+    }
 
 
 def glossary_page() -> str:

@@ -46,14 +46,20 @@ def question(gallery: Gallery, name: str) -> str:
     following = [entry for entry in lessons() if entry.number == asked.number + 1]
     return _json(
         {
-            "lesson": asked.name, "question": asked.question.format_map(outcome.facts),
-            "choices": list(asked.choices.items()), "unit": asked.unit, "step": asked.step,
-            "low": _bound(asked.low, fill), "high": _bound(asked.high, fill),
-            "table": _table(outcome.table), "inputs": asked.inputs,
-            "open": _open_words(asked, outcome), "colours": COLOURS,
+            "lesson": asked.name,
+            "question": asked.question.format_map(outcome.facts),
+            "choices": list(asked.choices.items()),
+            "unit": asked.unit,
+            "step": asked.step,
+            "low": _bound(asked.low, fill),
+            "high": _bound(asked.high, fill),
+            "table": _table(outcome.table),
+            "inputs": asked.inputs,
+            "open": _open_words(asked, outcome),
+            "colours": COLOURS,
             "next": {"name": following[0].name, "title": following[0].title} if following else None,
         }
-    )  # fmt: skip
+    )
 
 
 def _bound(value: float | str, fill) -> float:
@@ -79,9 +85,13 @@ def reveal(gallery: Gallery, asked: dict[str, Any]) -> dict[str, Any]:
         right, verdict = _judge(shown, first, asked.get("guess"))
         figure = outcome.figure.to_plotly_json() if outcome.figure else None
         body = {
-            "right": right, "verdict": verdict, "words": shown.reveal.format_map(outcome.facts), "figure": figure,
-            "about": f"Figure to the lesson “{shown.title}”", "after": _table(outcome.after),
-        }  # fmt: skip
+            "right": right,
+            "verdict": verdict,
+            "words": shown.reveal.format_map(outcome.facts),
+            "figure": figure,
+            "about": f"Figure to the lesson “{shown.title}”",
+            "after": _table(outcome.after),
+        }
     except DiffuSpecError as error:
         body = {"error": str(error)}
     except (KeyError, TypeError, ValueError, AttributeError):

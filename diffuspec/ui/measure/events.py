@@ -55,9 +55,16 @@ class Studies:
         self.folders: dict[str, Path] = {}
 
     def enter(
-        self, request: gr.Request, study: str, file: str | None, limit: float, tokens: float, adl: bool, cps: bool,
+        self,
+        request: gr.Request,
+        study: str,
+        file: str | None,
+        limit: float,
+        tokens: float,
+        adl: bool,
+        cps: bool,
         *knobs: Any,
-    ):  # fmt: skip
+    ):
         """Check the input. -> notice, measure button, stop, ticket"""
         try:
             settings = to_settings(adl, cps, dict(zip(self.knob_names, knobs, strict=True)))

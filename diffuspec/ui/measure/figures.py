@@ -30,25 +30,35 @@ def study_chart(result: StudyResult) -> dict[str, Any] | None:
         return None
     study, (_, whole) = STUDIES[result.study], tables(result)
     return {
-        "title": study.source or study.title, "hint": study.title if study.source else "",
+        "title": study.source or study.title,
+        "hint": study.title if study.source else "",
         "name": f"study-{study.name}",
         "caption": "Outlines and diamonds are the paper’s values, from another machine and pair."
-        if study.name in OUTLINED else "",
-        "label": f"{study.title}; the table below has the numbers", "colours": COLOURS,
+        if study.name in OUTLINED
+        else "",
+        "label": f"{study.title}; the table below has the numbers",
+        "colours": COLOURS,
         "figure": _dressed(draw(list(result.rows))).to_plotly_json(),
-        "table": {"head": [f"{label}, the paper’s" if theirs else label for label, theirs in whole.heads],
-                  "rows": whole.rows},
-    }  # fmt: skip
+        "table": {
+            "head": [f"{label}, the paper’s" if theirs else label for label, theirs in whole.heads],
+            "rows": whole.rows,
+        },
+    }
 
 
 def _dressed(figure: go.Figure) -> go.Figure:
     figure.update_layout(
-        template=go.layout.Template(), height=350, margin={"l": 46, "r": 12, "t": 62, "b": 42}, dragmode=False,
-        paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font={"color": COLOURS["ink-soft"], "size": 12},
+        template=go.layout.Template(),
+        height=350,
+        margin={"l": 46, "r": 12, "t": 62, "b": 42},
+        dragmode=False,
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"color": COLOURS["ink-soft"], "size": 12},
         legend={"orientation": "h", "x": 0, "y": 1.12, "yanchor": "bottom", "traceorder": "normal"},
         barmode=figure.layout.barmode or "group",
         bargap=0.25,
-    )  # fmt: skip
+    )
     figure.update_xaxes(fixedrange=True, showgrid=False, linecolor=COLOURS["line"], automargin=True)
     figure.update_yaxes(fixedrange=True, gridcolor=COLOURS["line"], zeroline=False, automargin=True)
     figure.update_annotations(font={"size": 12, "color": COLOURS["ink-soft"]})
@@ -64,19 +74,25 @@ def _filled(place: int) -> dict[str, Any]:
 def _bars(figure, x, y, name, place, *, theirs=False, **more) -> None:
     marker = THEIRS if theirs else _filled(place)
     at = {key: more.pop(key) for key in ("row", "col") if key in more}
-    figure.add_bar(x=x, y=y, name=name, marker=marker, hovertemplate=f"{name}, %{{x}}: %{{y:.2f}}<extra></extra>",
-                   **more, **at)  # fmt: skip
+    figure.add_bar(
+        x=x, y=y, name=name, marker=marker, hovertemplate=f"{name}, %{{x}}: %{{y:.2f}}<extra></extra>", **more, **at
+    )
 
 
 def _lines(figure, x, y, name, place, *, theirs=False, **more) -> None:
     at = {key: more.pop(key) for key in ("row", "col") if key in more}
     colour = COLOURS["ink-soft"] if theirs else COLOURS[SERIES[place % len(SERIES)]]
     figure.add_scatter(
-        x=x, y=y, name=name, mode="markers" if theirs else "lines+markers",
+        x=x,
+        y=y,
+        name=name,
+        mode="markers" if theirs else "lines+markers",
         line={"color": colour, "dash": DASHES[place % len(DASHES)], "width": 2},
         marker={"symbol": "diamond-open" if theirs else SYMBOLS[place % len(SYMBOLS)], "size": 9, "color": colour},
-        hovertemplate=f"{name}, %{{x}}: %{{y:.2f}}<extra></extra>", **more, **at,
-    )  # fmt: skip
+        hovertemplate=f"{name}, %{{x}}: %{{y:.2f}}<extra></extra>",
+        **more,
+        **at,
+    )
 
 
 def _methods(rows: Sequence[dict]) -> go.Figure:
@@ -101,8 +117,17 @@ def _two_measures(rows: Sequence[dict]) -> go.Figure:
     names = [r["variant"] for r in means]
     for col, key in ((1, "accepted_per_step"), (2, "speedup")):
         _bars(figure, names, [r[key] for r in means], "here", 0, row=1, col=col, showlegend=col == 1)
-        _bars(figure, names, [r[f"paper_{key}"] for r in means], "the paper", 0, theirs=True, row=1, col=col,
-              showlegend=col == 1)  # fmt: skip
+        _bars(
+            figure,
+            names,
+            [r[f"paper_{key}"] for r in means],
+            "the paper",
+            0,
+            theirs=True,
+            row=1,
+            col=col,
+            showlegend=col == 1,
+        )
     return figure
 
 
@@ -113,11 +138,28 @@ def _draft_length(rows: Sequence[dict]) -> go.Figure:
         first = col == 1
         _lines(figure, [r["k"] for r in fixed], [r[key] for r in fixed], "fixed k", 0, row=1, col=col, showlegend=first)
         theirs = {k: values[col - 1] for k, values in paper.DRAFT_LENGTH.items() if k}
-        _lines(figure, list(theirs), list(theirs.values()), "fixed k, the paper", 0, theirs=True, row=1, col=col,
-               showlegend=first)  # fmt: skip
+        _lines(
+            figure,
+            list(theirs),
+            list(theirs.values()),
+            "fixed k, the paper",
+            0,
+            theirs=True,
+            row=1,
+            col=col,
+            showlegend=first,
+        )
         for place, policy in enumerate((r for r in rows if r["k"] is None), 1):
-            _lines(figure, [fixed[0]["k"], fixed[-1]["k"]] if fixed else [1, 2], [policy[key]] * 2, policy["variant"],
-                   place, row=1, col=col, showlegend=first)  # fmt: skip
+            _lines(
+                figure,
+                [fixed[0]["k"], fixed[-1]["k"]] if fixed else [1, 2],
+                [policy[key]] * 2,
+                policy["variant"],
+                place,
+                row=1,
+                col=col,
+                showlegend=first,
+            )
     return figure.update_xaxes(title_text="k, tokens drafted a step", type="log", tickvals=[2, 4, 8, 16, 30, 50, 100])
 
 
@@ -132,18 +174,24 @@ def _lengths(rows: Sequence[dict]) -> go.Figure:
 
 def _time_split(rows: Sequence[dict]) -> go.Figure:
     figure = go.Figure(layout={"barmode": "stack"})
-    bars = [(f"{name}, {where}", name, key) for name in dict.fromkeys(r["variant"] for r in rows)
-            for where, key in (("here", "share"), ("the paper", "paper_share"))]  # fmt: skip
+    bars = [
+        (f"{name}, {where}", name, key)
+        for name in dict.fromkeys(r["variant"] for r in rows)
+        for where, key in (("here", "share"), ("the paper", "paper_share"))
+    ]
     for place, stage in enumerate(STAGES):
         values = [
             next((r[key] or 0 for r in rows if r["variant"] == name and r["stage"] == stage), 0)
             for _, name, key in bars
         ]
         figure.add_bar(
-            x=values, y=[label for label, *_ in bars], orientation="h", name=stage,
+            x=values,
+            y=[label for label, *_ in bars],
+            orientation="h",
+            name=stage,
             marker=_filled(place),
             hovertemplate=f"%{{y}}: {stage} %{{x:.1%}}<extra></extra>",
-        )  # fmt: skip
+        )
     return figure.update_xaxes(title_text="share of the time of a step", tickformat=".0%").update_yaxes(
         autorange="reversed"
     )
@@ -195,6 +243,13 @@ def _memory(rows: Sequence[dict]) -> go.Figure:
 
 
 FIGURES = {
-    "methods": _methods, "ablation": _two_measures, "fixed-k": _draft_length, "lengths": _lengths,
-    "time-split": _time_split, "sweep": _sweep, "positions": _positions, "costs": _costs, "memory": _memory,
-}  # fmt: skip
+    "methods": _methods,
+    "ablation": _two_measures,
+    "fixed-k": _draft_length,
+    "lengths": _lengths,
+    "time-split": _time_split,
+    "sweep": _sweep,
+    "positions": _positions,
+    "costs": _costs,
+    "memory": _memory,
+}

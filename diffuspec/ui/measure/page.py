@@ -32,18 +32,32 @@ def build(shared: Shared) -> None:
         kept, file = gr.State(shelf), gr.State(None)
         ticket = gr.Textbox(visible="hidden", elem_id="measure-ticket", label="ticket", container=False)
         study = gr.Radio(
-            [(f"{s.source}: {s.title}" if s.source else s.title, name) for name, s in STUDIES.items()], value=FIRST,
-            label="What to measure", elem_id="measure-study",
-        )  # fmt: skip
+            [(f"{s.source}: {s.title}" if s.source else s.title, name) for name, s in STUDIES.items()],
+            value=FIRST,
+            label="What to measure",
+            elem_id="measure-study",
+        )
         with gr.Row(elem_id="measure-setup"):
             limit = gr.Number(
-                6, precision=0, label=questions_label(None),
-                elem_id="measure-limit", scale=1, min_width=140,
-            )  # fmt: skip
+                6,
+                precision=0,
+                label=questions_label(None),
+                elem_id="measure-limit",
+                scale=1,
+                min_width=140,
+            )
             tokens = gr.Slider(
-                16, 256, value=64, step=16, precision=0, label="Max tokens an answer", elem_id="measure-tokens",
-                buttons=[], scale=1, min_width=180,
-            )  # fmt: skip
+                16,
+                256,
+                value=64,
+                step=16,
+                precision=0,
+                label="Max tokens an answer",
+                elem_id="measure-tokens",
+                buttons=[],
+                scale=1,
+                min_width=180,
+            )
         with gr.Row(elem_id="measure-go"):
             start = gr.Button("Measure", variant="primary", elem_id="measure-run")
             stop = gr.Button("Cancel", elem_id="measure-stop", interactive=False)

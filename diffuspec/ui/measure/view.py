@@ -35,21 +35,33 @@ def results_payload(name: str, result: StudyResult | None, kind: str, said: str 
     """JSON text. name: of the study; said: one line on what happens now; live: being measured."""
     study = STUDIES[name]
     body: dict[str, Any] = {
-        "study": name, "title": study.title, "where": study.source or "not in the paper", "about": study.about,
-        "said": said, "live": live, "paper": paper.SOURCE if any(column.paper for column in study.columns) else "",
-    }  # fmt: skip
+        "study": name,
+        "title": study.title,
+        "where": study.source or "not in the paper",
+        "about": study.about,
+        "said": said,
+        "live": live,
+        "paper": paper.SOURCE if any(column.paper for column in study.columns) else "",
+    }
     if result is not None:
         summary, whole = tables(result)
         s = result.settings
         asked = f"{result.questions.count} questions of {result.questions.name}, " if result.questions.count else ""
         body |= {
-            "source": provenance(result.provenance, MEASURED if kind == MEASURED else RECORDED), "note": NOTE[kind],
-            "done": result.done, "total": result.total, "now": result.now, "complete": result.complete,
-            "remark": result.remark, "summary": vars(summary), "whole": vars(whole), "csv": result.to_csv(),
+            "source": provenance(result.provenance, MEASURED if kind == MEASURED else RECORDED),
+            "note": NOTE[kind],
+            "done": result.done,
+            "total": result.total,
+            "now": result.now,
+            "complete": result.complete,
+            "remark": result.remark,
+            "summary": vars(summary),
+            "whole": vars(whole),
+            "csv": result.to_csv(),
             "conditions": f"{asked}at most {s.max_new_tokens} tokens an answer, {result.pair.dtype}, greedy; target "
-                          f"{result.pair.target}; differences from plain AR: {len(result.differences)}"
-                          + (f"; {left_out(result)}" if result.skipped else ""),
-        }  # fmt: skip
+            f"{result.pair.target}; differences from plain AR: {len(result.differences)}"
+            + (f"; {left_out(result)}" if result.skipped else ""),
+        }
     return orjson.dumps(body).decode()
 
 
@@ -88,24 +100,43 @@ def _as_table_1(result: StudyResult) -> Table:
     """A row a method: speed-up by task, both MATs, speeds; below it the paper's row where it has one."""
     found = list(dict.fromkeys(row["category"] for row in result.rows if row["category"] != "mean"))
     tasks = [task for task in paper.TASKS if task in found] + [task for task in found if task not in paper.TASKS]
-    heads = ["method", *(paper.TASKS.get(task, task) for task in tasks), "mean speed-up", "accepted/step",
-             "tokens/step", "tokens/s", "identical to AR"]  # fmt: skip
+    heads = [
+        "method",
+        *(paper.TASKS.get(task, task) for task in tasks),
+        "mean speed-up",
+        "accepted/step",
+        "tokens/step",
+        "tokens/s",
+        "identical to AR",
+    ]
     rows, theirs = [], []
     for name in dict.fromkeys(row["method"] for row in result.rows):
         mine = {row["category"]: row for row in result.rows if row["method"] == name}
         mean = mine["mean"]
-        rows.append((
-            METHODS[name].label if name in METHODS else name,
-            *(_number(mine[task]["speedup"] if task in mine else None) for task in tasks), _number(mean["speedup"]),
-            _number(mean["accepted_per_step"]), _number(mean["tokens_per_step"]), _number(mean["tokens_per_second"], 1),
-            f"{mean['identical_answers']} of {mean['questions']}",
-        ))  # fmt: skip
+        rows.append(
+            (
+                METHODS[name].label if name in METHODS else name,
+                *(_number(mine[task]["speedup"] if task in mine else None) for task in tasks),
+                _number(mean["speedup"]),
+                _number(mean["accepted_per_step"]),
+                _number(mean["tokens_per_step"]),
+                _number(mean["tokens_per_second"], 1),
+                f"{mean['identical_answers']} of {mean['questions']}",
+            )
+        )
         if mean["paper_speedup"] is not None:
             theirs.append(len(rows))
-            rows.append((
-                "in the paper", *(_number(mine[task]["paper_speedup"] if task in mine else None) for task in tasks),
-                _number(mean["paper_speedup"]), _number(mean["paper_accepted_per_step"]), "", "", "",
-            ))  # fmt: skip
+            rows.append(
+                (
+                    "in the paper",
+                    *(_number(mine[task]["paper_speedup"] if task in mine else None) for task in tasks),
+                    _number(mean["paper_speedup"]),
+                    _number(mean["paper_accepted_per_step"]),
+                    "",
+                    "",
+                    "",
+                )
+            )
     return Table(tuple((head, False) for head in heads), tuple(rows), tuple(theirs))
 
 

@@ -29,19 +29,39 @@ def acceptance_figure(trace: Trace) -> go.Figure:
     positions = list(range(1, len(counts) + 1))
     figure = go.Figure(
         layout=go.Layout(
-            template=go.layout.Template(), bargap=0.25, height=236, showlegend=False, dragmode=False,
-            margin={"l": 42, "r": 10, "t": 8, "b": 34}, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
+            template=go.layout.Template(),
+            bargap=0.25,
+            height=236,
+            showlegend=False,
+            dragmode=False,
+            margin={"l": 42, "r": 10, "t": 8, "b": 34},
+            paper_bgcolor="rgba(0,0,0,0)",
+            plot_bgcolor="rgba(0,0,0,0)",
             font={"color": COLOURS["ink-soft"], "size": 12},
-            xaxis={"title": {"text": "position in the draft", "standoff": 4}, "fixedrange": True, "showgrid": False,
-                   "range": [0.4, max(len(counts), 8) + 0.6], "tickformat": "d", "nticks": 16,
-                   "linecolor": COLOURS["line"]},
-            yaxis={"range": [0, 1.02], "tickformat": ".0%", "fixedrange": True, "gridcolor": COLOURS["line"],
-                   "nticks": 4, "zeroline": False},
+            xaxis={
+                "title": {"text": "position in the draft", "standoff": 4},
+                "fixedrange": True,
+                "showgrid": False,
+                "range": [0.4, max(len(counts), 8) + 0.6],
+                "tickformat": "d",
+                "nticks": 16,
+                "linecolor": COLOURS["line"],
+            },
+            yaxis={
+                "range": [0, 1.02],
+                "tickformat": ".0%",
+                "fixedrange": True,
+                "gridcolor": COLOURS["line"],
+                "nticks": 4,
+                "zeroline": False,
+            },
         )
-    )  # fmt: skip
+    )
     figure.add_bar(
-        x=positions, y=[count / steps for count in counts], customdata=counts,
+        x=positions,
+        y=[count / steps for count in counts],
+        customdata=counts,
         marker={"color": COLOURS["accepted"], "line": {"width": 0}},
         hovertemplate=f"+%{{x}}: %{{y:.0%}} (%{{customdata}} of {steps} steps)<extra></extra>",
-    )  # fmt: skip
+    )
     return figure

@@ -71,42 +71,65 @@ def adl_figure(trace: Trace) -> go.Figure:
     averaged, adaptive = settings.length == "adl", settings.length != "fixed"
     figure = go.Figure(layout=_layout(trace))
     figure.add_bar(
-        x=x, y=[step.length.generated for step in steps], name="L_gen", width=0.8,
+        x=x,
+        y=[step.length.generated for step in steps],
+        name="L_gen",
+        width=0.8,
         marker={"color": COLOURS["accepted-soft"], "line": {"width": 0}},
         hovertemplate="L_gen %{y}<extra></extra>",
-    )  # fmt: skip
+    )
     figure.add_bar(
-        x=x, y=[step.length.accepted for step in steps], name="L_acc", width=0.45,
+        x=x,
+        y=[step.length.accepted for step in steps],
+        name="L_acc",
+        width=0.45,
         marker={"color": COLOURS["bonus"], "line": {"width": 0}},
         hovertemplate="L_acc %{y}<extra></extra>",
-    )  # fmt: skip
+    )
     if averaged:
         figure.add_scatter(
-            x=x, y=[step.length.ema_gen for step in steps], name="EMA_gen", mode="lines",
+            x=x,
+            y=[step.length.ema_gen for step in steps],
+            name="EMA_gen",
+            mode="lines",
             line={"color": COLOURS["average"], "dash": "dash", "width": 2},
             hovertemplate="EMA_gen %{y:.2f}<extra></extra>",
-        )  # fmt: skip
+        )
         figure.add_scatter(
-            x=x, y=[step.length.ema_acc for step in steps], name="EMA_acc", mode="lines",
+            x=x,
+            y=[step.length.ema_acc for step in steps],
+            name="EMA_acc",
+            mode="lines",
             line={"color": COLOURS["correction"], "dash": "dot", "width": 2},
             hovertemplate="EMA_acc %{y:.2f}<extra></extra>",
-        )  # fmt: skip
+        )
     figure.add_scatter(
-        x=x, y=[step.draft_length for step in steps], name="k", mode="lines+markers",
-        line={"color": COLOURS["accepted"], "width": 2.5, "shape": "hvh"}, marker={"size": 5},
+        x=x,
+        y=[step.draft_length for step in steps],
+        name="k",
+        mode="lines+markers",
+        line={"color": COLOURS["accepted"], "width": 2.5, "shape": "hvh"},
+        marker={"size": 5},
         customdata=[decision(step, settings) for step in steps],
         hovertemplate="k = %{y}; %{customdata}<extra></extra>",
-    )  # fmt: skip
+    )
     if adaptive:
         for term, symbol in SYMBOLS.items():
             decided = [step for step in steps if step.length.decided == term]
             if decided:
                 figure.add_scatter(
-                    x=[step.index + 1 for step in decided], y=[STRIP * _top(trace)] * len(decided), mode="markers",
-                    name=f"set by {term}", hoverinfo="skip",
-                    marker={"symbol": symbol, "size": 6, "color": COLOURS["ink-soft"],
-                            "line": {"width": 1.5, "color": COLOURS["ink-soft"]}},
-                )  # fmt: skip
+                    x=[step.index + 1 for step in decided],
+                    y=[STRIP * _top(trace)] * len(decided),
+                    mode="markers",
+                    name=f"set by {term}",
+                    hoverinfo="skip",
+                    marker={
+                        "symbol": symbol,
+                        "size": 6,
+                        "color": COLOURS["ink-soft"],
+                        "line": {"width": 1.5, "color": COLOURS["ink-soft"]},
+                    },
+                )
     return figure
 
 
@@ -123,19 +146,45 @@ def _layout(trace: Trace) -> go.Layout:
     if settings.length != "fixed":
         rails = [
             {
-                "type": "rect", "xref": "paper", "x0": 0, "x1": 1, "y0": settings.k_min, "y1": settings.k_max,
-                "fillcolor": COLOURS["band"], "line": {"width": 0}, "layer": "below",
+                "type": "rect",
+                "xref": "paper",
+                "x0": 0,
+                "x1": 1,
+                "y0": settings.k_min,
+                "y1": settings.k_max,
+                "fillcolor": COLOURS["band"],
+                "line": {"width": 0},
+                "layer": "below",
             }
-        ]  # fmt: skip
+        ]
     return go.Layout(
-        template=go.layout.Template(), shapes=rails, barmode="overlay", bargap=0.2, height=236,
-        margin={"l": 34, "r": 10, "t": 44, "b": 34}, hovermode="x unified", dragmode=False,
-        paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
+        template=go.layout.Template(),
+        shapes=rails,
+        barmode="overlay",
+        bargap=0.2,
+        height=236,
+        margin={"l": 34, "r": 10, "t": 44, "b": 34},
+        hovermode="x unified",
+        dragmode=False,
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
         font={"color": COLOURS["ink-soft"], "size": 12},
         legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.0, "yanchor": "bottom"},
-        xaxis={"title": {"text": "step", "standoff": 4}, "range": [0.4, max(count, 8) + 0.6], "fixedrange": True,
-               "showgrid": False, "tickformat": "d", "nticks": 16, "linecolor": COLOURS["line"]},
-        yaxis={"range": [1.7 * STRIP * _top(trace), 1.12 * _top(trace)], "fixedrange": True,
-               "gridcolor": COLOURS["line"], "zeroline": False,
-               "tickformat": "d", "nticks": 6},
-    )  # fmt: skip
+        xaxis={
+            "title": {"text": "step", "standoff": 4},
+            "range": [0.4, max(count, 8) + 0.6],
+            "fixedrange": True,
+            "showgrid": False,
+            "tickformat": "d",
+            "nticks": 16,
+            "linecolor": COLOURS["line"],
+        },
+        yaxis={
+            "range": [1.7 * STRIP * _top(trace), 1.12 * _top(trace)],
+            "fixedrange": True,
+            "gridcolor": COLOURS["line"],
+            "zeroline": False,
+            "tickformat": "d",
+            "nticks": 6,
+        },
+    )

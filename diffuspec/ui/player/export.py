@@ -21,9 +21,24 @@ from diffuspec.ui.player.payload import payload
 from diffuspec.ui.player.text import origins
 
 STEP_COLUMNS = (
-    "step", "start", "k", "path", "accepted", "kind", "emitted", "text", "miss", "oracle", "L_gen", "L_acc", "EMA_gen",
-    "EMA_acc", "next_k", "decided", *(f"{stage}_ms" for stage in STAGES),
-)  # fmt: skip
+    "step",
+    "start",
+    "k",
+    "path",
+    "accepted",
+    "kind",
+    "emitted",
+    "text",
+    "miss",
+    "oracle",
+    "L_gen",
+    "L_acc",
+    "EMA_gen",
+    "EMA_acc",
+    "next_k",
+    "decided",
+    *(f"{stage}_ms" for stage in STAGES),
+)
 TOKEN_COLUMNS = ("position", "token", "text", "origin", "step", "target_p", "drafter_q", "drafter_rank")
 
 
@@ -38,12 +53,27 @@ def steps_csv(trace: Trace) -> str:
     rows = []
     for step in trace.steps:
         length, timing = step.length, step.timing
-        rows.append((
-            step.index + 1, step.start, step.draft_length, len(step.path), step.accepted, step.verification.kind or "",
-            len(step.emitted), _quoted(trace, step.emitted), miss(step) or "", trace.oracle(step.index),
-            length.generated, length.accepted, _number(length.ema_gen), _number(length.ema_acc), length.next_k,
-            length.decided, *(round(ms, 3) for ms in timing.stages().values()),
-        ))  # fmt: skip
+        rows.append(
+            (
+                step.index + 1,
+                step.start,
+                step.draft_length,
+                len(step.path),
+                step.accepted,
+                step.verification.kind or "",
+                len(step.emitted),
+                _quoted(trace, step.emitted),
+                miss(step) or "",
+                trace.oracle(step.index),
+                length.generated,
+                length.accepted,
+                _number(length.ema_gen),
+                _number(length.ema_acc),
+                length.next_k,
+                length.decided,
+                *(round(ms, 3) for ms in timing.stages().values()),
+            )
+        )
     return csv_text(STEP_COLUMNS, rows)
 
 
@@ -54,10 +84,18 @@ def tokens_csv(trace: Trace) -> str:
         for place, (token, origin) in enumerate(zip(step.emitted, origins(step), strict=True)):
             rank = step.lattice.rank_of(place, token) if place < step.lattice.k else None
             q = None if rank is None else float(np.exp(step.lattice.logq[place, rank]))
-            rows.append((
-                step.start + place + 1, token, _quoted(trace, [token]), origin, step.index + 1,
-                _number(_target_p(step, place, token)), _number(q), "" if rank is None else rank + 1,
-            ))  # fmt: skip
+            rows.append(
+                (
+                    step.start + place + 1,
+                    token,
+                    _quoted(trace, [token]),
+                    origin,
+                    step.index + 1,
+                    _number(_target_p(step, place, token)),
+                    _number(q),
+                    "" if rank is None else rank + 1,
+                )
+            )
     return csv_text(TOKEN_COLUMNS, rows)
 
 

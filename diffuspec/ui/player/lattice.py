@@ -27,12 +27,18 @@ def outline(step: Step) -> dict[str, Any]:
         "kind": step.verification.kind,
         "emitted": step.emitted,
         "length": {
-            "k": length.k, "generated": length.generated, "accepted": length.accepted,
-            "ema_gen": _short(length.ema_gen), "ema_acc": _short(length.ema_acc), "grew": length.grew,
-            "wanted": _short(length.wanted), "next_k": length.next_k, "decided": length.decided,
+            "k": length.k,
+            "generated": length.generated,
+            "accepted": length.accepted,
+            "ema_gen": _short(length.ema_gen),
+            "ema_acc": _short(length.ema_acc),
+            "grew": length.grew,
+            "wanted": _short(length.wanted),
+            "next_k": length.next_k,
+            "decided": length.decided,
         },
         "ms": [round(ms, 2) for ms in timing.stages().values()],
-    }  # fmt: skip
+    }
 
 
 def detail(step: Step) -> dict[str, Any]:
@@ -50,7 +56,9 @@ def detail(step: Step) -> dict[str, Any]:
         "proxy": _round(search.proxy_logp),
         "levels": [
             {
-                "parent": level.parent.tolist(), "rank": level.rank.tolist(), "score": _round(level.score),
+                "parent": level.parent.tolist(),
+                "rank": level.rank.tolist(),
+                "score": _round(level.score),
                 "survivors": level.survivors,
             }
             for level in search.levels
@@ -64,7 +72,7 @@ def detail(step: Step) -> dict[str, Any]:
         "topIds": check.top_ids.tolist(),
         "topLogp": _round(check.top_logp),
         "cellLogp": _round(check.cell_logp),
-    }  # fmt: skip
+    }
 
 
 def _tree(step: Step) -> dict[str, Any] | None:

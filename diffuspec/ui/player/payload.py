@@ -46,9 +46,15 @@ class Stream:
 
 
 def payload(
-    trace: Trace, run: str, source: Source | None = None, *, detail_from: int = 0, figures: bool = True,
-    outlines: dict[int, dict[str, Any]] | None = None, at: tuple[int, str] | None = None,
-) -> str:  # fmt: skip
+    trace: Trace,
+    run: str,
+    source: Source | None = None,
+    *,
+    detail_from: int = 0,
+    figures: bool = True,
+    outlines: dict[int, dict[str, Any]] | None = None,
+    at: tuple[int, str] | None = None,
+) -> str:
     """JSON text. run: names the run whose payloads belong together; detail_from: first step sent in full;
     figures: whether they are sent; outlines: where those of steps that nothing can change any more are kept;
     at: the step (from 0) and phase that the player opens with, if not its own choice."""

@@ -57,9 +57,16 @@ def of_trace(trace: Trace) -> Account | None:
     if min(plain_ms, step_ms) <= 0:
         return None
     return Account(
-        trace.new_tokens, steps, sum(len(step.path) for step in trace.steps), step_ms, stages["draft"] / steps,
-        stages["verify"] / steps, plain_ms, trace.prefill_ms, trace.speedup,
-    )  # fmt: skip
+        trace.new_tokens,
+        steps,
+        sum(len(step.path) for step in trace.steps),
+        step_ms,
+        stages["draft"] / steps,
+        stages["verify"] / steps,
+        plain_ms,
+        trace.prefill_ms,
+        trace.speedup,
+    )
 
 
 def of_lane(race: Race, lane: Lane) -> Account | None:
@@ -73,9 +80,16 @@ def of_lane(race: Race, lane: Lane) -> Account | None:
     if step_ms <= 0 or not lane.verify_ms:
         return None
     return Account(
-        len(lane.token_ids), lane.passes, lane.drafted, step_ms, lane.draft_ms / lane.passes,
-        lane.verify_ms / lane.passes, ar.pass_ms, prompt_ms, race.speedup(lane),
-    )  # fmt: skip
+        len(lane.token_ids),
+        lane.passes,
+        lane.drafted,
+        step_ms,
+        lane.draft_ms / lane.passes,
+        lane.verify_ms / lane.passes,
+        ar.pass_ms,
+        prompt_ms,
+        race.speedup(lane),
+    )
 
 
 def words(account: Account, advice: bool = True) -> str:

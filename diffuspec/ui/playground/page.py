@@ -28,9 +28,13 @@ def build(shared: Shared) -> None:
     with gr.Row(elem_id="playground", equal_height=False):
         with gr.Column(elem_id="controls", min_width=280):
             prompt = shared.prompt = gr.Textbox(
-                value=first.prompt if first else EXAMPLES["maths"], label="Prompt", lines=3, max_lines=6,
-                elem_id="prompt", placeholder="Type a question",
-            )  # fmt: skip
+                value=first.prompt if first else EXAMPLES["maths"],
+                label="Prompt",
+                lines=3,
+                max_lines=6,
+                elem_id="prompt",
+                placeholder="Type a question",
+            )
             with gr.Row(elem_id="examples"):
                 chips = {
                     name: gr.Button(name, size="sm", elem_id=f"example-{name}", elem_classes="chip")
@@ -48,8 +52,10 @@ def build(shared: Shared) -> None:
                         ("float32 · identical", "float32"),
                         ("bfloat16 · may differ", "bfloat16"),
                     ],
-                    value=DTYPES[0], label="dtype", elem_id="dtype",
-                )  # fmt: skip
+                    value=DTYPES[0],
+                    label="dtype",
+                    elem_id="dtype",
+                )
                 with gr.Row(elem_id="presets"):
                     defaults = gr.Button("Defaults", size="sm", elem_id="settings-default")
                     paper = gr.Button("Paper’s settings", size="sm", elem_id="settings-paper")
@@ -64,8 +70,11 @@ def build(shared: Shared) -> None:
     for trigger in (run.click, prompt.submit):
         trigger(runs.enter, [prompt, dtype, compare, *shared.knobs], [said, run, stop, ticket], **QUIET)
     ticket.change(
-        runs.follow, ticket, [shared.player, shared.trace, said, run, stop], **IN_TURN,
-    )  # fmt: skip
+        runs.follow,
+        ticket,
+        [shared.player, shared.trace, said, run, stop],
+        **IN_TURN,
+    )
     stop.click(runs.stop, **QUIET)
     opened.upload(open_trace, opened, shared.shown, show_progress="hidden", **PRIVATE)
     save.click(save_trace, shared.trace, [download, said], show_progress="hidden", **PRIVATE).success(

@@ -42,11 +42,16 @@ def points(race: Race, labels: dict[str, tuple[str, str]]) -> list[Point]:
     ar = race.yardstick
     made = [
         Point(
-            labels.get(lane.method, (lane.method,))[0], lane.draft_ms / lane.passes / ar.pass_ms,
-            acceptance_rate(lane.accepted, lane.refused), lane.drafted / lane.passes, race.speedup(lane), OURS,
+            labels.get(lane.method, (lane.method,))[0],
+            lane.draft_ms / lane.passes / ar.pass_ms,
+            acceptance_rate(lane.accepted, lane.refused),
+            lane.drafted / lane.passes,
+            race.speedup(lane),
+            OURS,
         )
-        for lane in race.lanes if _drafts(lane) and ar.pass_ms
-    ]  # fmt: skip
+        for lane in race.lanes
+        if _drafts(lane) and ar.pass_ms
+    ]
     # One pass of each a step, so that the seconds of Figure 6 stand for the passes.
     mat, gain = paper.ABLATION[True, True]
     cost = paper.SECONDS["DiffuSpec"]["draft"] / paper.SECONDS["DiffuSpec"]["verify"]
@@ -84,20 +89,37 @@ def chart(race: Race, labels: dict[str, tuple[str, str]], k: int, verify: str = 
         else f"At k = {k} even a draft that costs a tenth of a target pass never pays here: the pass over "
         f"{k + 1} tokens costs too much."
     )
-    head = ["method", "draft cost (target passes)", "acceptance per token", "k", "speed-up by the formula",
-            "speed-up measured", "origin"]  # fmt: skip
+    head = [
+        "method",
+        "draft cost (target passes)",
+        "acceptance per token",
+        "k",
+        "speed-up by the formula",
+        "speed-up measured",
+        "origin",
+    ]
     rows = [
-        [p.name, round(p.draft_cost, 3), round(p.acceptance, 3), round(p.k, 1), _expected(p, k, costs),
-         None if p.measured is None else round(p.measured, 2), p.origin]
+        [
+            p.name,
+            round(p.draft_cost, 3),
+            round(p.acceptance, 3),
+            round(p.k, 1),
+            _expected(p, k, costs),
+            None if p.measured is None else round(p.measured, 2),
+            p.origin,
+        ]
         for p in marks
-    ]  # fmt: skip
+    ]
     return {
-        "title": "Break-even map", "hint": "hover for numbers; the bold line is speed-up 1",
-        "name": "break-even", "caption": f"{caption} Each point is a method's own cost and acceptance; "
-        f"the map around it is for k = {k}.", "figure": breakeven_figure(z, marks, k, costs).to_plotly_json(),
+        "title": "Break-even map",
+        "hint": "hover for numbers; the bold line is speed-up 1",
+        "name": "break-even",
+        "caption": f"{caption} Each point is a method's own cost and acceptance; the map around it is for k = {k}.",
+        "figure": breakeven_figure(z, marks, k, costs).to_plotly_json(),
         "label": f"Speed-up over draft cost and acceptance at k = {k}; the table below has the points",
-        "table": {"head": head, "rows": rows}, "colours": COLOURS,
-    }  # fmt: skip
+        "table": {"head": head, "rows": rows},
+        "colours": COLOURS,
+    }
 
 
 def break_even(draft_cost: float, k: int, costs: Sequence[tuple[float, float]]) -> float | None:
@@ -141,44 +163,91 @@ def breakeven_figure(z: np.ndarray, marks: Sequence[Point], k: int, costs: Seque
     made = tokens_per_step(RATES, k)
     figure = go.Figure(
         layout=go.Layout(
-            template=go.layout.Template(), height=380, showlegend=False, dragmode=False,
-            margin={"l": 56, "r": 12, "t": 10, "b": 46}, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
-            font={"color": COLOURS["ink-soft"], "size": 12}, hoverlabel={"align": "left"},
-            xaxis={"title": {"text": "cost of a draft, in target passes of one token", "standoff": 6}, "type": "log",
-                   "range": [-2, math.log10(4)], "tickvals": [0.01, 0.03, 0.1, 0.3, 1, 3], "fixedrange": True,
-                   "linecolor": COLOURS["line"], "showgrid": False},
-            yaxis={"title": {"text": "acceptance per drafted token", "standoff": 6}, "range": [0, 1],
-                   "tickformat": ".0%", "fixedrange": True, "showgrid": False, "linecolor": COLOURS["line"]},
+            template=go.layout.Template(),
+            height=380,
+            showlegend=False,
+            dragmode=False,
+            margin={"l": 56, "r": 12, "t": 10, "b": 46},
+            paper_bgcolor="rgba(0,0,0,0)",
+            plot_bgcolor="rgba(0,0,0,0)",
+            font={"color": COLOURS["ink-soft"], "size": 12},
+            hoverlabel={"align": "left"},
+            xaxis={
+                "title": {"text": "cost of a draft, in target passes of one token", "standoff": 6},
+                "type": "log",
+                "range": [-2, math.log10(4)],
+                "tickvals": [0.01, 0.03, 0.1, 0.3, 1, 3],
+                "fixedrange": True,
+                "linecolor": COLOURS["line"],
+                "showgrid": False,
+            },
+            yaxis={
+                "title": {"text": "acceptance per drafted token", "standoff": 6},
+                "range": [0, 1],
+                "tickformat": ".0%",
+                "fixedrange": True,
+                "showgrid": False,
+                "linecolor": COLOURS["line"],
+            },
         )
-    )  # fmt: skip
+    )
     figure.add_contour(
-        x=COSTS.round(4).tolist(), y=RATES.round(4).tolist(), z=z.round(3).tolist(), colorscale=scale, zmin=0, zmax=top,
-        contours={"start": 0.5, "end": top, "size": 0.5, "showlabels": True, "labelformat": ".1f",
-                  "labelfont": {"size": 11, "color": COLOURS["ink-soft"]}},
-        line={"width": 0.8, "color": COLOURS["quiet"]}, showscale=False,
+        x=COSTS.round(4).tolist(),
+        y=RATES.round(4).tolist(),
+        z=z.round(3).tolist(),
+        colorscale=scale,
+        zmin=0,
+        zmax=top,
+        contours={
+            "start": 0.5,
+            "end": top,
+            "size": 0.5,
+            "showlabels": True,
+            "labelformat": ".1f",
+            "labelfont": {"size": 11, "color": COLOURS["ink-soft"]},
+        },
+        line={"width": 0.8, "color": COLOURS["quiet"]},
+        showscale=False,
         customdata=np.repeat((made - 1)[:, None], len(COSTS), 1).round(2).tolist(),
         hovertemplate="draft %{x:.2f} target passes, %{y:.0%} accepted per token"
-                      f"<br>%{{customdata:.2f}} accepted/step at k = {k}<br><b>speed-up %{{z:.2f}}</b><extra></extra>",
-    )  # fmt: skip
+        f"<br>%{{customdata:.2f}} accepted/step at k = {k}<br><b>speed-up %{{z:.2f}}</b><extra></extra>",
+    )
     figure.add_contour(
-        x=COSTS.round(4).tolist(), y=RATES.round(4).tolist(), z=z.round(3).tolist(), showscale=False, hoverinfo="skip",
-        contours={"start": 1, "end": 1, "size": 1, "coloring": "none"}, line={"width": 3, "color": COLOURS["ink"]},
-    )  # fmt: skip
+        x=COSTS.round(4).tolist(),
+        y=RATES.round(4).tolist(),
+        z=z.round(3).tolist(),
+        showscale=False,
+        hoverinfo="skip",
+        contours={"start": 1, "end": 1, "size": 1, "coloring": "none"},
+        line={"width": 3, "color": COLOURS["ink"]},
+    )
     for mine, symbol, colour in ((True, "circle", "accepted"), (False, "diamond", "correction")):
         some = [p for p in marks if (p.origin == OURS) == mine]
         figure.add_scatter(
-            x=[min(max(p.draft_cost, 0.0105), 3.9) for p in some], y=[p.acceptance for p in some],
-            text=[p.name for p in some], mode="markers+text", textposition=_beside(some, marks),
+            x=[min(max(p.draft_cost, 0.0105), 3.9) for p in some],
+            y=[p.acceptance for p in some],
+            text=[p.name for p in some],
+            mode="markers+text",
+            textposition=_beside(some, marks),
             textfont={"color": COLOURS["ink"], "size": 12, "shadow": "auto"},
-            marker={"size": 11, "symbol": symbol, "color": COLOURS[colour],
-                    "line": {"width": 1.5, "color": COLOURS["card"]}},
+            marker={
+                "size": 11,
+                "symbol": symbol,
+                "color": COLOURS[colour],
+                "line": {"width": 1.5, "color": COLOURS["card"]},
+            },
             customdata=[
-                [round(p.draft_cost, 3), _expected(p, k, costs), "–" if p.measured is None else f"{p.measured:.2f}",
-                 round(p.k, 1), "the paper reports" if p.origin == THEIRS else "measured in this race"]
+                [
+                    round(p.draft_cost, 3),
+                    _expected(p, k, costs),
+                    "–" if p.measured is None else f"{p.measured:.2f}",
+                    round(p.k, 1),
+                    "the paper reports" if p.origin == THEIRS else "measured in this race",
+                ]
                 for p in some
             ],
             hovertemplate="<b>%{text}</b>: draft %{customdata[0]} target passes, %{y:.0%} accepted per token, "
-                          f"mean k %{{customdata[3]}}<br>the formula at k = {k}: %{{customdata[1]}}"
-                          "<br>%{customdata[4]}: %{customdata[2]}<extra></extra>",
-        )  # fmt: skip
+            f"mean k %{{customdata[3]}}<br>the formula at k = {k}: %{{customdata[1]}}"
+            "<br>%{customdata[4]}: %{customdata[2]}<extra></extra>",
+        )
     return figure

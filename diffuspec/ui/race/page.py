@@ -32,17 +32,34 @@ def build(shared: Shared) -> None:
         ticket = gr.Textbox(visible="hidden", elem_id="race-ticket", label="ticket", container=False)
         with gr.Row(elem_id="race-setup"):
             prompt = gr.Textbox(
-                value=first.prompt if first else EXAMPLES["maths"], label="Prompt", lines=2, max_lines=4,
-                elem_id="race-prompt", placeholder="Type a question", scale=3, min_width=280,
-            )  # fmt: skip
+                value=first.prompt if first else EXAMPLES["maths"],
+                label="Prompt",
+                lines=2,
+                max_lines=4,
+                elem_id="race-prompt",
+                placeholder="Type a question",
+                scale=3,
+                min_width=280,
+            )
             tokens = gr.Slider(
-                16, MOST_TOKENS, value=96, step=16, precision=0, label="Max tokens", elem_id="race-tokens", buttons=[],
-                info="for every method", scale=1, min_width=160,
-            )  # fmt: skip
+                16,
+                MOST_TOKENS,
+                value=96,
+                step=16,
+                precision=0,
+                label="Max tokens",
+                elem_id="race-tokens",
+                buttons=[],
+                info="for every method",
+                scale=1,
+                min_width=160,
+            )
         methods = gr.CheckboxGroup(
-            choices, value=usual, label="Lanes, besides plain AR, which is the "
-            "yardstick; the Playground’s settings apply", elem_id="race-methods",
-        )  # fmt: skip
+            choices,
+            value=usual,
+            label="Lanes, besides plain AR, which is the yardstick; the Playground’s settings apply",
+            elem_id="race-methods",
+        )
         with gr.Row(elem_id="race-go"):
             start = gr.Button("Race", variant="primary", elem_id="race-run")
             stop = gr.Button("Stop", elem_id="race-stop", interactive=False)
@@ -52,13 +69,23 @@ def build(shared: Shared) -> None:
         shown = race_component(drawn, elem_id="race", padding=False)
         with gr.Row(elem_id="map-setup"):
             k = gr.Slider(
-                1, K_MOST, value=k_first, step=1, precision=0, label="k draft length of the map", elem_id="map-k",
-                buttons=[], scale=1,
-            )  # fmt: skip
+                1,
+                K_MOST,
+                value=k_first,
+                step=1,
+                precision=0,
+                label="k draft length of the map",
+                elem_id="map-k",
+                buttons=[],
+                scale=1,
+            )
             verify = gr.Radio(
-                [("as this race measured it", MEASURED), ("free, as on a large GPU", FLAT)], value=MEASURED,
-                label="A target pass over k + 1 tokens instead of one costs", elem_id="map-verify", scale=2,
-            )  # fmt: skip
+                [("as this race measured it", MEASURED), ("free, as on a large GPU", FLAT)],
+                value=MEASURED,
+                label="A target pass over k + 1 tokens instead of one costs",
+                elem_id="map-verify",
+                scale=2,
+            )
         picture = chart(map_drawn, elem_id="map", padding=False)
 
     start.click(races.enter, [prompt, methods, tokens, *shared.knobs], [shared.notice, start, stop, ticket], **QUIET)

@@ -15,9 +15,16 @@ from diffuspec.ui.player.text import units
 
 WAITING, RUNNING, DONE, LEFT_OUT = "waiting", "running", "done", "left out"
 HEAD = (
-    "method", "tokens/s", "speed-up", "tokens/step", "accepted/step", "target passes", "tokens", "seconds",
+    "method",
+    "tokens/s",
+    "speed-up",
+    "tokens/step",
+    "accepted/step",
+    "target passes",
+    "tokens",
+    "seconds",
     "identical to AR",
-)  # fmt: skip
+)
 DIGITS = (None, 1, 2, 2, 2, 0, 0, 2, None)
 
 
@@ -37,14 +44,24 @@ def live_payload(ticket: str, prompt: str, budget: int, lanes: Sequence[LaneStat
     """JSON text of a race under way. said: one line on what happens now."""
     return orjson.dumps(
         {
-            "race": ticket, "live": True, "prompt": prompt, "budget": budget, "said": said,
+            "race": ticket,
+            "live": True,
+            "prompt": prompt,
+            "budget": budget,
+            "said": said,
             "lanes": [
-                {"method": s.method, "label": s.label, "state": s.state, "made": s.made, "seconds": s.seconds,
-                 "said": s.said}
+                {
+                    "method": s.method,
+                    "label": s.label,
+                    "state": s.state,
+                    "made": s.made,
+                    "seconds": s.seconds,
+                    "said": s.said,
+                }
                 for s in lanes
             ],
         }
-    ).decode()  # fmt: skip
+    ).decode()
 
 
 def race_payload(
@@ -59,18 +76,27 @@ def race_payload(
         account = why.of_lane(race, lane)
         lanes.append(
             {
-                "method": lane.method, "label": label, "about": about, "place": order.index(lane) + 1,
-                "tokens": len(lane.token_ids), "ms": round(lane.wall_ms, 1),
-                "speedup": _round(race.speedup(lane), 3), "units": _units(race, lane),
+                "method": lane.method,
+                "label": label,
+                "about": about,
+                "place": order.index(lane) + 1,
+                "tokens": len(lane.token_ids),
+                "ms": round(lane.wall_ms, 1),
+                "speedup": _round(race.speedup(lane), 3),
+                "units": _units(race, lane),
                 "why": why.words(account, advice=False) if account else None,
             }
-        )  # fmt: skip
+        )
     body = {
-        "race": ticket, "live": False, "prompt": race.prompt, "budget": race.settings.max_new_tokens,
+        "race": ticket,
+        "live": False,
+        "prompt": race.prompt,
+        "budget": race.settings.max_new_tokens,
         "source": provenance(race.provenance, kind),
         "pair": {"target": race.pair.target, "drafter": race.pair.drafter, "dtype": race.pair.dtype},
-        "lanes": lanes, "table": {"head": HEAD, "rows": table(race, labels), "digits": DIGITS},
-    }  # fmt: skip
+        "lanes": lanes,
+        "table": {"head": HEAD, "rows": table(race, labels), "digits": DIGITS},
+    }
     return orjson.dumps(body).decode()
 
 
@@ -92,12 +118,17 @@ def table(race: Race, labels: dict[str, tuple[str, str]] | None = None) -> list[
         ran = bool(lane.accepted or lane.drafted)
         rows.append(
             [
-                labels.get(lane.method, (lane.method,))[0], round(lane.tokens_per_second, 1),
-                _round(race.speedup(lane), 2), round(lane.tokens_per_step, 2) if lane.passes else None,
-                round(lane.accepted_per_step, 2) if ran else None, lane.passes, len(lane.token_ids),
-                round(lane.wall_ms / 1e3, 2), "yes" if apart is None else f"no, from token {apart + 1} on",
+                labels.get(lane.method, (lane.method,))[0],
+                round(lane.tokens_per_second, 1),
+                _round(race.speedup(lane), 2),
+                round(lane.tokens_per_step, 2) if lane.passes else None,
+                round(lane.accepted_per_step, 2) if ran else None,
+                lane.passes,
+                len(lane.token_ids),
+                round(lane.wall_ms / 1e3, 2),
+                "yes" if apart is None else f"no, from token {apart + 1} on",
             ]
-        )  # fmt: skip
+        )
     return rows
 
 

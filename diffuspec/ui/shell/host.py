@@ -142,9 +142,17 @@ class Host:
     pair_name: the pair whose traces these models can go on with; limits: of a turn, where others share this server."""
 
     def __init__(
-        self, load=None, start=_start, compare=_compare, verify=verify_path, lane=_lane, costs=_costs,
-        study=_study, pair_name="embedded", limits: Limits | None = None,
-    ):  # fmt: skip
+        self,
+        load=None,
+        start=_start,
+        compare=_compare,
+        verify=verify_path,
+        lane=_lane,
+        costs=_costs,
+        study=_study,
+        pair_name="embedded",
+        limits: Limits | None = None,
+    ):
         self.limits = limits
         self._load, self._start, self._compare = load or Loader(), start, compare
         self.verify, self.lane, self.costs, self.study, self.pair_name = verify, lane, costs, study, pair_name

@@ -32,9 +32,14 @@ def knob_component(knob: Knob, max_draft: int) -> gr.components.Component:
         return gr.Number(knob.default, precision=0, minimum=knob.low, maximum=knob.high, **common)
     high = min(knob.high, max_draft if knob.name in DRAFT_LENGTHS else CAPS.get(knob.name, knob.high))
     return gr.Slider(
-        knob.low, high, value=knob.default, step=knob.step, buttons=[],
-        precision=0 if knob.kind is int else 2, **common,
-    )  # fmt: skip
+        knob.low,
+        high,
+        value=knob.default,
+        step=knob.step,
+        buttons=[],
+        precision=0 if knob.kind is int else 2,
+        **common,
+    )
 
 
 def applies(adl: bool, cps: bool, values: dict[str, Any]) -> dict[str, bool]:

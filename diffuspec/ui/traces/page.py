@@ -36,9 +36,14 @@ def build(shared: Shared) -> None:
             gr.HTML("<h2>Link</h2><p>An address that sets the Playground’s present prompt and settings.</p>")
             copy = gr.Button("Copy link", size="sm", elem_id="copy-link")
             link = gr.Textbox(
-                label="Link", lines=3, max_lines=3, elem_id="link", buttons=["copy"], interactive=False,
+                label="Link",
+                lines=3,
+                max_lines=3,
+                elem_id="link",
+                buttons=["copy"],
+                interactive=False,
                 placeholder="The link appears here.",
-            )  # fmt: skip
+            )
     for entered in (
         shown.select(traces.enter, None, [*shared.shown, *shared.setup], **QUIET),
         opened.upload(open_trace, opened, shared.shown, show_progress="hidden", **PRIVATE),

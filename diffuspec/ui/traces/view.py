@@ -34,9 +34,17 @@ def _card(gallery: Gallery, entry: Recorded) -> dict[str, Any]:
         return {**card, "problem": str(error)}
     found = merits(trace, Source(RECORDED))
     return {
-        **card, "problem": None, "badge": found["provenance"]["badge"], "origin": found["provenance"]["title"],
-        "pair": f"{trace.pair.name} pair, {trace.pair.dtype}", "models": f"{trace.pair.target} + {trace.pair.drafter}",
-        "tokens": trace.new_tokens, "steps": len(trace.steps), "tokens_per_step": found["tokens_per_step"],
-        "accepted_per_step": found["accepted_per_step"], "speedup": found["speedup"],
-        "verdict": found["verdict"]["headline"], "state": found["verdict"]["state"],
-    }  # fmt: skip
+        **card,
+        "problem": None,
+        "badge": found["provenance"]["badge"],
+        "origin": found["provenance"]["title"],
+        "pair": f"{trace.pair.name} pair, {trace.pair.dtype}",
+        "models": f"{trace.pair.target} + {trace.pair.drafter}",
+        "tokens": trace.new_tokens,
+        "steps": len(trace.steps),
+        "tokens_per_step": found["tokens_per_step"],
+        "accepted_per_step": found["accepted_per_step"],
+        "speedup": found["speedup"],
+        "verdict": found["verdict"]["headline"],
+        "state": found["verdict"]["state"],
+    }

@@ -126,16 +126,28 @@ def pass_cost(gallery: Gallery) -> Outcome:
     verify_ms = median(by_size[n])
     figure = _figure("tokens in one pass", "milliseconds")
     figure.add_scatter(
-        x=[1, n], y=[ar_ms, n * ar_ms], name="if each token cost as much as the first", mode="lines",
+        x=[1, n],
+        y=[ar_ms, n * ar_ms],
+        name="if each token cost as much as the first",
+        mode="lines",
         line={"color": COLOURS["quiet"], "dash": "dot", "width": 2},
-    )  # fmt: skip
+    )
     figure.add_scatter(
-        x=sizes, y=[median(by_size[size]) for size in sizes], name="measured", mode="lines+markers",
-        line={"color": COLOURS["accepted"], "width": 2.5}, marker={"size": 8},
-    )  # fmt: skip
+        x=sizes,
+        y=[median(by_size[size]) for size in sizes],
+        name="measured",
+        mode="lines+markers",
+        line={"color": COLOURS["accepted"], "width": 2.5},
+        marker={"size": 8},
+    )
     longest = max(trace.steps, key=lambda step: len(step.path))
-    facts = {"ar_ms": f"{ar_ms:.0f}", "n": str(n), "ratio": f"{verify_ms / ar_ms:.2f}", "verify_ms": f"{verify_ms:.0f}",
-             "drafted": str(n - 1)}  # fmt: skip
+    facts = {
+        "ar_ms": f"{ar_ms:.0f}",
+        "n": str(n),
+        "ratio": f"{verify_ms / ar_ms:.2f}",
+        "verify_ms": f"{verify_ms:.0f}",
+        "drafted": str(n - 1),
+    }
     rows = tuple((str(size), f"{median(by_size[size]):.1f}", str(len(by_size[size]))) for size in sizes)
     after = Table(("tokens in the pass", "median ms", "passes"), rows)
     return Outcome(verify_ms / ar_ms, facts, after=after, figure=figure, trace=name, step=longest.index)
@@ -155,9 +167,13 @@ def one_step(gallery: Gallery) -> Outcome:
     label = functools.partial(token_label, trace)
     rows = tuple((f"+{i + 1}", label(token), label(own[i])) for i, token in enumerate(step.path))
     facts = {
-        "most": str(len(step.path) + 1), "emitted": str(verdict.accepted + 1), "accepted": str(verdict.accepted),
-        "refused": label(step.path[verdict.accepted]), "place": str(verdict.accepted + 1), "own": label(verdict.token),
-    }  # fmt: skip
+        "most": str(len(step.path) + 1),
+        "emitted": str(verdict.accepted + 1),
+        "accepted": str(verdict.accepted),
+        "refused": label(step.path[verdict.accepted]),
+        "place": str(verdict.accepted + 1),
+        "own": label(verdict.token),
+    }
     table = Table(("position", "drafted", "the target’s own choice"), rows)
     return Outcome(verdict.accepted + 1, facts, table, trace=name, step=step.index)
 
@@ -176,16 +192,22 @@ def pruning(gallery: Gallery, tau: float = 0.8, m_max: int = 15) -> Outcome:
     q = np.exp(logq[0].astype(float))
     mass = np.cumsum(q)
     facts = {
-        "tau": f"{tau:g}", "m_max": str(int(m_max)), "kept": str(kept), "before_count": str(kept - 1),
-        "before": f"{mass[kept - 2] if kept > 1 else 0.0:.2f}", "mass": f"{mass[kept - 1]:.2f}",
-    }  # fmt: skip
+        "tau": f"{tau:g}",
+        "m_max": str(int(m_max)),
+        "kept": str(kept),
+        "before_count": str(kept - 1),
+        "before": f"{mass[kept - 2] if kept > 1 else 0.0:.2f}",
+        "mass": f"{mass[kept - 1]:.2f}",
+    }
     shown = range(min(8, len(q)))
     rows = tuple((str(r + 1), token_label(trace, int(ids[0, r])), f"{q[r]:.2f}") for r in shown)
     figure = _figure("rank", "mass of the likeliest")
     figure.add_bar(
-        x=list(range(1, len(q) + 1)), y=mass.tolist(), name="mass so far",
+        x=list(range(1, len(q) + 1)),
+        y=mass.tolist(),
+        name="mass so far",
         marker={"color": [COLOURS["accepted"] if r < kept else COLOURS["line"] for r in range(len(q))]},
-    )  # fmt: skip
+    )
     figure.add_hline(y=tau, line={"color": COLOURS["correction"], "dash": "dash"})
     figure.update_layout(showlegend=False)
     return Outcome(kept, facts, Table(("rank", "token", "q"), rows), figure=figure, trace=name, step=step.index)
@@ -210,10 +232,12 @@ def path_search(gallery: Gallery) -> Outcome:
     cell = lambda ids, i: label(ids[i]) if i < len(ids) else ""  # noqa: E731
     paths = [(f"+{i + 1}", cell(argmax, i), cell(step.path, i)) for i in range(longest)]
     facts = {
-        "argmax_accepted": str(plain), "cps_accepted": str(chosen),
-        "cps_better": str(sum(c > p for p, c in pairs)), "argmax_better": str(sum(p > c for p, c in pairs)),
+        "argmax_accepted": str(plain),
+        "cps_accepted": str(chosen),
+        "cps_better": str(sum(c > p for p, c in pairs)),
+        "argmax_better": str(sum(p > c for p, c in pairs)),
         "same": str(sum(p == c for p, c in pairs)),
-    }  # fmt: skip
+    }
     answer = "cps" if chosen > plain else "argmax" if plain > chosen else "equal"
     after = Table(
         ("position", "argmax", "CPS", "the target wrote"), tuple((*row, cell(truth, i)) for i, row in enumerate(paths))
@@ -230,16 +254,18 @@ def who_missed(gallery: Gallery) -> Outcome:
     order = {"drafter": "drafter miss", "pruned": "pruning miss", "search": "search miss"}
     figure = _figure("", "refusals")
     figure.add_bar(
-        x=list(order.values()), y=[counts[kind] for kind in order],
+        x=list(order.values()),
+        y=[counts[kind] for kind in order],
         marker={"color": [COLOURS["correction"], COLOURS["average"], COLOURS["accepted"]]},
-    )  # fmt: skip
+    )
     figure.update_layout(showlegend=False)
     drafted = [step for step in trace.steps if step.draft_length]
     facts = {
-        **{kind: str(count) for kind, count in counts.items()}, "refusals": str(sum(counts.values())),
+        **{kind: str(count) for kind, count in counts.items()},
+        "refusals": str(sum(counts.values())),
         "oracle": f"{sum(trace.oracle(step.index) for step in drafted) / len(trace.steps):.2f}",
         "accepted": f"{trace.accepted_per_step:.2f}",
-    }  # fmt: skip
+    }
     shown = found["search"] or found["pruned"] or found["drafter"]
     answer = max(counts, key=counts.get)
     return Outcome(answer, facts, figure=figure, trace=name, step=shown[0])
@@ -258,19 +284,32 @@ def random_drafter(gallery: Gallery, drafted: int = 6) -> Outcome:
         verdict = verify(path, rest.__getitem__, trace.stop_ids)
         made += path[: verdict.accepted].tolist() + ([] if verdict.token is None else [verdict.token])
         steps += 1
-    gaps = np.array([row[0] - row[1] for step in trace.steps for row in step.verification.top_logp.tolist()
-                     [: len(step.verification.draws)] if len(row) > 1])  # fmt: skip
+    gaps = np.array(
+        [
+            row[0] - row[1]
+            for step in trace.steps
+            for row in step.verification.top_logp.tolist()[: len(step.verification.draws)]
+            if len(row) > 1
+        ]
+    )
     products = (random.standard_normal(1000) / 16).astype(np.float16)
     add = lambda total, value: np.float16(total + value)  # noqa: E731
     forward, backward = functools.reduce(add, products), functools.reduce(add, products[::-1])
     same = sum(a == b for a, b in zip(made, answer, strict=False))
     facts = {
-        "drafted": str(drafted), "identical": str(same), "tokens": str(len(answer)), "steps": str(steps),
-        "recorded_steps": str(len(trace.steps)), "per_step": f"{len(made) / steps:.2f}",
-        "recorded_per_step": f"{trace.tokens_per_step:.2f}", "terms": str(len(products)),
-        "forward": f"{forward:.4f}", "backward": f"{backward:.4f}",
-        "close": str(int((gaps < BFLOAT16_STEP).sum())), "positions": str(len(gaps)),
-    }  # fmt: skip
+        "drafted": str(drafted),
+        "identical": str(same),
+        "tokens": str(len(answer)),
+        "steps": str(steps),
+        "recorded_steps": str(len(trace.steps)),
+        "per_step": f"{len(made) / steps:.2f}",
+        "recorded_per_step": f"{trace.tokens_per_step:.2f}",
+        "terms": str(len(products)),
+        "forward": f"{forward:.4f}",
+        "backward": f"{backward:.4f}",
+        "close": str(int((gaps < BFLOAT16_STEP).sum())),
+        "positions": str(len(gaps)),
+    }
     figure = _figure("gap between the target’s two likeliest tokens (natural log)", "positions")
     figure.add_histogram(
         x=gaps.tolist(), xbins={"size": BFLOAT16_STEP, "start": 0}, marker={"color": COLOURS["accepted"]}
@@ -288,11 +327,14 @@ def two_conventions(gallery: Gallery) -> Outcome:
     name, trace = _main(gallery)
     own = trace.new_tokens - sum(step.accepted for step in trace.steps)
     facts = {
-        "tokens": str(trace.new_tokens), "steps": str(len(trace.steps)), "own": str(own),
-        "accepted_per_step": f"{trace.accepted_per_step:.2f}", "tokens_per_step": f"{trace.tokens_per_step:.2f}",
+        "tokens": str(trace.new_tokens),
+        "steps": str(len(trace.steps)),
+        "own": str(own),
+        "accepted_per_step": f"{trace.accepted_per_step:.2f}",
+        "tokens_per_step": f"{trace.tokens_per_step:.2f}",
         "difference": f"{trace.tokens_per_step - trace.accepted_per_step:.2f}",
         "most": str(max(4, round(2 * trace.tokens_per_step))),
-    }  # fmt: skip
+    }
     rows = []
     for entry in gallery:
         other = gallery.trace(entry.name)
@@ -319,16 +361,25 @@ def break_even(gallery: Gallery, alpha: float = 0.5, draft: float = 0.15, token:
     )
     best = int(np.argmax(speed))
     figure.add_scatter(
-        x=[lengths[best]], y=[speed[best]], mode="markers+text", name="best k", text=[f"k = {lengths[best]}"],
-        textposition="top right", marker={"size": 10, "symbol": "diamond", "color": COLOURS["bonus"]},
-    )  # fmt: skip
+        x=[lengths[best]],
+        y=[speed[best]],
+        mode="markers+text",
+        name="best k",
+        text=[f"k = {lengths[best]}"],
+        textposition="top right",
+        marker={"size": 10, "symbol": "diamond", "color": COLOURS["bonus"]},
+    )
     figure.add_hline(y=1, line={"color": COLOURS["correction"], "dash": "dash"})
     figure.update_layout(yaxis_range=[0, 1.18 * max(*speed, 1)])
     facts = {
-        "step_ms": f"{step_ms:.1f}", "draft_ms": f"{mean('draft'):.1f}", "verify_ms": f"{mean('verify'):.1f}",
-        "rest_ms": f"{step_ms - mean('draft') - mean('verify'):.1f}", "ar_ms": f"{ar_ms:.1f}", 
-        "tokens_per_step": f"{trace.tokens_per_step:.2f}", "speedup": f"{trace.tokens_per_step / even:.2f}",
-    }  # fmt: skip
+        "step_ms": f"{step_ms:.1f}",
+        "draft_ms": f"{mean('draft'):.1f}",
+        "verify_ms": f"{mean('verify'):.1f}",
+        "rest_ms": f"{step_ms - mean('draft') - mean('verify'):.1f}",
+        "ar_ms": f"{ar_ms:.1f}",
+        "tokens_per_step": f"{trace.tokens_per_step:.2f}",
+        "speedup": f"{trace.tokens_per_step / even:.2f}",
+    }
     return Outcome(even, facts, figure=figure, trace=name, step=0)
 
 
@@ -349,13 +400,24 @@ def next_length(gallery: Gallery) -> Outcome:
     made = policy.update(step.length.generated, step.length.accepted)
     words = {"k_min": "the guard rail k_min", "k_max": "the guard rail k_max"}
     facts = {
-        "step": str(step.index + 1), "k": str(step.length.k), "generated": str(made.generated),
-        "accepted": str(made.accepted), "old_gen": f"{before[0]:.2f}", "old_acc": f"{before[1]:.2f}",
-        "rho": f"{settings.rho:g}", "delta": str(settings.delta), "k_min": str(settings.k_min),
-        "k_max": str(settings.k_max), "top": str(settings.k_max + settings.delta), "next_k": str(made.next_k),
-        "new_gen": f"{made.ema_gen:.2f}", "new_acc": f"{made.ema_acc:.2f}", "bracket": str(int(made.grew)),
-        "wanted": f"{made.wanted:.2f}", "decided": words.get(made.decided, made.decided),
-    }  # fmt: skip
+        "step": str(step.index + 1),
+        "k": str(step.length.k),
+        "generated": str(made.generated),
+        "accepted": str(made.accepted),
+        "old_gen": f"{before[0]:.2f}",
+        "old_acc": f"{before[1]:.2f}",
+        "rho": f"{settings.rho:g}",
+        "delta": str(settings.delta),
+        "k_min": str(settings.k_min),
+        "k_max": str(settings.k_max),
+        "top": str(settings.k_max + settings.delta),
+        "next_k": str(made.next_k),
+        "new_gen": f"{made.ema_gen:.2f}",
+        "new_acc": f"{made.ema_acc:.2f}",
+        "bracket": str(int(made.grew)),
+        "wanted": f"{made.wanted:.2f}",
+        "decided": words.get(made.decided, made.decided),
+    }
     return Outcome(made.next_k, facts, trace=name, step=step.index)
 
 
@@ -385,9 +447,12 @@ def adl_replay(
             x=x, y=values, name=label, mode="lines", line={"color": COLOURS[colour], "dash": dash, "width": 2.5}
         )
     facts = {
-        "k_usual": str(usual), "k_share": str(used.count(usual)), "steps": str(steps),
-        "first": ", ".join(map(str, used[:6])), "accepted": f"{np.mean([d.accepted for d in decisions]):.1f}",
-    }  # fmt: skip
+        "k_usual": str(usual),
+        "k_share": str(used.count(usual)),
+        "steps": str(steps),
+        "first": ", ".join(map(str, used[:6])),
+        "accepted": f"{np.mean([d.accepted for d in decisions]):.1f}",
+    }
     return Outcome(str(usual), facts, figure=figure)
 
 
@@ -409,17 +474,29 @@ def biased_rule(
     words = ["word 1", "word 2", "word 3"]
     figure = _figure("", "probability")
     for values, name, colour in (
-        (p, "the target alone", "accepted"), (biased, "the paper’s rule", "correction"), (exact, "rule A", "bonus"),
-    ):  # fmt: skip
+        (p, "the target alone", "accepted"),
+        (biased, "the paper’s rule", "correction"),
+        (exact, "rule A", "bonus"),
+    ):
         figure.add_bar(
-            x=words, y=values.tolist(), name=name, marker={"color": COLOURS[colour]},
-            text=[f"{value:.2f}" for value in values], textposition="outside", cliponaxis=False,
-        )  # fmt: skip
+            x=words,
+            y=values.tolist(),
+            name=name,
+            marker={"color": COLOURS[colour]},
+            text=[f"{value:.2f}" for value in values],
+            textposition="outside",
+            cliponaxis=False,
+        )
     figure.update_layout(barmode="group", yaxis_range=[0, 1.08])
     facts = {
-        "p": show(p), "q": show(q), "word": str(int(word)), "p3": f"{p[2]:.2g}", "biased3": f"{100 * biased[2]:.0f}",
-        "biased": show(biased.round(3)), "exact": show(exact.round(3)),
-    }  # fmt: skip
+        "p": show(p),
+        "q": show(q),
+        "word": str(int(word)),
+        "p3": f"{p[2]:.2g}",
+        "biased3": f"{100 * biased[2]:.0f}",
+        "biased": show(biased.round(3)),
+        "exact": show(exact.round(3)),
+    }
     rows = [(words[i], f"{p[i]:.3f}", f"{q[i]:.3f}", f"{biased[i]:.3f}", f"{exact[i]:.3f}") for i in range(len(words))]
     after = Table(("", "target p", "drafter q", "the paper’s rule", "rule A"), tuple(rows))
     return Outcome(100 * float(biased[2]), facts, after=after, figure=figure)
@@ -446,23 +523,37 @@ def tree(gallery: Gallery, nodes: int = 10) -> Outcome:
     length = sum(len(step.path) for step in steps) / len(steps)
     figure = _figure("nodes in the tree", "accepted/step")
     figure.add_scatter(
-        x=budgets, y=[mean(budget) for budget in budgets], name="tree", mode="lines+markers",
-        line={"color": COLOURS["accepted"], "width": 2.5}, marker={"size": 8},
-    )  # fmt: skip
+        x=budgets,
+        y=[mean(budget) for budget in budgets],
+        name="tree",
+        mode="lines+markers",
+        line={"color": COLOURS["accepted"], "width": 2.5},
+        marker={"size": 8},
+    )
     figure.add_scatter(
-        x=[length], y=[single], name="the recorded single paths", mode="markers",
+        x=[length],
+        y=[single],
+        name="the recorded single paths",
+        mode="markers",
         marker={"size": 11, "symbol": "diamond", "color": COLOURS["correction"]},
-    )  # fmt: skip
+    )
     figure.add_scatter(
-        x=[nodes], y=[mean(int(nodes))], mode="markers", showlegend=False,
+        x=[nodes],
+        y=[mean(int(nodes))],
+        mode="markers",
+        showlegend=False,
         marker={"size": 15, "symbol": "circle-open", "color": COLOURS["ink"], "line": {"width": 2.5}},
-    )  # fmt: skip
+    )
     figure.add_hline(y=oracle, line={"color": COLOURS["quiet"], "dash": "dot"})
     facts = {
-        "steps": str(len(steps)), "nodes": str(int(nodes)), "tree": f"{mean(int(nodes)):.2f}",
-        "single": f"{single:.2f}", "path_nodes": f"{length:.1f}", "oracle": f"{oracle:.2f}",
+        "steps": str(len(steps)),
+        "nodes": str(int(nodes)),
+        "tree": f"{mean(int(nodes)):.2f}",
+        "single": f"{single:.2f}",
+        "path_nodes": f"{length:.1f}",
+        "oracle": f"{oracle:.2f}",
         "most": f"{oracle + 1:.0f}",
-    }  # fmt: skip
+    }
     after = Table(("nodes", "accepted/step"), tuple((str(budget), f"{mean(budget):.2f}") for budget in budgets))
     return Outcome(mean(int(nodes)), facts, after=after, figure=figure)
 
@@ -507,30 +598,57 @@ def proxy_of(trace: Trace) -> Proxy:
     """The causal proxy that a recorded run of the embedded pair began with."""
     settings, fitted = trace.settings, assets.ngram(trace.pair.ngram)
     return make_proxy(
-        settings.proxy, ngram=fitted, vocab_size=fitted.vocab_size, weight=settings.context_weight,
+        settings.proxy,
+        ngram=fitted,
+        vocab_size=fitted.vocab_size,
+        weight=settings.context_weight,
         prompt_ids=trace.prompt_ids,
-    )  # fmt: skip
+    )
 
 
 def _figure(x: str, y: str) -> go.Figure:
     return go.Figure(
         layout=go.Layout(
-            template=go.layout.Template(), height=260, margin={"l": 52, "r": 12, "t": 30, "b": 44}, dragmode=False,
-            paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", bargap=0.2,
+            template=go.layout.Template(),
+            height=260,
+            margin={"l": 52, "r": 12, "t": 30, "b": 44},
+            dragmode=False,
+            paper_bgcolor="rgba(0,0,0,0)",
+            plot_bgcolor="rgba(0,0,0,0)",
+            bargap=0.2,
             font={"color": COLOURS["ink-soft"], "size": 14},
             legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.16, "yanchor": "top"},
-            xaxis={"title": {"text": x, "standoff": 6}, "fixedrange": True, "showgrid": False,
-                   "linecolor": COLOURS["line"]},
-            yaxis={"title": {"text": y, "standoff": 6}, "fixedrange": True, "gridcolor": COLOURS["line"],
-                   "zeroline": False, "rangemode": "tozero"},
+            xaxis={
+                "title": {"text": x, "standoff": 6},
+                "fixedrange": True,
+                "showgrid": False,
+                "linecolor": COLOURS["line"],
+            },
+            yaxis={
+                "title": {"text": y, "standoff": 6},
+                "fixedrange": True,
+                "gridcolor": COLOURS["line"],
+                "zeroline": False,
+                "rangemode": "tozero",
+            },
         )
-    )  # fmt: skip
+    )
 
 
 PUZZLES: dict[str, Callable[..., Outcome]] = {
     function.__name__: function
     for function in (
-        pass_cost, one_step, pruning, path_search, who_missed, random_drafter, two_conventions, break_even,
-        next_length, adl_replay, biased_rule, tree,
+        pass_cost,
+        one_step,
+        pruning,
+        path_search,
+        who_missed,
+        random_drafter,
+        two_conventions,
+        break_even,
+        next_length,
+        adl_replay,
+        biased_rule,
+        tree,
     )
-}  # fmt: skip
+}
