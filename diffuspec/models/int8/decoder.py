@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from diffuspec.models.int8.layout import BLOCK, LANES, SPAN
 from diffuspec.models.int8.product import product
 from diffuspec.models.int8.ranks import no_ranks
 from diffuspec.models.int8.rounding import rounded
+from diffuspec.models.int8.team import Team
 from diffuspec.models.int8.threads import new_counter, release
 from diffuspec.models.visibility import visibility
 
@@ -320,6 +322,7 @@ class Int8Stack:
         self._weights, self.shape = weights, shape
         angle = torch.arange(positions, dtype=torch.float32)[:, None] * inverse
         self._cos, self._sin = angle.cos().numpy(), angle.sin().numpy()
+        self._team = Team()
         _leader()  # a thread's start is another thing that does not bear an interrupt
 
     def __call__(
@@ -366,11 +369,14 @@ class Int8Stack:
     def _pass(self, x, keys, values, source, texts, hidden, asked, place, few, threads):
         longest = int((texts[:, PAST] + texts[:, ROWS]).max())
         with _one_pass:
-            buffers = room_for(len(x), len(asked), longest, self._weights, self.shape, threads)
+            started, choice = time.perf_counter(), self._team.choice(len(x))
+            together = threads > 1 and choice.next()
+            threads_now = threads if together else 1
+            buffers = room_for(len(x), len(asked), longest, self._weights, self.shape, threads_now)
             ranks = no_ranks(len(asked), min(few, buffers[-1].shape[1]))
             counter = new_counter()
             pass_ = (
-                threads,
+                threads_now,
                 counter,
                 x,
                 self._weights,
@@ -388,7 +394,9 @@ class Int8Stack:
                 rounding_room(len(x), self._weights, self.shape),
                 ranks,
             )
-            _share_out(counter, pass_, threads)
+            _share_out(counter, pass_, threads_now)
+            if threads > 1:
+                choice.took(together, time.perf_counter() - started)
         return buffers[-1], ranks
 
 
