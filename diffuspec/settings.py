@@ -313,7 +313,7 @@ class Settings:
     @classmethod
     def paper(cls, **changes) -> Settings:
         """The paper's settings (section 4.1): k 20..30, δ 10, ρ 0.5, M_max 15, τ 0.8, B 3, λ 0.5, S 1."""
-        return cls(**{**PRESETS["paper"], **changes})
+        return cls(**{**PRESETS["paper"].changes, **changes})
 
     @classmethod
     def without_drafter(cls, proxy: str, **changes) -> Settings:
@@ -348,24 +348,45 @@ _KNOBS = {
     for field in dataclasses.fields(Settings)
 }
 
-# Settings that go together, by the name that the command line has for them: what differs from the defaults.
-PRESETS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "paper": dict(
-        length="adl",
-        k=30,
-        k_min=20,
-        k_max=30,
-        delta=10,
-        rho=0.5,
-        search="cps",
-        m_max=15,
-        tau=0.8,
-        beam=3,
-        lam=0.5,
-        passes=1,
-        proxy="ngram",
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings that go together. title: on the page; about: what they are for; changes: from the defaults."""
+
+    title: str
+    about: str
+    changes: Mapping[str, Any]
+
+
+PRESETS: dict[str, Preset] = {
+    "default": Preset("Default", "the paper's method, sized for the embedded pair", {}),
+    "paper": Preset(
+        "Paper",
+        "the paper's values, made for a target of 32 billion parameters",
+        dict(
+            length="adl",
+            k=30,
+            k_min=20,
+            k_max=30,
+            delta=10,
+            rho=0.5,
+            search="cps",
+            m_max=15,
+            tau=0.8,
+            beam=3,
+            lam=0.5,
+            passes=1,
+            proxy="ngram",
+        ),
     ),
-    "fastest": dict(search="tree", copy=1, followers=4, length="throughput", nodes=24, k_min=1, lam=0.7),
-    "plain": dict(search="argmax", length="fixed"),
+    "fastest": Preset(
+        "Fastest here",
+        "the method `throughput` of Race and Measure: a tree with copies, drafted only where it pays",
+        dict(search="tree", copy=1, followers=4, length="throughput", nodes=24, k_min=1, lam=0.7),
+    ),
+    "plain": Preset(
+        "Plain diffusion draft",
+        "the likeliest token of every column, always k of them, without a search",
+        dict(search="argmax", length="fixed"),
+    ),
 }

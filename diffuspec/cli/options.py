@@ -166,9 +166,9 @@ def add_settings(parser: argparse.ArgumentParser, preset: str = "default") -> No
         "--preset",
         choices=list(PRESETS),
         default=preset,
-        help="what the settings below start from: default; paper: the paper's values; fastest: the "
-        "method `throughput`, which drafts where it pays; plain: the likeliest tokens of a "
-        "draft, always as many (default: %(default)s)",
+        help="what the settings below start from. "
+        + "; ".join(f"{name}: {entry.about}" for name, entry in PRESETS.items())
+        + " (default: %(default)s)",
     )
     parser.add_argument(
         "--set",
@@ -192,7 +192,7 @@ def add_settings(parser: argparse.ArgumentParser, preset: str = "default") -> No
 
 def chosen_settings(arguments: argparse.Namespace, usual: Settings | None = None) -> Settings:
     """usual: of the pair, what neither preset nor flags say; by default `Settings()`."""
-    changes = dict(PRESETS[arguments.preset])
+    changes = dict(PRESETS[arguments.preset].changes)
     for assignment in arguments.assignments:
         name, equals, value = assignment.partition("=")
         if not equals:

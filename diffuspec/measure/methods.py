@@ -203,7 +203,7 @@ METHODS = {
             "plain",
             "Diffusion draft",
             "the likeliest token of every column, fixed k: no CPS, no ADL",
-            _speculative(**PRESETS["plain"]),
+            _speculative(**PRESETS["plain"].changes),
         ),
         Method("cps", "CPS", "path search over the lattice, fixed k", _speculative(search="cps", length="fixed")),
         Method(
@@ -233,7 +233,7 @@ METHODS = {
             "Throughput",
             "a tree with copies and n-gram followers, its depth and size chosen for the "
             "most tokens per second, with or without a draft",
-            _speculative(**PRESETS["fastest"]),
+            _speculative(**PRESETS["fastest"].changes),
         ),
         Method(
             "confidence",

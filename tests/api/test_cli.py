@@ -386,7 +386,7 @@ def test_pair_without_a_name_lists_the_pairs():
 
 def test_presets_are_the_methods_of_those_names():
     arguments = _parser().parse_args(["run", "x"])
-    assert chosen_settings(arguments) == Settings(**PRESETS["fastest"])
+    assert chosen_settings(arguments) == Settings(**PRESETS["fastest"].changes)
     assert chosen_settings(_parser().parse_args(["run", "x", "--preset", "paper"])) == Settings.paper()
     assert chosen_settings(_parser().parse_args(["run", "x", "--preset", "plain", "--k", "3"])).k == 3
     assert chosen_settings(_parser().parse_args(["bench"])) == Settings()

@@ -108,6 +108,7 @@ def test_terms_open_from_text_knobs_and_cards_by_keyboard(visit, site):
     expect(card).to_be_hidden()
     expect(page.locator("#learn-text a[href='#term-drafter']")).to_be_focused()
     page.click("#page-playground-button")
+    page.click("#settings > button")
     for name in ("tau", "beam", "k_max"):
         page.locator(f"#knob-{name} .ds-ask").click()
         entry = next(term for term in glossary().values() if term.knob == name)

@@ -9,8 +9,7 @@ from playwright.sync_api import expect
 @pytest.mark.parametrize("width, height", [(1440, 900), (820, 1100)])
 def test_each_word_of_each_list_can_be_clicked(site, visit, width, height):
     page = visit(site, viewport={"width": width, "height": height})
-    if page.locator("#knob-length").is_hidden():
-        page.locator("#settings > button").click()
+    page.locator("#settings[data-ready] > button").click()
     lists = page.locator("#controls .knob:has(input[role=listbox], input[role=combobox])")
     count = lists.count()
     assert count >= 4

@@ -13,13 +13,14 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from diffuspec.errors import WeightsError
+from diffuspec.settings import PRESETS, Settings
 from diffuspec.trace.model import Trace
 from diffuspec.ui.player.payload import RECENT, payload
 
 IDS = (
     "prompt run stop text merits step-first step-prev step-next step-last step-play lattice inspector adl acceptance "
     "knob-k knob-k_min knob-k_max knob-beam knob-tau knob-m_max knob-lam knob-delta knob-rho knob-max_new_tokens "
-    "switch-cps switch-adl dtype compare notice trace-file trace-download"
+    "knob-length knob-search preset dtype compare notice trace-file trace-download"
 ).split()
 DONE = "[data-merit=verdict]:not([data-state=pending])"
 STATE = "[data-run]"
@@ -391,26 +392,43 @@ def test_save_and_open_a_trace(visit, site, tmp_path):
     path = tmp_path / "saved.jsonl.gz"
     download.value.save_as(path)
     assert Trace.load(path).text.startswith("To find the car")
-    other = fake_trace("Another prompt?", script="Quite another answer stands here. " * 9, max_new_tokens=40)
+    other = fake_trace("Another prompt?", script="Quite another answer stands here. " * 9, max_new_tokens=40, k_max=17)
     other.save(tmp_path / "other.jsonl.gz")
     with page.expect_file_chooser() as chooser:
         page.click("#trace-file")
     chooser.value.set_files(tmp_path / "other.jsonl.gz")
     expect(page.locator("#text")).to_contain_text("Quite another answer")
     assert steps_shown(page) == len(other.steps)
+    # It brings its prompt and settings; how long the next answer may be stays as it was.
+    expect(page.locator("#prompt textarea")).to_have_value("Another prompt?")
+    expect(page.locator("#knob-k_max input[type=number]")).to_have_value("17")
+    expect(page.locator("#knob-max_new_tokens input[type=number]")).to_have_value("128")
+
+
+def choose(page, knob, word):
+    """Take a word of a knob's list."""
+    page.click(f"#knob-{knob} input")
+    page.click(f'ul[role=listbox] li[aria-label="{word}"]')
+    expect(page.locator(f"#knob-{knob} input")).to_have_value(word)
+
+
+def unfold(page):
+    page.click("#settings > button")
+    expect(page.locator("#knob-tau")).to_be_visible()
 
 
 def test_knobs_depend_on_each_other(visit, site):
     page = visit(site)
-    page.wait_for_timeout(800)
+    unfold(page)
     number = "#knob-{} input[type=number]"
     expect(page.locator(number.format("k"))).to_be_disabled()
-    page.click("#switch-adl input")
+    expect(page.locator("#knob-k .info-text")).to_have_text("only with length policy fixed")
+    choose(page, "length", "fixed")
     expect(page.locator(number.format("k"))).to_be_enabled()
     expect(page.locator(number.format("k_min"))).to_be_disabled()
-    page.click("#switch-cps input")
+    choose(page, "search", "argmax")
     expect(page.locator(number.format("beam"))).to_be_disabled()
-    page.click("#switch-adl input")
+    choose(page, "length", "adl")
     expect(page.locator(number.format("k_min"))).to_be_enabled()
     page.fill(number.format("k_min"), "12")
     page.keyboard.press("Tab")
@@ -418,12 +436,35 @@ def test_knobs_depend_on_each_other(visit, site):
     page.fill(number.format("k_max"), "5")
     page.keyboard.press("Tab")
     expect(page.locator(number.format("k_min"))).to_have_value("5")
-    page.click("#settings-paper")
-    expect(page.locator(number.format("k_max"))).to_have_value("30")
-    expect(page.locator(number.format("k_min"))).to_have_value("20")
-    page.click("#settings-default")
-    expect(page.locator(number.format("k_max"))).to_have_value("8")
     assert page.locator(number.format("k_max")).get_attribute("max") == "32"
+    expect(page.locator(number.format("top_p"))).to_be_disabled()
+    expect(page.locator("#knob-top_p .info-text")).to_have_text("only at a temperature above 0")
+    page.fill(number.format("temperature"), "0.7")
+    page.keyboard.press("Tab")
+    expect(page.locator(number.format("top_p"))).to_be_enabled()
+
+
+def test_settings_begin_closed_behind_presets(visit, site):
+    """A preset reaches the run with its knobs never seen; a knob moved by hand is no preset any more."""
+    page = visit(site)
+    expect(page.locator("#settings[data-ready]")).to_be_attached()
+    expect(page.locator("#knob-tau")).to_be_hidden()
+    chosen = page.locator("#preset input:checked")
+    expect(chosen).to_have_value("default")
+    page.get_by_role("radio", name=PRESETS["fastest"].title).check()
+    run(page)
+    finish(page)
+    assert site.runs[-1].settings == Settings(**PRESETS["fastest"].changes)
+    unfold(page)
+    page.fill("#knob-max_new_tokens input[type=number]", "40")
+    page.keyboard.press("Tab")
+    expect(chosen).to_have_value("fastest")
+    page.fill("#knob-nodes input[type=number]", "12")
+    page.keyboard.press("Tab")
+    expect(chosen).to_have_count(0)
+    page.get_by_role("radio", name=PRESETS["paper"].title, exact=True).check()
+    for name, value in {"k_max": "30", "k_min": "20", "max_new_tokens": "40"}.items():
+        expect(page.locator(f"#knob-{name} input[type=number]")).to_have_value(value)
 
 
 def test_hostile_prompt_and_tokens_change_nothing(visit, serve):

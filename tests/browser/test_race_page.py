@@ -145,7 +145,9 @@ def test_axe_and_no_sideways_scroll(visit, site, theme, width):
 def test_the_pages_settings_reach_the_race(visit, serve):
     own = serve(fake_trace(max_new_tokens=32), pause=0.001)
     page = visit(own)
-    page.click("#switch-adl input")
+    page.click("#settings > button")
+    page.click("#knob-length input")
+    page.click('ul[role=listbox] li[aria-label="fixed"]')
     page.fill("#knob-k input[type=number]", "3")
     page.evaluate("DiffuSpecPages.go('race')")
     page.wait_for_selector("#race .ds-lane")

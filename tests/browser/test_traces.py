@@ -54,7 +54,7 @@ def test_a_card_opens_its_trace(visit, site):
     front(page)
     expect(page.locator("#text")).to_contain_text("def ")
     expect(page.locator("#prompt textarea")).to_have_value(gallery().named("code").prompt)
-    expect(page.locator("#knob-max_new_tokens input[type=number]")).to_have_value("64")
+    expect(page.locator("#knob-max_new_tokens input[type=number]")).to_have_value("128")
 
 
 def test_exports_hold_the_present_trace(visit, site, tmp_path):
@@ -99,7 +99,7 @@ def test_a_link_restores_prompt_and_settings(visit, site):
     page = visit(site, address("What is 2 & 2?", settings))
     expect(page.locator("#prompt textarea")).to_have_value("What is 2 & 2?")
     expect(page.locator("#knob-k_max input[type=number]")).to_have_value("12")
-    expect(page.locator("#switch-cps input")).not_to_be_checked()
+    expect(page.locator("#knob-search input")).to_have_value("argmax")
     page.click("#page-traces-button")
     page.click("#copy-link")
     expect(page.locator("#link textarea")).to_have_value(

@@ -64,7 +64,7 @@ class Learn:
         except (KeyError, TypeError):
             nothing[2] = message(UNKNOWN)
             return nothing
-        return [*show(trace, at=(outcome.step, shown.phase)), *self.shared.set_up(trace.prompt, trace.settings)]
+        return [*show(trace, at=(outcome.step, shown.phase)), *self.shared.set_up_as(trace)]
 
 
 def settings_of(shown: Lesson) -> Settings:

@@ -8,8 +8,7 @@ from typing import Any
 from diffuspec.ui.learn.glossary import Term, glossary
 from diffuspec.ui.learn.lessons import lessons
 
-# Where a knob's name stands: a component of its own, or one of the switches.
-SWITCHES = {"length": "#switch-adl label", "search": "#switch-cps label", "dtype": "#dtype [data-testid='block-info']"}
+OTHERS = ("dtype", "preset")  # choices of the page that are no knobs of `Settings`
 
 
 def entries() -> dict[str, dict[str, Any]]:
@@ -19,7 +18,7 @@ def entries() -> dict[str, dict[str, Any]]:
 
 def _entry(term: Term) -> dict[str, Any]:
     shown = next((lesson for lesson in lessons() if lesson.name == term.lesson), None)
-    knob = term.knob and SWITCHES.get(term.knob, f"#knob-{term.knob} [data-testid='block-info']")
+    knob = term.knob and f"#{'' if term.knob in OTHERS else 'knob-'}{term.knob} [data-testid='block-info']"
     return {
         "name": term.name,
         "text": term.text,

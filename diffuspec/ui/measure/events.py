@@ -61,13 +61,11 @@ class Studies:
         file: str | None,
         limit: float,
         tokens: float,
-        adl: bool,
-        cps: bool,
         *knobs: Any,
     ):
         """Check the input. -> notice, measure button, stop, ticket"""
         try:
-            settings = to_settings(adl, cps, dict(zip(self.knob_names, knobs, strict=True)))
+            settings = to_settings(zip(self.knob_names, knobs, strict=True))
             settings = settings.replace(max_new_tokens=int(tokens), temperature=0)
             work = self._work(request.session_hash, study, file, questions_asked(limit), settings)
             work.client = client_of(request)

@@ -25,10 +25,10 @@ class Runs:
         self.host, self.knob_names = host, knob_names
         self.jobs: dict[str, Job] = {}
 
-    def enter(self, request: gr.Request, prompt: str, dtype: str, compare: bool, adl: bool, cps: bool, *values: Any):
+    def enter(self, request: gr.Request, prompt: str, dtype: str, compare: bool, *values: Any):
         """Check the input and take a place in the queue. -> notice, run, stop, ticket"""
         try:
-            settings = to_settings(adl, cps, dict(zip(self.knob_names, values, strict=True)))
+            settings = to_settings(zip(self.knob_names, values, strict=True))
             job = make_job(prompt, self.host.within(settings), dtype, compare)
             job.client = client_of(request)
         except DiffuSpecError as error:

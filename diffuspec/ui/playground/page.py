@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import gradio as gr
 import orjson
 
-from diffuspec.settings import Settings
+from diffuspec.settings import PRESETS, Knob, Settings
 from diffuspec.ui.player.component import player
 from diffuspec.ui.player.payload import payload
 from diffuspec.ui.playground.events import Runs
 from diffuspec.ui.shell.examples import EXAMPLES
 from diffuspec.ui.shell.files import open_trace, save_trace
 from diffuspec.ui.shell.host import DTYPES
-from diffuspec.ui.shell.knobs import applies, groups, knob_component
+from diffuspec.ui.shell.knobs import groups, knob_component, preset_knobs, without_effect
 from diffuspec.ui.shell.shared import IN_TURN, PRIVATE, QUIET, Shared
 
 NAME, TITLE = "playground", "Playground"
 MAX_DRAFT = 32  # positions the embedded drafter can fill
+
+# The settings begin closed. Gradio makes what is in an accordion when it is first open, and an event cannot set what is
+# not there: so it is open until its knobs are there, though not to be seen (page.css).
+FOLD = """() => {
+  const settings = document.querySelector("#settings");
+  settings.querySelector(":scope > button").click();
+  settings.dataset.ready = "";
+}"""
 
 
 def build(shared: Shared) -> None:
@@ -44,8 +53,14 @@ def build(shared: Shared) -> None:
                 run = gr.Button("Run", variant="primary", elem_id="run")
                 stop = gr.Button("Stop", elem_id="stop", interactive=False)
             compare = gr.Checkbox(True, label="compare with plain AR", elem_id="compare")
-            with gr.Accordion("Settings", open=True, elem_id="settings"):
-                shared.controls, shared.switches = _knobs(Settings.knobs())
+            preset = gr.Radio(
+                [(entry.title, name) for name, entry in PRESETS.items()],
+                value="default",
+                label="Settings",
+                elem_id="preset",
+            )
+            with gr.Accordion("All settings", open=True, elem_id="settings"):
+                shared.controls = _knobs(Settings.knobs())
                 dtype = gr.Radio(
                     [
                         ("int8 · identical, fastest", "int8"),
@@ -56,9 +71,6 @@ def build(shared: Shared) -> None:
                     label="dtype",
                     elem_id="dtype",
                 )
-                with gr.Row(elem_id="presets"):
-                    defaults = gr.Button("Defaults", size="sm", elem_id="settings-default")
-                    paper = gr.Button("Paper’s settings", size="sm", elem_id="settings-paper")
             with gr.Row(elem_id="trace-files"):
                 opened = gr.UploadButton("Open trace …", size="sm", elem_id="trace-file", file_types=[".jsonl", ".gz"])
                 save = gr.Button("Save trace", size="sm", elem_id="trace-download")
@@ -76,54 +88,62 @@ def build(shared: Shared) -> None:
         **IN_TURN,
     )
     stop.click(runs.stop, **QUIET)
-    opened.upload(open_trace, opened, shared.shown, show_progress="hidden", **PRIVATE)
+    opened.upload(
+        partial(open_trace, shared), opened, [*shared.shown, *shared.setup], show_progress="hidden", **PRIVATE
+    )
     save.click(save_trace, shared.trace, [download, said], show_progress="hidden", **PRIVATE).success(
         None, js="() => setTimeout(() => document.querySelector('#trace-ready').click(), 100)", **PRIVATE
     )
     for name, chip in chips.items():
         chip.click(None, None, prompt, js=f"() => {orjson.dumps(EXAMPLES[name]).decode()}", **PRIVATE)
-    _depend(shared)
-    for button, values in ((defaults, Settings()), (paper, Settings.paper())):
-        button.click(lambda values=values: shared.knob_values(values), None, shared.knobs, **QUIET)
-    shared.demo.load(
-        None, js="() => innerWidth > 1000 || document.querySelector('#settings > button').click()", **PRIVATE
-    )
+    _depend(shared, preset)
+    shared.demo.load(None, js=FOLD, **PRIVATE)
     shared.demo.unload(runs.leave)
 
 
-def _knobs(knobs: dict) -> tuple[dict[str, gr.components.Component], dict[str, gr.Checkbox]]:
-    """(name -> component in the order of declaration, name -> switch)."""
-    made, switches = {}, {}
-    owner = {"Draft length": ("length", "ADL", "switch-adl"), "Path search": ("search", "CPS", "switch-cps")}
-    effective = applies(True, True, Settings().to_dict())
+def _knobs(knobs: dict[str, Knob]) -> dict[str, gr.components.Component]:
+    """name -> component, in the order of declaration."""
+    made = {}
     for title, names in groups().items():
         with gr.Group(elem_classes="knob-group"):
-            with gr.Row(elem_classes="knob-head"):
-                gr.HTML(html_template=f"<h2>{title}</h2>", apply_default_css=False, min_width=60)
-                if title in owner:
-                    name, label, elem_id = owner[title]
-                    switches[name] = gr.Checkbox(
-                        True, label=label, elem_id=elem_id, elem_classes="switch", min_width=70, container=False
-                    )
+            gr.HTML(html_template=f"<h2>{title}</h2>", apply_default_css=False, min_width=60, elem_classes="knob-head")
             with gr.Row(elem_classes="knobs"):
                 for name in names:
                     made[name] = knob_component(knobs[name], MAX_DRAFT)
-                    made[name].interactive = effective[name]
-    return {name: made[name] for name in knobs}, switches
+    return {name: made[name] for name in knobs}
 
 
-def _depend(shared: Shared) -> None:
-    """Knobs without effect are greyed; k_min and k_max push each other."""
-    controls, switches = shared.controls, list(shared.switches.values())
+def _depend(shared: Shared, preset: gr.Radio) -> None:
+    """A preset sets its knobs, and is chosen while they have its values; knobs without effect are greyed and say why;
+    k_min and k_max push each other."""
+    controls = shared.controls
+    names = preset_knobs()
+    drafting = [controls[name] for name in names]
+    usual = Settings()
+    values = {
+        name: [usual.replace(**entry.changes).to_dict()[knob] for knob in names] for name, entry in PRESETS.items()
+    }
+    table = orjson.dumps(values).decode()
+    preset.input(None, preset, drafting, js=f"(name) => ({table})[name]", **PRIVATE)
+    gr.on(
+        [knob.change for knob in drafting],
+        None,
+        drafting,
+        preset,
+        js=f"""(...now) => {{
+          const same = (a, b) => a === b || Math.abs(a - b) < 1e-9;
+          const entry = Object.entries({table}).find(([, values]) => values.every((value, i) => same(value, now[i])));
+          return entry ? entry[0] : null;
+        }}""",
+        **PRIVATE,
+    )
 
-    def depend(adl: bool, cps: bool, *values: Any) -> list[dict]:
-        return [
-            gr.update(interactive=on) for on in applies(adl, cps, dict(zip(controls, values, strict=True))).values()
-        ]
+    def depend(*values: Any) -> list[dict]:
+        why = without_effect(dict(zip(controls, values, strict=True)))
+        return [gr.update(interactive=not said, info=said) for said in why.values()]
 
     deciding = [controls[name] for name in ("length", "search", "proxy", "temperature")]
-    for component in (*switches, *deciding):
-        component.change(depend, shared.knobs, list(controls.values()), **QUIET)
+    gr.on([knob.change for knob in deciding], depend, shared.knobs, list(controls.values()), **QUIET)
     low, high = controls["k_min"], controls["k_max"]
     low.input(None, [low, high], [low, high], js="(a, b) => [a, Math.max(a, b)]", **PRIVATE)
     high.input(None, [low, high], [low, high], js="(a, b) => [Math.min(a, b), b]", **PRIVATE)

@@ -55,8 +55,7 @@ class Races:
     def enter(self, request: gr.Request, prompt: str, methods: list[str], tokens: float, *values: Any):
         """Check the input. -> notice, race, stop, ticket"""
         try:
-            adl, cps, *knobs = values
-            settings = to_settings(adl, cps, dict(zip(self.knob_names, knobs, strict=True)))
+            settings = to_settings(zip(self.knob_names, values, strict=True))
             work = self.make_work(prompt, methods, settings.replace(max_new_tokens=int(tokens), temperature=0))
         except DiffuSpecError as error:
             return message(str(error)), gr.skip(), gr.skip(), gr.skip()

@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -14,10 +15,9 @@ from diffuspec.errors import DiffuSpecError, TraceError, WeightsError
 from diffuspec.trace.model import Trace
 from diffuspec.ui import gradio_internals
 from diffuspec.ui.player.export import file_stem, replay_page, steps_csv, tokens_csv
-from diffuspec.ui.player.merits import RECORDED, Source
-from diffuspec.ui.player.payload import payload
 from diffuspec.ui.shell.explain import explain
 from diffuspec.ui.shell.notice import message
+from diffuspec.ui.shell.shared import Shared, show
 
 # Files for visitors to fetch: gone after so long, and the oldest before that where they would take more room.
 HANDED_S, HANDED_BYTES, FETCHED_S = 3600.0, 256 * 2**20, 60.0
@@ -58,19 +58,20 @@ def without_folder(error: BaseException, path: str) -> str:
     return str(error).replace(str(Path(path)), Path(path).name).replace(path, Path(path).name)
 
 
-def open_trace(path: str | None):
-    """Show a trace from a file. -> player, trace, notice"""
+def open_trace(shared: Shared, path: str | None) -> list[Any]:
+    """Show a trace from a file, with its prompt and settings. -> `Shared.shown`, `Shared.setup`"""
+    nothing = [gr.skip()] * (len(shared.shown) + len(shared.setup))
     if not path:
-        return gr.skip(), gr.skip(), gr.skip()
+        return nothing
     try:
         trace = Trace.load(path)
-        drawn = payload(trace, uuid.uuid4().hex, Source(RECORDED))
+        return [*show(trace), *shared.set_up_as(trace)]
     except DiffuSpecError as error:
-        return gr.skip(), gr.skip(), message(f"{without_folder(error, path)} The trace on the page is kept.")
+        nothing[2] = message(f"{without_folder(error, path)} The trace on the page is kept.")
     except Exception as error:
         explain(error)
-        return gr.skip(), gr.skip(), message("This file cannot be shown as a trace. The trace on the page is kept.")
-    return drawn, trace, message(None)
+        nothing[2] = message("This file cannot be shown as a trace. The trace on the page is kept.")
+    return nothing
 
 
 def save_trace(trace: Trace | None):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gradio as gr
@@ -11,8 +12,30 @@ from diffuspec.settings import Knob, Settings
 # What a small machine and a projector bear; the engine itself allows more.
 CAPS = {"passes": 4, "beam": 16, "m_max": 32, "delta": 20, "max_new_tokens": 512}
 DRAFT_LENGTHS = ("k", "k_min", "k_max")
-# A switch turns each of these off; what it does when on is a knob of its own.
-OFF = {"length": "fixed", "search": "argmax"}
+# Each knob's conditions: under other choices it does nothing. Pruning marks the lattice whatever the search does with
+# it, but only a search acts on it.
+_CHOICES = {name: knob.choices for name, knob in Settings.knobs().items() if knob.choices}
+_SEARCHED = {"search": tuple(name for name in _CHOICES["search"] if name != "argmax")}
+_ADAPTIVE = {"length": tuple(name for name in _CHOICES["length"] if name != "fixed")}
+_TREE = {"search": ("tree",)}
+WHEN: dict[str, dict[str, tuple[str, ...]]] = {
+    "k": {"length": ("fixed",)},
+    "k_min": _ADAPTIVE,
+    "k_max": _ADAPTIVE,
+    "delta": {"length": ("adl",)},
+    "rho": {"length": ("adl",)},
+    "confidence": {"length": ("confidence", "failfast", "predicted")},
+    "nodes": _TREE,
+    "copy": _TREE,
+    "followers": {**_TREE, "proxy": ("ngram", "ngram+context")},
+    "beam": {"search": ("cps",)},
+    "tau": _SEARCHED,
+    "m_max": _SEARCHED,
+    "lam": _SEARCHED,
+    "proxy": _SEARCHED,
+    "context_weight": {**_SEARCHED, "proxy": ("ngram+context",)},
+}
+SAMPLING = ("top_k", "top_p", "rule", "seed")  # at temperature 0 the target's likeliest token is taken
 GROUPS = {"Draft length": ("length", "draft"), "Path search": ("search",), "Verify": ("verify",)}
 
 
@@ -23,11 +46,18 @@ def groups() -> dict[str, list[str]]:
 
 
 def knob_component(knob: Knob, max_draft: int) -> gr.components.Component:
-    """A slider, or a dropdown where the knob has choices."""
+    """A slider, or a dropdown where the knob has choices; greyed where it has no effect at the defaults."""
     label = f"{knob.symbol} {knob.label.lower()}" if knob.symbol else knob.label
-    common = {"label": label, "info": knob.meaning, "elem_id": f"knob-{knob.name}", "elem_classes": "knob"}
+    why = without_effect(Settings().to_dict())[knob.name]
+    common = {
+        "label": label,
+        "info": why,
+        "interactive": not why,
+        "elem_id": f"knob-{knob.name}",
+        "elem_classes": "knob",
+    }
     if knob.choices:
-        return gr.Dropdown([c for c in knob.choices if c != OFF.get(knob.name)], value=knob.default, **common)
+        return gr.Dropdown(list(knob.choices), value=knob.default, **common)
     if knob.name == "seed":
         return gr.Number(knob.default, precision=0, minimum=knob.low, maximum=knob.high, **common)
     high = min(knob.high, max_draft if knob.name in DRAFT_LENGTHS else CAPS.get(knob.name, knob.high))
@@ -42,30 +72,28 @@ def knob_component(knob: Knob, max_draft: int) -> gr.components.Component:
     )
 
 
-def applies(adl: bool, cps: bool, values: dict[str, Any]) -> dict[str, bool]:
-    """Whether each knob has an effect under these choices."""
-    length = values["length"] if adl else OFF["length"]
-    search = values["search"] if cps else OFF["search"]
-    # Pruning marks the lattice whatever the search does with it, but only a search acts on it.
-    effect = {
-        **dict.fromkeys(values, True),
-        "length": adl,
-        "search": cps,
-        "k": not adl,
-        **dict.fromkeys(("k_min", "k_max"), adl),
-        **dict.fromkeys(("delta", "rho"), length == "adl"),
-        "confidence": length in ("confidence", "failfast", "predicted"),
-        **dict.fromkeys(("lam", "proxy", "tau", "m_max"), cps),
-        "beam": search == "cps",
-        **dict.fromkeys(("nodes", "copy"), search == "tree"),
-        "followers": search == "tree" and values["proxy"].startswith("ngram"),
-        "context_weight": cps and values["proxy"] == "ngram+context",
-        "seed": values["temperature"] > 0,
-    }
-    return {name: effect[name] for name in values}
+def without_effect(values: Mapping[str, Any]) -> dict[str, str]:
+    """Why each knob does nothing under these choices, in a few words; empty where it has an effect."""
+    return {name: _why_not(name, values) for name in values}
 
 
-def to_settings(adl: bool, cps: bool, values: dict[str, Any]) -> Settings:
+def _why_not(name: str, values: Mapping[str, Any]) -> str:
+    if name in SAMPLING:
+        return "" if values["temperature"] > 0 else "only at a temperature above 0"
+    for other, wanted in WHEN.get(name, {}).items():
+        if values[other] not in wanted:
+            label = Settings.knobs()[other].label.lower()
+            if len(wanted) == len(_CHOICES[other]) - 1:
+                return f"not with {label} {values[other]}"
+            return f"only with {label} {', '.join(wanted[:-1])}{' or ' if wanted[1:] else ''}{wanted[-1]}"
+    return ""
+
+
+def preset_knobs() -> list[str]:
+    """What a preset sets on the page: how drafts are made. Temperature, seed and length of the answer stay."""
+    return [name for name, knob in Settings.knobs().items() if knob.group != "verify"]
+
+
+def to_settings(values: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> Settings:
     """Raises `SettingsError`."""
-    off = {name: choice for (name, choice), on in zip(OFF.items(), (adl, cps), strict=True) if not on}
-    return Settings.from_mapping({**values, **off})
+    return Settings.from_mapping(dict(values))

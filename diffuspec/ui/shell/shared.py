@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from json import dumps
 from typing import Any
@@ -14,7 +15,6 @@ from diffuspec.trace.model import Trace
 from diffuspec.ui.player.merits import RECORDED, Source
 from diffuspec.ui.player.payload import payload
 from diffuspec.ui.shell.host import Host
-from diffuspec.ui.shell.knobs import OFF
 from diffuspec.ui.shell.notice import message
 
 PRIVATE = {"api_visibility": "private"}
@@ -29,8 +29,8 @@ class Shared:
 
     demo: for `load` and `unload`; host: the models of this process; first: the recorded trace of the
     first paint; trace: the visitor's present trace (`gr.State` of a `Trace` or None); notice: the
-    line under the title; player, prompt, controls (knob name -> component), switches ("length",
-    "search"): made by the Playground page.
+    line under the title; player, prompt, controls (knob name -> component): made by the
+    Playground page.
     """
 
     demo: gr.Blocks
@@ -41,7 +41,6 @@ class Shared:
     player: gr.HTML | None = None
     prompt: gr.Textbox | None = None
     controls: dict[str, gr.components.Component] = field(default_factory=dict)
-    switches: dict[str, gr.Checkbox] = field(default_factory=dict)
 
     @property
     def shown(self) -> list[gr.components.Component]:
@@ -55,19 +54,28 @@ class Shared:
 
     @property
     def knobs(self) -> list[gr.components.Component]:
-        """Switches, then knobs: what `knob_values` fills and `to_settings` reads."""
-        return [self.switches["length"], self.switches["search"], *self.controls.values()]
+        """What `knob_values` fills and `to_settings` reads."""
+        return list(self.controls.values())
 
-    def knob_values(self, settings: Settings) -> list[Any]:
-        """-> `knobs`."""
-        values, default = settings.to_dict(), Settings().to_dict()
-        on = {name: values[name] != off for name, off in OFF.items()}
-        shown = {**values, **{name: default[name] for name in OFF if not on[name]}}
-        return [*on.values(), *(shown[name] for name in self.controls)]
+    def knob_values(self, settings: Settings, keep: Collection[str] = ()) -> list[Any]:
+        """-> `knobs`; keep: names of those that stay as the visitor has them. What a slider does not reach is set to
+        its end."""
+        values = settings.to_dict()
+        return [
+            gr.skip() if name in keep else _within(control, values[name]) for name, control in self.controls.items()
+        ]
 
-    def set_up(self, prompt: str, settings: Settings) -> list[Any]:
-        """-> `setup`: the prompt and every knob."""
-        return [prompt, *self.knob_values(settings)]
+    def set_up(self, prompt: str | None, settings: Settings, keep: Collection[str] = ()) -> list[Any]:
+        """-> `setup`: the prompt, None for none, and every knob but those to `keep`."""
+        return [prompt or "", *self.knob_values(settings, keep)]
+
+    def set_up_as(self, trace: Trace) -> list[Any]:
+        """-> `setup`: as a trace was made. How long the next answer may be stays the visitor's own choice."""
+        return self.set_up(trace.prompt, trace.settings, keep=("max_new_tokens",))
+
+
+def _within(control: gr.components.Component, value: Any) -> Any:
+    return min(value, control.maximum) if isinstance(control, gr.Slider) else value
 
 
 def show(trace: Trace, source: Source | None = None, at: tuple[int, str] | None = None) -> tuple[str, Trace, str]:

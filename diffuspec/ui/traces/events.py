@@ -54,9 +54,8 @@ class Traces:
 
     def link(self, prompt: str, *knobs: Any):
         """-> link, notice"""
-        names = list(self.shared.controls)
         try:
-            settings = to_settings(*knobs[: -len(names)], dict(zip(names, knobs[-len(names) :], strict=True)))
+            settings = to_settings(zip(self.shared.controls, knobs, strict=True))
             return links.address(prompt, settings), message(None)
         except DiffuSpecError as error:
             return gr.skip(), message(str(error))
@@ -74,7 +73,7 @@ class Traces:
 
     def _open(self, name: str, at: tuple[int, str] | None = None) -> list[Any]:
         trace = self.gallery.trace(name)
-        return [*show(trace, at=at), *self.shared.set_up(trace.prompt, trace.settings)]
+        return [*show(trace, at=at), *self.shared.set_up_as(trace)]
 
     def _said(self, words: Any) -> list[Any]:
         shown = [gr.skip(), gr.skip(), words]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import gradio as gr
 
 from diffuspec.trace.gallery import gallery as recorded
@@ -46,7 +48,9 @@ def build(shared: Shared) -> None:
             )
     for entered in (
         shown.select(traces.enter, None, [*shared.shown, *shared.setup], **QUIET),
-        opened.upload(open_trace, opened, shared.shown, show_progress="hidden", **PRIVATE),
+        opened.upload(
+            partial(open_trace, shared), opened, [*shared.shown, *shared.setup], show_progress="hidden", **PRIVATE
+        ),
     ):
         entered.success(None, shared.notice, js=go_to_shown("playground"), **QUIET)
     for name, button in buttons.items():
