@@ -35,7 +35,9 @@ def add_commands(commands) -> None:
         "Methods: " + "; ".join(f"{m.name}: {m.about}" for m in METHODS.values()) + ".",
     )
     bench.add_argument(
-        "--methods", default="ar,plain,diffuspec", help=f"comma-separated: {', '.join(METHODS)} (default: %(default)s)"
+        "--methods",
+        default="ar,ar-again,plain,diffuspec",
+        help=f"comma-separated: {', '.join(METHODS)} (default: %(default)s)",
     )
     _add_measuring(bench)
     bench.set_defaults(command=lambda arguments: _measure(comparison(parse_methods(arguments.methods)), arguments))

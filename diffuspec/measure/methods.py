@@ -159,6 +159,7 @@ METHODS = {
     method.name: method
     for method in (
         Method("ar", "Plain AR", "one token a target pass, on our kernels and cache: the yardstick", _ar),
+        Method("ar-again", "Plain AR, again", "the yardstick a second time: its distance from 1 is noise", _ar),
         Method(
             "hf-generate",
             "generate",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from diffuspec.measure import paper
 from diffuspec.measure.studies import STUDIES, StudyResult
+from diffuspec.measure.studies.study import ACCEPTED, SPEEDUP, interval
 from diffuspec.trace.steps import STAGES
 
 
@@ -13,10 +14,10 @@ def text_table(result: StudyResult) -> str:
     """A study's rows under its columns; of rows by task only the mean. Methods side by side in the paper's form."""
     if result.study == "methods":
         return "\n\n".join([_paper_form(result), _stages(result)])
-    columns = STUDIES[result.study].columns
+    columns = [column for column in STUDIES[result.study].columns if not column.bound]
     heads = [column.label + (f" ({column.unit})" if column.unit else "") for column in columns]
     rows = [row for row in result.rows if row.get("category", "mean") == "mean"]
-    return _aligned([heads, *([_cell(row[c.key], c.digits) for c in columns] for row in rows)])
+    return _aligned([heads, *([_cell(row[c.key], c.digits) + interval(row, c) for c in columns] for row in rows)])
 
 
 def report(result: StudyResult) -> str:
@@ -56,10 +57,10 @@ def _paper_form(result: StudyResult) -> str:
             [
                 method,
                 *(_cell(mine[task]["speedup"]) if task in mine else "" for task in tasks),
-                _cell(mean["accepted_per_step"]),
+                _cell(mean["accepted_per_step"]) + interval(mean, ACCEPTED),
                 _cell(mean["tokens_per_step"]),
                 _cell(mean["tokens_per_second"], 1),
-                _cell(mean["speedup"]),
+                _cell(mean["speedup"]) + interval(mean, SPEEDUP),
                 f"{mean['identical_answers']} of {mean['questions']}",
             ]
         )

@@ -49,7 +49,7 @@ def test_a_study_ends_with_rows_words_and_a_file(run, tmp_path, name):
     assert result.complete and result.now == "" and result.rows and result.study == name
     keys = [column.key for column in study.columns]
     assert len(set(keys)) == len(keys) and all(set(row) == set(keys) for row in result.rows)
-    measured = [c.key for c in study.columns if not c.paper and c.key not in ("k", "conditional")]
+    measured = [c.key for c in study.columns if not c.paper and not c.bound and c.key not in ("k", "conditional")]
     assert all(row[key] is not None for row in result.rows for key in measured)
     assert any(character.isdigit() for character in result.remark)
     assert result.questions.count == (2 if study.variants else 0)

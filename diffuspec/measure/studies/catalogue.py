@@ -15,7 +15,7 @@ from diffuspec.measure.studies.time_split import TIME_SPLIT
 STUDIES = {
     study.name: study
     for study in (
-        comparison(("ar", "prompt-lookup", "ar-drafter", "plain", "diffuspec", "tree+copy", "throughput")),
+        comparison(("ar", "ar-again", "prompt-lookup", "ar-drafter", "plain", "diffuspec", "tree+copy", "throughput")),
         ABLATION,
         DRAFT_LENGTH,
         LENGTHS,

@@ -7,6 +7,7 @@ from diffuspec.measure.methods import Variant
 from diffuspec.measure.results import YARDSTICK, summarise
 from diffuspec.measure.studies.study import (
     ACCEPTED,
+    BOUNDS,
     IDENTICAL,
     PAPER_ACCEPTED,
     PAPER_SPEEDUP,
@@ -37,6 +38,7 @@ _COLUMNS = (
     SPEED,
     IDENTICAL,
     *STAGE_MS,
+    *BOUNDS,
 )
 
 

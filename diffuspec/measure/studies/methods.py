@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from diffuspec.measure import paper
 from diffuspec.measure.methods import METHODS, Variant
-from diffuspec.measure.results import summarise
+from diffuspec.measure.results import AGAIN, summarise
 from diffuspec.measure.studies.study import (
     ACCEPTED,
+    BOUNDS,
     CATEGORY,
     IDENTICAL,
     PAPER_ACCEPTED,
@@ -21,6 +22,7 @@ from diffuspec.measure.studies.study import (
     Column,
     Study,
     against_paper,
+    interval,
 )
 
 _IN_TABLE_1 = {
@@ -42,6 +44,7 @@ _COLUMNS = (
     *STAGE_MS,
     PAPER_ACCEPTED,
     PAPER_SPEEDUP,
+    *BOUNDS,
 )
 
 
@@ -57,11 +60,12 @@ def _rows(results, variants):
 
 def _remark(rows):
     means = {row["method"]: row for row in rows if row["category"] == "mean"}
-    best = max(means.values(), key=lambda row: row["speedup"])
+    best = max((row for row in means.values() if row["method"] != AGAIN), key=lambda row: row["speedup"])
     if best["method"] == "ar":
         said = "None of these methods beats plain AR here."
     else:
-        said = f"The fastest here is {METHODS[best['method']].label}, {best['speedup']:.2f} times plain AR."
+        said = f"The fastest here is {METHODS[best['method']].label}, {best['speedup']:.2f}{interval(best, SPEEDUP)} "
+        said += "times plain AR."
     if "diffuspec" in means:
         ours = means["diffuspec"]
         said += f" DiffuSpec reaches {ours['speedup']:.2f}, in the paper {ours['paper_speedup']:.2f}. "

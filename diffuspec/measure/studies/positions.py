@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from diffuspec.measure.methods import Variant
-from diffuspec.measure.studies.study import VARIANT, Column, Study, plain_ar
+from diffuspec.measure.statistics import ratio
+from diffuspec.measure.studies.study import VARIANT, Column, Study, bounds, plain_ar
 
 _POSITIONS = {"argmax": "plain", "CPS": "cps", "token by token": "ar-drafter"}
 _POSITION_K = 16
 OFTEN = 20  # steps that make a share worth a sentence
+RATE = Column("rate", "accepted of drafted")
 _COLUMNS = (
     VARIANT,
     Column("position", "position", digits=0),
     Column("offered", "drafted", "steps", 0),
     Column("reached", "reached", "steps", 0),
     Column("accepted", "accepted", "steps", 0),
-    Column("rate", "accepted of drafted"),
+    RATE,
     Column("conditional", "accepted of reached"),
+    *bounds(RATE),
 )
 
 
@@ -31,6 +34,7 @@ def _rows(results, variants):
         for position in range(max(map(len, mine), default=0)):
             counts = [p[position] for p in mine if len(p) > position]
             offered, reached, accepted = (sum(n[i] for n in counts) for i in range(3))
+            found = ratio([n[2] for n in counts], [n[0] for n in counts])
             rows.append(
                 {
                     "variant": name,
@@ -40,6 +44,8 @@ def _rows(results, variants):
                     "accepted": accepted,
                     "rate": accepted / offered,
                     "conditional": accepted / reached if reached else None,
+                    "rate_low": found.low,
+                    "rate_high": found.high,
                 }
             )
     return rows

@@ -99,6 +99,10 @@ class StudyResult:
         fields["skipped"] = fields["skipped"] or []  # younger than the first results
         for name in ("rows", "differences", "skipped"):
             fields[name] = _rows(fields[name], name)
+        for column in STUDIES[study].columns:
+            if column.bound:  # younger than the first results too
+                for row in fields["rows"]:
+                    row.setdefault(column.key, None)
         keys = {column.key for column in STUDIES[study].columns}
         if any(row.keys() != keys for row in fields["rows"]):
             raise ResultsError(f"The rows are not those of the study {study}.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from diffuspec.measure.methods import never
 from diffuspec.measure.questions import QuestionFile
-from diffuspec.measure.results import Measured
+from diffuspec.measure.results import Measured, cautions
 from diffuspec.measure.studies.catalogue import STUDIES
 from diffuspec.measure.studies.result import MAX_TEXT, QuestionsUsed, StudyResult
 from diffuspec.measure.studies.study import Row, Study
@@ -41,9 +41,15 @@ def stream_study(
     used = QuestionsUsed(questions.name, questions.sha256, len(questions.questions) if study.variants else 0)
 
     def result(
-        done: int, total: int, now: str, rows: list[Row], differences: Sequence[Row] = (), skipped: Sequence[Row] = ()
+        done: int,
+        total: int,
+        now: str,
+        rows: list[Row],
+        differences: Sequence[Row] = (),
+        skipped: Sequence[Row] = (),
+        carried: str = "",
     ) -> StudyResult:
-        remark = study.remark(rows) if rows else ""
+        remark = " ".join(filter(None, [study.remark(rows) if rows else "", carried]))
         return StudyResult(
             study.name,
             tuple(rows),
@@ -69,7 +75,9 @@ def stream_study(
     try:
         for at in bench.measure(pair, questions.questions, variants, journal=journal, should_stop=should_stop):
             rows = study.rows(at.results, variants) if at.results else []
-            yield result(at.done, at.total, at.now, rows, _differences(at.results), _skipped(at.skipped))
+            yield result(
+                at.done, at.total, at.now, rows, _differences(at.results), _skipped(at.skipped), cautions(at.results)
+            )
     finally:
         if journal:
             journal.close()

@@ -19,13 +19,15 @@ Row = dict[str, str | int | float | bool | None]
 
 @dataclass(frozen=True)
 class Column:
-    """A key of a study's rows as a person meets it; paper: the value is the paper's, not measured here."""
+    """A key of a study's rows as a person meets it; paper: the value is the paper's, not measured here; bound: of the
+    interval of another column, None where too few questions were asked; shown beside that column."""
 
     key: str
     label: str
     unit: str = ""
     digits: int = 2
     paper: bool = False
+    bound: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,18 @@ SPEEDUP = Column("speedup", "speed-up")
 IDENTICAL = Column("identical", "identical to AR")
 PAPER_ACCEPTED = Column("paper_accepted_per_step", "accepted/step, paper", paper=True)
 PAPER_SPEEDUP = Column("paper_speedup", "speed-up, paper", paper=True)
+
+
+def bounds(*columns: Column) -> tuple[Column, ...]:
+    """The columns that hold the intervals of `columns`."""
+    return tuple(
+        Column(f"{column.key}_{end}", f"{column.label}, {words}", bound=True)
+        for column in columns
+        for end, words in (("low", "from"), ("high", "to"))
+    )
+
+
+BOUNDS = bounds(SPEEDUP, ACCEPTED)
 STAGE_MS = tuple(Column(f"{stage}_ms", stage, "ms a step") for stage in STAGES)
 VARIANT, CATEGORY, QUESTIONS = (
     Column("variant", "variant"),
@@ -66,6 +80,13 @@ VARIANT, CATEGORY, QUESTIONS = (
 
 def plain_ar(settings: Settings) -> Variant:
     return Variant(YARDSTICK, "ar", settings)
+
+
+def interval(row: Row, column: Column, form: str = "") -> str:
+    """Of a column that has an interval in this row, " (1.60 to 1.83)", else nothing; form: of a number."""
+    low, high = row.get(f"{column.key}_low"), row.get(f"{column.key}_high")
+    form = form or f".{column.digits}f"
+    return "" if low is None or high is None else f" ({low:{form}} to {high:{form}})"
 
 
 def select(row: Row, columns: Sequence[Column], **more) -> Row:

@@ -11,6 +11,7 @@ from diffuspec.measure.methods import Variant
 from diffuspec.measure.results import summarise
 from diffuspec.measure.studies.study import (
     ACCEPTED,
+    BOUNDS,
     IDENTICAL,
     PAPER_ACCEPTED,
     PAPER_SPEEDUP,
@@ -46,6 +47,7 @@ _COLUMNS = (
     SPEED,
     IDENTICAL,
     *STAGE_MS,
+    *BOUNDS,
 )
 
 

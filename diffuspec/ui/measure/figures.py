@@ -71,6 +71,24 @@ def _filled(place: int) -> dict[str, Any]:
     return {"color": colour, "pattern": {**pattern, "bgcolor": colour, "fgcolor": COLOURS["card"]}}
 
 
+def _errors(rows: Sequence[dict], key: str) -> dict[str, Any] | None:
+    """Error bars of the rows that have an interval, None where none has."""
+    ends = [(row.get(f"{key}_low"), row[key], row.get(f"{key}_high")) for row in rows]
+    if all(low is None for low, *_ in ends):
+        return None
+    gaps = [(0, 0) if low is None else (high - value, value - low) for low, value, high in ends]
+    above, below = zip(*gaps, strict=True)
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": above,
+        "arrayminus": below,
+        "thickness": 1.2,
+        "width": 3,
+        "color": COLOURS["ink-soft"],
+    }
+
+
 def _bars(figure, x, y, name, place, *, theirs=False, **more) -> None:
     marker = THEIRS if theirs else _filled(place)
     at = {key: more.pop(key) for key in ("row", "col") if key in more}
@@ -103,7 +121,14 @@ def _methods(rows: Sequence[dict]) -> go.Figure:
         mine = {r["category"]: r for r in rows if r["method"] == method}
         measured = [t for t in tasks if t in mine]
         x, label = [names[t] for t in measured], METHODS[method].label if method in METHODS else method
-        _bars(figure, x, [mine[t]["speedup"] for t in measured], label, place)
+        _bars(
+            figure,
+            x,
+            [mine[t]["speedup"] for t in measured],
+            label,
+            place,
+            error_y=_errors([mine[t] for t in measured], "speedup"),
+        )
         if method == "diffuspec":
             _bars(figure, x, [mine[t]["paper_speedup"] for t in measured], "DiffuSpec, the paper", place, theirs=True)
     figure.add_hline(y=1, line={"color": COLOURS["ink"], "width": 1, "dash": "dot"})
@@ -116,7 +141,17 @@ def _two_measures(rows: Sequence[dict]) -> go.Figure:
     means = [r for r in rows if r["category"] == "mean"]
     names = [r["variant"] for r in means]
     for col, key in ((1, "accepted_per_step"), (2, "speedup")):
-        _bars(figure, names, [r[key] for r in means], "here", 0, row=1, col=col, showlegend=col == 1)
+        _bars(
+            figure,
+            names,
+            [r[key] for r in means],
+            "here",
+            0,
+            row=1,
+            col=col,
+            showlegend=col == 1,
+            error_y=_errors(means, key),
+        )
         _bars(
             figure,
             names,
@@ -136,7 +171,17 @@ def _draft_length(rows: Sequence[dict]) -> go.Figure:
     fixed = [r for r in rows if r["k"] is not None]
     for col, key in ((1, "accepted_per_step"), (2, "speedup")):
         first = col == 1
-        _lines(figure, [r["k"] for r in fixed], [r[key] for r in fixed], "fixed k", 0, row=1, col=col, showlegend=first)
+        _lines(
+            figure,
+            [r["k"] for r in fixed],
+            [r[key] for r in fixed],
+            "fixed k",
+            0,
+            row=1,
+            col=col,
+            showlegend=first,
+            error_y=_errors(fixed, key),
+        )
         theirs = {k: values[col - 1] for k, values in paper.DRAFT_LENGTH.items() if k}
         _lines(
             figure,
@@ -205,8 +250,18 @@ def _sweep(rows: Sequence[dict]) -> go.Figure:
         mine = [r for r in rows if r["knob"] == knob]
         x = [str(r["value"]) for r in mine]
         first = col == 1
-        _lines(figure, x, [r["speedup"] for r in mine], "speed-up", 0, row=1, col=col, showlegend=first)
-        _lines(figure, x, [r["accepted_per_step"] for r in mine], "accepted/step", 1, row=1, col=col, showlegend=first)
+        for place, (key, label) in enumerate((("speedup", "speed-up"), ("accepted_per_step", "accepted/step"))):
+            _lines(
+                figure,
+                x,
+                [r[key] for r in mine],
+                label,
+                place,
+                row=1,
+                col=col,
+                showlegend=first,
+                error_y=_errors(mine, key),
+            )
         if knob == "passes":
             there = [r for r in mine if r["paper_speedup"] is not None]
             x, y = [str(r["value"]) for r in there], [r["paper_speedup"] for r in there]
@@ -218,7 +273,9 @@ def _positions(rows: Sequence[dict]) -> go.Figure:
     figure = go.Figure()
     for place, name in enumerate(dict.fromkeys(r["variant"] for r in rows)):
         mine = [r for r in rows if r["variant"] == name]
-        _lines(figure, [r["position"] for r in mine], [r["rate"] for r in mine], name, place)
+        _lines(
+            figure, [r["position"] for r in mine], [r["rate"] for r in mine], name, place, error_y=_errors(mine, "rate")
+        )
     return figure.update_xaxes(title_text="position in the draft").update_yaxes(
         title_text="accepted of drafted", tickformat=".0%", rangemode="tozero"
     )

@@ -11,10 +11,12 @@ import orjson
 from diffuspec.measure import paper
 from diffuspec.measure.methods import METHODS
 from diffuspec.measure.studies import STUDIES, Column, StudyResult
+from diffuspec.measure.studies.study import ACCEPTED, SPEEDUP, interval
 from diffuspec.measure.tables import left_out
 from diffuspec.ui.player.merits import MEASURED, RECORDED, provenance
 
 LOADED = "loaded"
+PERCENT = ("identical", "share", "paper_share", "rate", "conditional")
 NOTE = {
     MEASURED: "Measured here, on this machine.",
     RECORDED: "Recorded earlier; the badge says where and when.",
@@ -67,7 +69,7 @@ def results_payload(name: str, result: StudyResult | None, kind: str, said: str 
 
 def tables(result: StudyResult) -> tuple[Table, Table]:
     """(what is read first, every row and column)."""
-    columns = STUDIES[result.study].columns
+    columns = [column for column in STUDIES[result.study].columns if not column.bound]
     whole = _table(columns, result.rows)
     if result.study == "methods":
         return _as_table_1(result), whole
@@ -79,7 +81,7 @@ def tables(result: StudyResult) -> tuple[Table, Table]:
 def _table(columns: Sequence[Column], rows: Sequence[dict]) -> Table:
     return Table(
         tuple((_head(column), column.paper) for column in columns),
-        tuple(tuple(cell(row[column.key], column) for column in columns) for row in rows),
+        tuple(tuple(_with_interval(row, column) for column in columns) for row in rows),
     )
 
 
@@ -88,10 +90,14 @@ def _head(column: Column) -> str:
     return f"{label} ({column.unit})" if column.unit else label
 
 
+def _with_interval(row: dict, column: Column) -> str:
+    return cell(row[column.key], column) + interval(row, column, ".0%" if column.key in PERCENT else "")
+
+
 def cell(value: Any, column: Column) -> str:
     if value is None:
         return "–"
-    if column.key in ("identical", "share", "paper_share", "rate", "conditional"):
+    if column.key in PERCENT:
         return f"{value:.0%}"
     return f"{value:.{column.digits}f}" if isinstance(value, float) else str(value)
 
@@ -117,8 +123,8 @@ def _as_table_1(result: StudyResult) -> Table:
             (
                 METHODS[name].label if name in METHODS else name,
                 *(_number(mine[task]["speedup"] if task in mine else None) for task in tasks),
-                _number(mean["speedup"]),
-                _number(mean["accepted_per_step"]),
+                _number(mean["speedup"]) + interval(mean, SPEEDUP),
+                _number(mean["accepted_per_step"]) + interval(mean, ACCEPTED),
                 _number(mean["tokens_per_step"]),
                 _number(mean["tokens_per_second"], 1),
                 f"{mean['identical_answers']} of {mean['questions']}",

@@ -7,6 +7,7 @@ import gradio as gr
 from diffuspec.assets import ASSETS
 from diffuspec.measure.methods import METHODS
 from diffuspec.measure.race import YARDSTICK
+from diffuspec.measure.results import AGAIN
 from diffuspec.ui.draw.chart import chart
 from diffuspec.ui.race.breakeven import FLAT, MEASURED
 from diffuspec.ui.race.component import race as race_component
@@ -20,7 +21,7 @@ K_MOST = 32
 
 
 def build(shared: Shared) -> None:
-    labels = {name: (method.label, method.about) for name, method in METHODS.items()}
+    labels = {name: (method.label, method.about) for name, method in METHODS.items() if name != AGAIN}
     races = Races(shared.host, labels, list(shared.controls))
     first = recorded(ASSETS / "race.json")
     drawn, _, map_drawn, k_first = races.show(first, MEASURED) if first else (None, None, None, 6)
