@@ -14,12 +14,22 @@ from diffuspec.settings import Settings
 from diffuspec.trace.model import Trace
 
 __version__ = "0.2.0"  # in every trace and result that this program writes
-__all__ = ["MASKED", "DiffuSpec", "DiffuSpecError", "DiffusionDrafter", "Settings", "Trace", "load_pair"]
+__all__ = [
+    "MASKED",
+    "DiffuSpec",
+    "DiffuSpecError",
+    "DiffusionDrafter",
+    "Settings",
+    "Trace",
+    "diffuspec_generate",
+    "load_pair",
+]
 
 # Looking at a trace must not wait for torch.
 _LATE = {
     "DiffuSpec": "diffuspec.engine",
     "load_pair": "diffuspec.models.pair",
+    "diffuspec_generate": "diffuspec.hf.generate",
     "DiffusionDrafter": "diffuspec.models.drafter",
     "MASKED": "diffuspec.models.drafter",
 }

@@ -348,16 +348,35 @@ def _load_standalone(name, target_id, drafter_id, convention, dtype, device, spr
     if is_custom(drafter_id) or is_hidden_state_drafter(drafter_id):
         target, tokenizer = load_target(target_id, dtype=dtype, device=device, spread=spread)
         progress(0.6, f"Loading the drafter {drafter_id}")
-        if is_custom(drafter_id):
-            drafter = custom_drafter(drafter_id, target, tokenizer)
-        else:
-            drafter = load_hidden_state_drafter(drafter_id, target)
+        drafter = load_drafter(drafter_id, target, tokenizer)
         return _pair(name, target_id, drafter_id, tokenizer, target, drafter, None, dtype, device, progress)
     read_as = _convention(drafter_id, _config(drafter_id), convention)
     progress(0.1, f"Loading the target {target_id}")
     target, tokenizer = load_target(target_id, dtype=dtype, device=device, spread=spread)
     drafter = _standalone(drafter_id, read_as, dtype, device, target, tokenizer, progress)
     return _pair(name, target_id, drafter_id, tokenizer, target, drafter, None, dtype, device, progress)
+
+
+def load_drafter(
+    source: str | Path, target: Target, tokenizer, convention: Convention | Mapping[str, object] | None = None
+) -> DiffusionDrafter:
+    """A drafter for a target that is loaded already.
+
+    source: "embedded", a folder or Hub id of any known layout, or module:Class; convention: as of `load_pair`;
+    tokenizer: the target's. Raises `PairError` and `WeightsError`.
+    """
+    source = str(source)
+    if source == EMBEDDED:
+        return load_block_drafter(assets.drafter(), target)
+    if is_custom(source):
+        return custom_drafter(source, target, tokenizer)
+    if is_hidden_state_drafter(source):
+        return load_hidden_state_drafter(source, target)
+    config = _config(source)
+    if "target_layers" in config:
+        return load_block_drafter(Path(source), target)
+    read_as, device = _convention(source, config, convention), str(target.device)
+    return _standalone(source, read_as, target.arithmetic, device, target, tokenizer, weights.silent)
 
 
 def _convention(drafter_id: str, config: dict, convention: Convention | Mapping[str, object] | None) -> Convention:

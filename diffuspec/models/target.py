@@ -43,14 +43,7 @@ class Target:
         source: str | Path | None = None,
         arithmetic: str | None = None,
     ):
-        self.source = source
-        self.model = model.eval().requires_grad_(False)
-        self.shape = config = model.config.get_text_config()
-        self.vocab_size = model.get_output_embeddings().weight.shape[0]
-        # A model without position embeddings (ALiBi) sets no bound of its own.
-        bounds = (getattr(config, name, None) for name in ("max_position_embeddings", "seq_length"))
-        self.context = int(next(filter(None, bounds), 2048))
-        self.arithmetic = arithmetic or str(model.dtype).removeprefix("torch.")
+        self._describe(model.eval().requires_grad_(False), source, arithmetic)
         if self.arithmetic == "int8" and not (llama_fits(model) and int8_fits()):
             raise PairError("8-bit arithmetic needs a Llama on a CPU: choose the dtype float32 or bfloat16.")
         if self.arithmetic == "int8":
@@ -61,6 +54,23 @@ class Target:
             self._passes = StockDecoder(model)
             if packed_fits(model.dtype, model.device):
                 pack_linears(model)
+
+    def _describe(self, model: torch.nn.Module, source: str | Path | None, arithmetic: str | None) -> None:
+        self.source, self.model = source, model
+        self.shape = config = model.config.get_text_config()
+        self.vocab_size = model.get_output_embeddings().weight.shape[0]
+        # A model without position embeddings (ALiBi) sets no bound of its own.
+        bounds = (getattr(config, name, None) for name in ("max_position_embeddings", "seq_length"))
+        self.context = int(next(filter(None, bounds), 2048))
+        self.arithmetic = arithmetic or str(model.dtype).removeprefix("torch.")
+
+    @classmethod
+    def untouched(cls, model: torch.nn.Module) -> Target:
+        """Of a model that its owner goes on using: nothing in it is changed, and transformers' own passes run."""
+        target = cls.__new__(cls)
+        target._describe(model, None, None)
+        target._passes = StockDecoder(model)
+        return target
 
     @classmethod
     def compiled(cls, passes: Int8Decoder, shape, source: str | Path) -> Target:
@@ -179,7 +189,8 @@ class StockDecoder:
             window = None
         self.window = window
         self._masks_by_kind = bool(window) and len(kinds) > 1 or kinds == {"sliding_attention"}
-        self.trees = "position_ids" in inspect.signature(model.forward).parameters
+        masked = getattr(config, "_attn_implementation", None) in (None, "sdpa", "eager")  # others take no mask of ours
+        self.trees = masked and "position_ids" in inspect.signature(model.forward).parameters
 
     def new_cache(self) -> DynamicCache:
         return DynamicCache()
