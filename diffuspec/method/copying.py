@@ -15,13 +15,14 @@ from typing import NamedTuple
 import numpy as np
 
 from diffuspec.method import compiled
-from diffuspec.method.compiled import LONGEST
+from diffuspec.method.compiled.options import LONGEST, Copies
 from diffuspec.method.lattice import id_array
 from diffuspec.settings import Settings
 
 # w(m), see `method.tree`, for m = 1, 2, 3, ... matching tokens; the last holds for all longer matches. Fitted by
 # maximum likelihood of the mixture on 28,000 places in answers of the embedded target, unseen by its drafter.
 COPY_WEIGHTS = (0.18, 0.48, 0.60, 0.75, 0.80, 0.80, 0.80, 0.80, 0.80, 0.80, 0.93)
+_WEIGHTS = np.array(COPY_WEIGHTS)
 
 
 def copy_weight(length: int) -> float:
@@ -41,7 +42,6 @@ class CopySource:
     """The text so far, by its suffixes: the newest place where each n-gram stood, n <= `LONGEST`.
 
     Suffixes are looked up to that length; a run that goes on matching counts on from there.
-    text, newest, size: as compiled code takes them (see `compiled.remember`).
     """
 
     def __init__(self, ids: Iterable[int] = ()):
@@ -59,6 +59,10 @@ class CopySource:
         else:
             self.text[known : self.size] = added
         compiled.remember(self.text, known, self.size, self.newest)
+
+    def copies(self, after: int) -> Copies:
+        """As compiled code takes them, to be copied where at least `after` tokens match."""
+        return self.text, self.newest, self.size, after, _WEIGHTS
 
     def after(self, tail: Sequence[int]) -> Copy | None:
         """What followed the longest suffix of `tail` that stood in the text before; at most `LONGEST` of it count."""

@@ -19,6 +19,7 @@ from typing import Annotated
 import numpy as np
 
 from diffuspec.method import compiled
+from diffuspec.method.compiled.options import Cells
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class TokenLattice:
             found.append((rows, [ids[row] for row in rows], [logq[row] for row in rows]))
         return found
 
-    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def cells(self) -> Cells:
         """ids, logq and kept as compiled code takes them: contiguous, and not read-only."""
         return (
             np.require(self.ids, np.int32, "CW"),

@@ -23,6 +23,7 @@ import numpy as np
 
 from diffuspec.errors import SettingsError, WeightsError
 from diffuspec.method import compiled
+from diffuspec.method.compiled.options import Counted, Tables
 
 ENTRIES = 6  # that a token adds to a table of counts, at most: one n-gram and one history of each length
 
@@ -52,14 +53,14 @@ class Proxy(Protocol):
 
 
 class _Tabled:
-    """A proxy that compiled searches read for themselves: `tables` as `compiled.look_up` takes them."""
+    """A proxy that compiled searches read for themselves."""
 
     order = 3
-    tables: tuple
+    tables: Tables
 
     def over(self, candidates, column=0):
-        ids, kept = np.array([candidates], np.int32), np.ones((1, len(candidates)), np.bool_)
-        p = np.empty(len(candidates))
+        ids = np.array([candidates], np.int32)
+        kept, p = np.ones(ids.shape, np.bool_), np.empty(len(candidates))
 
         def judge(history):
             compiled.look_up(self.tables, 0, np.array(history, np.int64), ids, kept, p)
@@ -72,7 +73,7 @@ class _Tabled:
 
 
 class _Asked:
-    """What takes the place of tables where a proxy has none (see `compiled.judge`)."""
+    """What takes the place of tables where a proxy has none (see `compiled.proxies.judge`)."""
 
     def __init__(self, proxy: Proxy):
         self._proxy, self._judges = proxy, {}
@@ -84,25 +85,20 @@ class _Asked:
         p[rows] = self._judges[column](tuple(tail[len(tail) - self._proxy.order + 1 :].tolist()))
 
 
-def searching(search: Callable, proxy: Proxy) -> tuple[Callable, tuple | _Asked]:
+def searching(search: Callable, proxy: Proxy) -> tuple[Callable, Tables | _Asked]:
     """A search of `method.compiled` and what to give it for this proxy: compiled where the proxy has tables."""
     return (search, proxy.tables) if isinstance(proxy, _Tabled) else (search.py_func, _Asked(proxy))
 
 
-def _tables(fitted: tuple | None, context: tuple | None, mix: tuple[float, float]) -> tuple:
-    """Arrays of a fitted n-gram and of one of the text so far, either None, and the weight of each; of none, p = 1."""
-    return fitted or _NO_FITTED, context or _NO_CONTEXT, mix
-
-
 _NO_FITTED = tuple(np.zeros(0, kind) for kind in ("f8", "f4", "i4", "i4", "f4", "i4", "f4", "i4", "i4", "f4", "i4"))
-_NO_CONTEXT = np.zeros((1, 4), np.int64), 0.0, 0.0
+_NO_COUNTED = np.zeros((1, 4), np.int64), 0.0, 0.0
 
 
 class NoProxy(_Tabled):
     """Knows nothing: every candidate scores 1, so that the drafter alone decides."""
 
     order = 1
-    tables = _tables(None, None, (0.0, 0.0))
+    tables = (_NO_FITTED, _NO_COUNTED, 0.0, 0.0)
 
 
 class NGram(_Tabled):
@@ -124,7 +120,7 @@ class NGram(_Tabled):
         )
         self._starts2, self._words2 = _by_history(keys2, self.vocab_size, self.vocab_size)
         self._starts3, self._words3 = _by_history(keys3, len(keys2), self.vocab_size)
-        self.arrays = (
+        self.fitted = (
             np.exp(logp1, dtype=np.float64),
             self.backoff1,
             self._starts2,
@@ -137,7 +133,7 @@ class NGram(_Tabled):
             self.logp3,
             _likeliest_first(self._starts3, self.logp3),
         )
-        self.tables = _tables(self.arrays, None, (1.0, 0.0))
+        self.tables = (self.fitted, _NO_COUNTED, 1.0, 0.0)
 
     @property
     def keys2(self) -> np.ndarray:
@@ -216,12 +212,12 @@ class ContextNGram(_Tabled):
         self.extend(ids)
 
     @property
-    def arrays(self) -> tuple:
+    def counted(self) -> Counted:
         return self._counts, 1.0 / self.vocab_size, self.discount
 
     @property
-    def tables(self) -> tuple:
-        return _tables(None, self.arrays, (0.0, 1.0))
+    def tables(self) -> Tables:
+        return (_NO_FITTED, self.counted, 0.0, 1.0)
 
     def extend(self, ids):
         known = len(self._ids)
@@ -240,8 +236,8 @@ class Mixture(_Tabled):
         self.ngram, self.context, self.weight = ngram, context, float(weight)
 
     @property
-    def tables(self) -> tuple:
-        return _tables(self.ngram.arrays, self.context.arrays, (1.0 - self.weight, self.weight))
+    def tables(self) -> Tables:
+        return (self.ngram.fitted, self.context.counted, 1.0 - self.weight, self.weight)
 
     def extend(self, ids):
         self.context.extend(ids)

@@ -8,7 +8,7 @@ left to right with a beam of width B and scores a path y by
 
 A path ends at its first stop token. Ended and open paths have different lengths, and a sum of
 logarithms only ever falls, so plain sums would favour short paths. Here like is compared with
-like: an ended path competes with any other at its own depth (see `compiled.beam`).
+like: an ended path competes with any other at its own depth (see `compiled.search_beam`).
 """
 
 from __future__ import annotations
@@ -130,9 +130,9 @@ def beam_search(
     """
     if not lattice.k:
         return argmax_path(lattice, stop_ids)
-    search, asked = searching(compiled.beam, proxy)
+    search, asked = searching(compiled.search_beam, proxy)
     depth, sizes, *levels, chosen, ids, ranks, score, proxy_logp = search(
-        asked, *lattice.arrays(), id_array(stop_ids), id_array(last_tokens(context, proxy.order - 1)), float(lam), beam
+        asked, lattice.cells(), id_array(stop_ids), id_array(last_tokens(context, proxy.order - 1)), float(lam), beam
     )
     levels = BeamLevels(sizes[:depth], beam, *levels)
     return SearchResult("cps", ids, ranks, score, proxy_logp, levels=levels, chosen=chosen)
@@ -149,9 +149,9 @@ def exact_search(
     """
     if not lattice.k:
         return argmax_path(lattice, stop_ids)
-    search, asked = searching(compiled.exact, proxy)
+    search, asked = searching(compiled.search_exact, proxy)
     tail = id_array(last_tokens(context, proxy.order - 1))
-    ids, ranks, *path = search(asked, *lattice.arrays(), id_array(stop_ids), tail, float(lam))
+    ids, ranks, *path = search(asked, lattice.cells(), id_array(stop_ids), tail, float(lam))
     return SearchResult("exact", ids, ranks[: len(ids)], *path)
 
 

@@ -40,15 +40,16 @@ from typing import Annotated
 import numpy as np
 
 from diffuspec.method import compiled
-from diffuspec.method.compiled import LONGEST
-from diffuspec.method.copying import COPY_WEIGHTS, CopySource
+from diffuspec.method.compiled.options import COPIED as COPIED
+from diffuspec.method.compiled.options import FOLLOWER as FOLLOWER
+from diffuspec.method.compiled.options import LONGEST
+from diffuspec.method.copying import CopySource
 from diffuspec.method.lattice import TokenLattice, id_array
 from diffuspec.method.length import TreeBudget
 from diffuspec.method.proxy import Proxy, last_tokens, searching
 
-COPIED, FOLLOWER = compiled.COPIED, compiled.FOLLOWER
 FOLLOWER_TRUST = 0.85  # r
-_WEIGHTS = np.array(COPY_WEIGHTS)
+_UNBOUNDED = (1.0, 1.0, np.zeros(0))
 
 
 @functools.cache
@@ -118,30 +119,21 @@ def best_first_tree(
     Also log p_proxy of the next column after the anchor and each inner node: float32 [inner nodes + 1, W], NaN where
     none was asked.
     """
-    search, asked = searching(compiled.tree, proxy)
+    search, asked = searching(compiled.grow_tree, proxy)
     tail = id_array(last_tokens(context, max(proxy.order - 1, LONGEST)))
-    copying = source or _nothing()
-    spent, row_ms, expected = (budget.ms, budget.row_ms, budget.expected) if budget else (1.0, np.zeros(0), 1.0)
-    n, *found, score, judged = search(
+    n, *columns, score, judged = search(
         asked,
-        *lattice.arrays(),
+        lattice.cells(),
         id_array(stop_ids),
         tail,
         float(lam),
         nodes,
         lattice.k if deepest is None else deepest,
-        copying.text,
-        copying.newest,
-        copying.size,
-        copied_after,
-        _WEIGHTS,
-        followers,
-        FOLLOWER_TRUST,
-        spent,
-        row_ms,
-        expected,
+        (source or _nothing()).copies(copied_after),
+        (followers, FOLLOWER_TRUST),
+        (budget.ms, budget.expected, budget.row_ms) if budget else _UNBOUNDED,
     )
     if budget:
         for p in np.exp(score[:n]).tolist():
             budget.take(p)
-    return PrefixTree(*(part[:n] for part in found), score[:n].astype(np.float32)), judged[: n + 1]
+    return PrefixTree(*(part[:n] for part in columns), score[:n].astype(np.float32)), judged[: n + 1]
