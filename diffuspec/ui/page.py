@@ -22,6 +22,7 @@ from diffuspec.ui.player.component import SCRIPTS, STYLES
 from diffuspec.ui.playground import page as playground
 from diffuspec.ui.race import page as race
 from diffuspec.ui.shell.host import Host
+from diffuspec.ui.shell.mine import STORAGE_KEY, RecentRuns
 from diffuspec.ui.shell.models import tick
 from diffuspec.ui.shell.notice import message, notice
 from diffuspec.ui.shell.sessions import KEPT_S, Sessions
@@ -96,7 +97,15 @@ def build(host: Host, first: Trace | None = None, problem: str | None = None, *,
                 padding=False,
             )
             said = notice(elem_id="notice", value=message(problem) if problem else None)
-        shared = Shared(demo, host, first, trace=gr.State(first), notice=said)
+        shared = Shared(
+            demo,
+            host,
+            first,
+            trace=gr.State(first),
+            notice=said,
+            mine=gr.BrowserState([], storage_key=STORAGE_KEY, secret=STORAGE_KEY),
+            runs=RecentRuns(),
+        )
         # Before the pages: a private handler called `search` would take the endpoint's name.
         api = Api(host, demo)
         for endpoint in (api.run, api.trace, api.search):

@@ -327,6 +327,46 @@ def test_stop_keeps_what_was_made(visit, slow_site):
     expect(page.locator("[data-merit=verdict]")).to_contain_text("stopped: not compared")
 
 
+def test_a_reload_brings_the_run_back(visit, site):
+    page = visit(site)
+    run(page, "What is kept?")
+    finish(page)
+    text, verdict, steps = page.inner_text("#text"), page.inner_text("[data-merit=verdict]"), steps_shown(page)
+    page.reload()
+    expect(page.locator("#notice")).to_contain_text("Your last run is back.")
+    expect(page.locator("[data-merit=verdict]")).to_have_text(re.compile("identical"))
+    assert page.inner_text("#text") == text
+    assert page.inner_text("[data-merit=verdict]") == verdict and steps_shown(page) == steps
+
+
+def test_a_reload_in_the_middle_of_a_run_keeps_what_it_made_and_frees_the_models(visit, slow_site):
+    page = visit(slow_site)
+    run(page)
+    expect(page.locator(STATE)).to_contain_text(re.compile(r"[1-9]\d* tokens? of 128 …"))
+    page.wait_for_timeout(800)
+    interrupted = slow_site.runs[-1]
+    page.reload()
+    expect(page.locator("#notice")).to_contain_text("Your last run is back. It was stopped before its end.")
+    assert interrupted.trace.stop_reason == "stopped" and len(interrupted.trace.steps) < 20
+    assert 1 <= steps_shown(page) <= len(interrupted.trace.steps)
+    run(page, "and again")
+    page.click("#stop")
+    expect(page.locator("#run")).to_be_enabled()
+
+
+def test_a_new_tab_begins_with_the_recorded_trace(visit, site):
+    page = visit(site)
+    recorded = page.inner_text("#text")
+    run(page, "Something else?")
+    finish(page)
+    other = page.context.new_page()
+    other.goto(site.url)
+    other.wait_for_selector("#step-label b", state="attached")
+    other.wait_for_timeout(500)
+    assert other.inner_text("#text") == recorded
+    other.close()
+
+
 def test_a_closed_tab_frees_its_run(visit, slow_site):
     page = visit(slow_site)
     run(page)

@@ -19,6 +19,8 @@ from diffuspec.ui.shell.knobs import groups, knob_component, preset_knobs, witho
 from diffuspec.ui.shell.shared import IN_TURN, PRIVATE, QUIET, Shared
 
 NAME, TITLE = "playground", "Playground"
+# A reload brings the visitor's last run back; a new tab begins with the recorded trace.
+RELOADED = "(mine) => performance.getEntriesByType('navigation')[0]?.type === 'reload' ? [mine] : [[]]"
 MAX_DRAFT = 32  # positions the embedded drafter can fill
 
 # The settings begin closed. Gradio makes what is in an accordion when it is first open, and an event cannot set what is
@@ -78,9 +80,14 @@ def build(shared: Shared) -> None:
         with gr.Column(elem_id="stage", min_width=320):
             shared.player = player(payload(first, "recorded") if first else None, elem_id="player")
 
-    runs = Runs(shared.host, list(shared.controls))
+    runs = Runs(shared)
     for trigger in (run.click, prompt.submit):
-        trigger(runs.enter, [prompt, dtype, compare, *shared.knobs], [said, run, stop, ticket], **QUIET)
+        trigger(
+            runs.enter,
+            [shared.mine, prompt, dtype, compare, *shared.knobs],
+            [said, run, stop, ticket, shared.mine],
+            **QUIET,
+        )
     ticket.change(
         runs.follow,
         ticket,
@@ -98,6 +105,7 @@ def build(shared: Shared) -> None:
         chip.click(None, None, prompt, js=f"() => {orjson.dumps(EXAMPLES[name]).decode()}", **PRIVATE)
     _depend(shared, preset)
     shared.demo.load(None, js=FOLD, **PRIVATE)
+    shared.demo.load(runs.restore, shared.mine, [*shared.shown, *shared.setup], js=RELOADED, **QUIET)
     shared.demo.unload(runs.leave)
 
 

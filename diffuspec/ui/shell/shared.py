@@ -15,6 +15,7 @@ from diffuspec.trace.model import Trace
 from diffuspec.ui.player.merits import RECORDED, Source
 from diffuspec.ui.player.payload import payload
 from diffuspec.ui.shell.host import Host
+from diffuspec.ui.shell.mine import RecentRuns
 from diffuspec.ui.shell.notice import message
 
 PRIVATE = {"api_visibility": "private"}
@@ -29,8 +30,8 @@ class Shared:
 
     demo: for `load` and `unload`; host: the models of this process; first: the recorded trace of the
     first paint; trace: the visitor's present trace (`gr.State` of a `Trace` or None); notice: the
-    line under the title; player, prompt, controls (knob name -> component): made by the
-    Playground page.
+    line under the title; mine: the visitor's list of runs (see `mine.listed`), runs: their traces; player, prompt,
+    controls (knob name -> component): made by the Playground page.
     """
 
     demo: gr.Blocks
@@ -38,6 +39,8 @@ class Shared:
     first: Trace | None
     trace: gr.State
     notice: gr.HTML
+    mine: gr.BrowserState
+    runs: RecentRuns
     player: gr.HTML | None = None
     prompt: gr.Textbox | None = None
     controls: dict[str, gr.components.Component] = field(default_factory=dict)
