@@ -20,6 +20,7 @@ from diffuspec.ui.learn.terms import entries
 from diffuspec.ui.measure import page as measure
 from diffuspec.ui.player.component import SCRIPTS, STYLES
 from diffuspec.ui.playground import page as playground
+from diffuspec.ui.playground.component import TOUR_JS
 from diffuspec.ui.race import page as race
 from diffuspec.ui.shell.host import Host
 from diffuspec.ui.shell.mine import STORAGE_KEY, RecentRuns
@@ -46,7 +47,7 @@ MONO = ["ui-monospace", "Cascadia Code", "DejaVu Sans Mono", "Menlo", "Consolas"
 
 def head() -> str:
     """The scripts that all components share, once."""
-    scripts = [path.read_text(encoding="utf-8") for path in (HERE / "pages.js", *SCRIPTS, LAB_JS, TERMS_JS)]
+    scripts = [path.read_text(encoding="utf-8") for path in (HERE / "pages.js", TOUR_JS, *SCRIPTS, LAB_JS, TERMS_JS)]
     terms = orjson.dumps({"entries": entries()}).decode().replace("<", "\\u003c")
     return "".join(f"<script>{script}</script>" for script in (f"window.DiffuSpecTerms = {terms};", *scripts))
 

@@ -78,6 +78,8 @@ def label(page) -> str:
 
 def set_max_tokens(page, count: int) -> None:
     box = page.locator("#knob-max_new_tokens input[type=number]")
+    if box.is_hidden():
+        page.locator("#settings[data-ready] > button").click()
     box.fill(str(count))
     box.press("Tab")
 

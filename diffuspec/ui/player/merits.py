@@ -8,7 +8,7 @@ from typing import Any
 from diffuspec.provenance import Provenance
 from diffuspec.trace.model import Trace
 from diffuspec.ui.player import why
-from diffuspec.ui.player.text import token_label
+from diffuspec.ui.player.text import looping, token_label
 
 MEASURED, RECORDED = "measured", "recorded"
 
@@ -75,8 +75,10 @@ def merits(trace: Trace, source: Source) -> dict[str, Any]:
         "ar_tokens_per_second": round(baseline.tokens_per_second, 2) if baseline and baseline.token_ids else None,
         "speedup": round(trace.speedup, 6) if baseline and baseline.token_ids else None,
         "verdict": verdict(trace, source),
+        "plain_ms": round(account.plain_ms, 3) if account else None,
         "why": why.words(account) if account else None,
         "stage_ms": {name: round(value, 2) for name, value in trace.stage_ms().items()},
+        "loops": looping(trace.token_ids),
         "new_tokens": trace.new_tokens,
         "budget": trace.settings.max_new_tokens,
         "stop_reason": trace.stop_reason,

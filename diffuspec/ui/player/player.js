@@ -24,6 +24,7 @@ window.DiffuSpecPlayer = (() => {
   class Player {
     constructor(root, options) {
       this.root = root;
+      root.player = this;
       this.options = options;
       this.data = null;
       this.at = 0;
@@ -147,7 +148,8 @@ window.DiffuSpecPlayer = (() => {
       if (due) this.movedAt = performance.now();
       this.counted = next.steps.length;
       if ((this.follow && due) || this.at >= next.steps.length) this.at = this.lastDraft();
-      if (fresh && !next.live) {
+      // A run that was followed to its end opens at such a step too: its last ones are short of tokens to draft.
+      if ((fresh || (this.follow && next.steps.length)) && !next.live) {
         // A short run may be over at the first look, whose last steps alone are sent in full.
         const telling = this.tellingStep();
         this.at = telling < next.steps.length && !next.steps[telling].detail ? this.lastDraft() : telling;
@@ -164,6 +166,7 @@ window.DiffuSpecPlayer = (() => {
       if (pictured) this.drawFigures();
       if (due) this.drawStep();
       else this.drawBar();
+      this.root.dispatchEvent(new CustomEvent("diffuspec-trace", { bubbles: true, detail: this }));
     }
 
     /** A step worth opening with: the first where the search could have done better, else one cut short. */
@@ -322,6 +325,9 @@ window.DiffuSpecPlayer = (() => {
       card("rate", m.tokens_per_second.toFixed(1), `tokens/s · plain AR ${ar === null ? (waiting ? "…" : "–") : ar.toFixed(1)}`);
       const verdict = card("verdict", m.verdict.headline, m.verdict.detail, m.verdict.detail);
       verdict.dataset.state = m.verdict.state;
+      const loops = this.find("[data-loops]");
+      loops.textContent = `↻ ${m.loops}`;
+      loops.hidden = !m.loops;
       this.find("[data-why-speed]").textContent = m.why || "";
 
       const total = Math.max(STAGES.reduce((sum, name) => sum + m.stage_ms[name], 0), 1e-9);

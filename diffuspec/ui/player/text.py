@@ -11,6 +11,8 @@ from diffuspec.trace.model import Trace
 from diffuspec.trace.steps import Step
 
 ACCEPTED, PROMPT = "accepted", "prompt"
+REPEATED_SPAN = 6  # tokens that are no chance repetition any more
+LOOPING, FEW = 0.25, 24  # from this share on an answer of so many tokens loops
 WHITE = {" ": "·", "\n": "↵", "\t": "⇥", "\r": "␍"}
 
 
@@ -64,6 +66,27 @@ def origins(step: Step) -> tuple[str, ...]:
     return tuple(
         ACCEPTED if place < step.accepted else step.verification.kind or ACCEPTED for place in range(len(step.emitted))
     )
+
+
+def repeated_share(tokens: Sequence[int], span: int = REPEATED_SPAN) -> float:
+    """Share of the tokens, 0 to 1, that stand in a run of `span` tokens or more that occurred before."""
+    seen: set[tuple[int, ...]] = set()
+    repeated = [False] * len(tokens)
+    for start in range(len(tokens) - span + 1):
+        run = tuple(tokens[start : start + span])
+        if run in seen:
+            repeated[start : start + span] = [True] * span
+        seen.add(run)
+    return sum(repeated) / len(tokens) if tokens else 0.0
+
+
+def looping(tokens: Sequence[int]) -> str:
+    """What to know of an answer that goes round in circles, as a sentence; empty where it does not."""
+    share = repeated_share(tokens)
+    if share < LOOPING or len(tokens) < FEW:
+        return ""
+    part = "Nearly all" if share >= 0.9 else "Half" if 0.45 <= share <= 0.55 else f"{share:.0%}"
+    return f"{part} of this text repeats: such text is easier to draft."
 
 
 def answer_units(trace: Trace) -> list[Unit]:

@@ -11,6 +11,7 @@ import orjson
 from diffuspec.settings import PRESETS, Knob, Settings
 from diffuspec.ui.player.component import player
 from diffuspec.ui.player.payload import payload
+from diffuspec.ui.playground.component import intro
 from diffuspec.ui.playground.events import Runs
 from diffuspec.ui.shell.examples import EXAMPLES
 from diffuspec.ui.shell.files import open_trace, save_trace
@@ -36,6 +37,7 @@ def build(shared: Shared) -> None:
     first, said = shared.first, shared.notice
     # A textbox, because a change of `gr.State` starts no event after an unqueued one.
     ticket = gr.Textbox(visible="hidden", elem_id="ticket", label="ticket", container=False)
+    intro(elem_id="intro", padding=False)
     with gr.Row(elem_id="playground", equal_height=False):
         with gr.Column(elem_id="controls", min_width=280):
             prompt = shared.prompt = gr.Textbox(
