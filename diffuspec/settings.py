@@ -49,6 +49,7 @@ class Knob:
         except (TypeError, ValueError, OverflowError):
             noun = "a whole number" if self.kind is int else "a number"
             raise SettingsError(f"{self.name} = {value!r} is not {noun}.") from None
+        assert self.low is not None and self.high is not None, f"{self.name} has no bounds"
         if not self.low <= number <= self.high:
             raise SettingsError(
                 f"{self.name} = {number:g} is out of bounds: {self.label.lower()} must lie "
@@ -342,7 +343,7 @@ _KNOBS = {
     field.name: Knob(
         name=field.name,
         default=field.default,
-        kind={"int": int, "float": float, "str": str}[field.type],
+        kind={"int": int, "float": float, "str": str}[str(field.type)],
         **field.metadata,
     )
     for field in dataclasses.fields(Settings)

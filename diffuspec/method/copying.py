@@ -66,8 +66,8 @@ class CopySource:
 
     def after(self, tail: Sequence[int]) -> Copy | None:
         """What followed the longest suffix of `tail` that stood in the text before; at most `LONGEST` of it count."""
-        tail = id_array(tail[-LONGEST:])
-        return self._copy(*compiled.look_back(self.text, self.newest, tail, len(tail)))
+        last = id_array(tail[-LONGEST:])
+        return self._copy(*compiled.look_back(self.text, self.newest, last, len(last)))
 
     def now(self) -> Copy | None:
         """What may be copied after the text as it stands; a match longer than `LONGEST` is counted to its end."""

@@ -61,9 +61,9 @@ class TokenLattice:
     def cells(self) -> Cells:
         """ids, logq and kept as compiled code takes them: contiguous, and not read-only."""
         return (
-            np.require(self.ids, np.int32, "CW"),
-            np.require(self.logq, np.float32, "CW"),
-            np.require(self.kept, np.bool_, "CW"),
+            np.require(self.ids, np.int32, ["C", "W"]),
+            np.require(self.logq, np.float32, ["C", "W"]),
+            np.require(self.kept, np.bool_, ["C", "W"]),
         )
 
     def rank_of(self, column: int, token: int) -> int | None:
@@ -87,7 +87,7 @@ def prune(ids: np.ndarray, logq: np.ndarray, *, tau: float, m_max: int, stop_ids
 
     A column whose W candidates do not reach `tau` keeps min(W, m_max) of them.
     """
-    ids, logq = np.require(ids, np.int32, "CW"), np.require(logq, np.float32, "CW")
+    ids, logq = np.require(ids, np.int32, ["C", "W"]), np.require(logq, np.float32, ["C", "W"])
     kept = compiled.pruned(ids, logq, id_array(stop_ids), float(tau), m_max)
     return TokenLattice(ids, logq, kept)
 

@@ -90,7 +90,7 @@ class TreeBudget:
     With nodes in falling order of p the first that does not pay ends the tree: none after it would.
     """
 
-    def __init__(self, ms: float, row_ms: Sequence[float]):
+    def __init__(self, ms: float, row_ms: Sequence[float] | np.ndarray):
         self.nodes, self.expected, self.ms = 0, 1.0, ms
         self.row_ms = np.asarray(row_ms, float)
         self._row_ms = self.row_ms.tolist()
@@ -365,5 +365,7 @@ def make_policy(settings: Settings, cost: StepCost | None = None) -> LengthPolic
     if settings.length == "predicted":
         return PredictedLength(settings.k_min, settings.k_max, settings.confidence)
     if settings.length == "throughput":
+        if cost is None:
+            raise ValueError("length = throughput needs to know what a step costs here: give `cost`.")
         return ThroughputLength(settings.k_min, settings.k_max, cost)
     return AdaptiveDraftLength(settings.k_min, settings.k_max, settings.delta, settings.rho)

@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -56,7 +56,10 @@ class _Tabled:
     """A proxy that compiled searches read for themselves."""
 
     order = 3
-    tables: Tables
+
+    @property
+    def tables(self) -> Tables:
+        raise NotImplementedError
 
     def over(self, candidates, column=0):
         ids = np.array([candidates], np.int32)
@@ -85,7 +88,7 @@ class _Asked:
         p[rows] = self._judges[column](tuple(tail[len(tail) - self._proxy.order + 1 :].tolist()))
 
 
-def searching(search: Callable, proxy: Proxy) -> tuple[Callable, Tables | _Asked]:
+def searching(search: Any, proxy: Proxy) -> tuple[Callable, Tables | _Asked]:
     """A search of `method.compiled` and what to give it for this proxy: compiled where the proxy has tables."""
     return (search, proxy.tables) if isinstance(proxy, _Tabled) else (search.py_func, _Asked(proxy))
 
@@ -98,7 +101,10 @@ class NoProxy(_Tabled):
     """Knows nothing: every candidate scores 1, so that the drafter alone decides."""
 
     order = 1
-    tables = (_NO_FITTED, _NO_COUNTED, 0.0, 0.0)
+
+    @property
+    def tables(self) -> Tables:
+        return _NO_FITTED, _NO_COUNTED, 0.0, 0.0
 
 
 class NGram(_Tabled):
@@ -116,7 +122,7 @@ class NGram(_Tabled):
     def __init__(self, vocab_size, logp1, backoff1, keys2, logp2, backoff2, keys3, logp3):
         self.vocab_size = int(vocab_size)
         self.logp1, self.backoff1, self.logp2, self.backoff2, self.logp3 = (
-            np.require(table, np.float32, "CW") for table in (logp1, backoff1, logp2, backoff2, logp3)
+            np.require(table, np.float32, ["C", "W"]) for table in (logp1, backoff1, logp2, backoff2, logp3)
         )
         self._starts2, self._words2 = _by_history(keys2, self.vocab_size, self.vocab_size)
         self._starts3, self._words3 = _by_history(keys3, len(keys2), self.vocab_size)
@@ -133,7 +139,10 @@ class NGram(_Tabled):
             self.logp3,
             _likeliest_first(self._starts3, self.logp3),
         )
-        self.tables = (self.fitted, _NO_COUNTED, 1.0, 0.0)
+
+    @property
+    def tables(self) -> Tables:
+        return self.fitted, _NO_COUNTED, 1.0, 0.0
 
     @property
     def keys2(self) -> np.ndarray:
@@ -217,7 +226,7 @@ class ContextNGram(_Tabled):
 
     @property
     def tables(self) -> Tables:
-        return (_NO_FITTED, self.counted, 0.0, 1.0)
+        return _NO_FITTED, self.counted, 0.0, 1.0
 
     def extend(self, ids):
         known = len(self._ids)
@@ -237,7 +246,7 @@ class Mixture(_Tabled):
 
     @property
     def tables(self) -> Tables:
-        return (self.ngram.fitted, self.context.counted, 1.0 - self.weight, self.weight)
+        return self.ngram.fitted, self.context.counted, 1.0 - self.weight, self.weight
 
     def extend(self, ids):
         self.context.extend(ids)
@@ -296,14 +305,16 @@ class Following:
         if self._along is not None:
             return self._along(column, path)
         before = self._before[column].get(path[-1])
-        return np.zeros(self._logq.shape[1], np.float32) if before is None else self._added[column, before]
+        if before is None or self._added is None:
+            return np.zeros(self._logq.shape[1], np.float32)
+        return self._added[column, before]
 
     def extend(self, ids):
         pass
 
     def walk(self) -> list[int]:
         """The drafter's own path: the best token of each column after the one before it; k token ids."""
-        path = [self.anchor]
+        path: list[int] = [self.anchor]
         for column in range(len(self._ids)):
             term = self._term(column, path if self._along is not None else path[-1:])
             path.append(int(self._ids[column, np.argmax(self._logq[column] + term)]))
@@ -312,12 +323,10 @@ class Following:
 
 def make_proxy(kind: str, *, ngram: NGram | None, vocab_size: int, weight: float, prompt_ids: Sequence[int]) -> Proxy:
     """The proxy a run uses; `kind` as in `Settings.proxy`, as `possible_proxy` leaves it."""
-    if kind in ("ngram", "ngram+context") and ngram is None:
-        raise SettingsError(f"There is no fitted n-gram here, so proxy = {kind} is not possible: use context or none.")
-    if kind == "ngram":
-        return ngram
     if kind == "context":
         return ContextNGram(vocab_size, prompt_ids)
-    if kind == "ngram+context":
-        return Mixture(ngram, ContextNGram(vocab_size, prompt_ids), weight)
-    return NoProxy()
+    if kind not in ("ngram", "ngram+context"):
+        return NoProxy()
+    if ngram is None:
+        raise SettingsError(f"There is no fitted n-gram here, so proxy = {kind} is not possible: use context or none.")
+    return ngram if kind == "ngram" else Mixture(ngram, ContextNGram(vocab_size, prompt_ids), weight)

@@ -64,11 +64,11 @@ class BeamLevels(Sequence):
     @functools.cached_property
     def _cut(self) -> tuple[BeamLevel, ...]:
         ends = np.cumsum(self._sizes).tolist()
-        parts = zip([0, *ends], ends, strict=False)
-        return tuple(
-            BeamLevel(*(array[start:end] for array in self._arrays), min(self._beam, end - start))
-            for start, end in parts
-        )
+        levels = []
+        for start, end in zip([0, *ends], ends, strict=False):
+            parent, rank, score, ended = (array[start:end] for array in self._arrays)
+            levels.append(BeamLevel(parent, rank, score, ended, min(self._beam, end - start)))
+        return tuple(levels)
 
 
 @dataclass(frozen=True)
@@ -185,8 +185,11 @@ def sample_path(
             q[row], seen[row] = weight / below[-1], causal
         place = min(bisect.bisect_right(below, below[-1] * random.random()), len(rows) - 1)
         total += math.log(weights[place] / below[-1])
-        ids.append(tokens[place]), ranks.append(rows[place]), reached.append(total)
-        proxies.append(seen), proposals.append(q)
+        ids.append(tokens[place])
+        ranks.append(rows[place])
+        reached.append(total)
+        proxies.append(seen)
+        proposals.append(q)
         history = (*history, tokens[place])[1:] if history else ()
         if tokens[place] in stop_ids:
             break

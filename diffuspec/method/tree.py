@@ -121,7 +121,7 @@ def best_first_tree(
     """
     search, asked = searching(compiled.grow_tree, proxy)
     tail = id_array(last_tokens(context, max(proxy.order - 1, LONGEST)))
-    n, *columns, score, judged = search(
+    n, ids, parent, depth, rank, score, judged = search(
         asked,
         lattice.cells(),
         id_array(stop_ids),
@@ -136,4 +136,5 @@ def best_first_tree(
     if budget:
         for p in np.exp(score[:n]).tolist():
             budget.take(p)
-    return PrefixTree(*(part[:n] for part in columns), score[:n].astype(np.float32)), judged[: n + 1]
+    tree = PrefixTree(ids[:n], parent[:n], depth[:n], rank[:n], score[:n].astype(np.float32))
+    return tree, judged[: n + 1]

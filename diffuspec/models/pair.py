@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -51,7 +52,7 @@ class Pair:
     stop_ids: ids that end an answer."""
 
     info: PairInfo
-    tokenizer: object
+    tokenizer: Any
     target: Target
     drafter: DiffusionDrafter
     proxy: NGram | None

@@ -62,7 +62,9 @@ class RankedLogits:
         """log p and 0-based rank of each token of a path, float32 and int32 [n], and log p of cells int32 [columns, W]
         beside it, float32 [n, W], NaN behind the last column; rows int64 [n]: what the target thought came there."""
         _, top, norm = self.look(rows)
-        return _along(self.array, rows, top, norm, np.require(path, np.int32, "CW"), np.require(cells, np.int32, "CW"))
+        return _along(
+            self.array, rows, top, norm, np.require(path, np.int32, ["C", "W"]), np.require(cells, np.int32, "CW")
+        )
 
     def logp(self, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """log p of a token in each of these rows, float32 [m]."""

@@ -71,7 +71,8 @@ class Recorder:
         logits = self._as_sampled(logits)
         if isinstance(found, TreeSearch):
             path = found.along(verdict.nodes[-1] if verdict.nodes else -1)
-            tree = look_at_tree(logits, path.tree, verdict)
+            assert path.nodes is not None
+            tree = look_at_tree(logits, found.tree, verdict)
             verification = look(logits, lattice, path, verdict, tree, np.concatenate([[0], path.nodes + 1]))
         else:
             path = found
