@@ -5,13 +5,13 @@ from __future__ import annotations
 import datetime
 import functools
 import hashlib
-import os
 import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import diffuspec
+from diffuspec.cores import usable_cores
 
 PACKAGE = Path(__file__).parent
 DTYPES = ("int8", "float32", "bfloat16")  # that a pair can compute in
@@ -59,7 +59,7 @@ def machine() -> str:
         pass
     if torch.cuda.is_available():
         name = f"{torch.cuda.get_device_name()}, {name}"
-    return f"{name}, {os.cpu_count()} cores"
+    return f"{name}, {usable_cores()} cores"
 
 
 @functools.cache

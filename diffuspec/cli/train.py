@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-from diffuspec.cli.options import positive
+from diffuspec.cli.options import check_outputs, positive
 from diffuspec.errors import DiffuSpecError, SettingsError
 
 STAGES = """\
@@ -48,7 +48,7 @@ def add_stages(parser: argparse.ArgumentParser, progress: Callable[[], Callable]
 
     def stage(name: str, help: str, command: Callable) -> argparse.ArgumentParser:
         made = stages.add_parser(name, help=help, description=help, allow_abbrev=False)
-        made.set_defaults(command=lambda arguments: command(arguments, progress()))
+        made.set_defaults(command=lambda arguments: _begin(command, arguments, progress))
         return made
 
     text = stage("text", "collect prose of several languages from unpacked packages", _text)
@@ -259,6 +259,17 @@ def add_stages(parser: argparse.ArgumentParser, progress: Callable[[], Callable]
     )
     pack.add_argument("--data", metavar="FOLDER", type=Path, nargs="+", help="shards of answers to count them in")
     _common(pack, seed=False)
+
+
+def _begin(command: Callable, arguments: argparse.Namespace, progress: Callable[[], Callable]):
+    """Carry out a stage, unless it would write a file over one that it reads. Raises `DiffuSpecError`."""
+    options = vars(arguments)
+    out = options.get("out")
+    if out is not None and out.suffix in (".gz", ".jsonl", ".npz"):
+        given = [value for name, value in options.items() if name != "out"]
+        read = [part for value in given for part in (value if isinstance(value, list) else [value])]
+        check_outputs([out], [path for path in read if isinstance(path, Path)])
+    return command(arguments, progress())
 
 
 def _arithmetic(parser: argparse.ArgumentParser) -> None:

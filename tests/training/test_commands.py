@@ -194,3 +194,21 @@ def test_overlap_with_questions_is_reported(run, tiny_folder, tmp_path, capsys):
     questions.write_text(json.dumps(row | {"turns": [asked]}))
     train("overlap", run / "data", "--target", tiny_folder, "--questions", questions, "--words", 2, status=1)
     assert f"prompt {conversation.number} (math)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "questions {folder} --avoid {file} --out {file}",
+        "code {folder} --avoid {other} {file} --out {file}",
+        "ngram --answers {file} --out {file}",
+    ],
+)
+def test_a_stage_does_not_write_over_what_it_reads(stage, tmp_path, capsys):
+    file, other = tmp_path / "mine.jsonl", tmp_path / "other.jsonl"
+    for path in (file, other):
+        path.write_text('{"question_id": 1, "category": "qa", "turns": ["Why?"]}')
+    before = file.read_bytes()
+    train(*stage.format(folder=tmp_path, file=file, other=other).split(), status=1)
+    assert file.read_bytes() == before
+    assert "it is read or written already. Name another file." in capsys.readouterr().err

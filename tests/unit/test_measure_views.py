@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import orjson
 import pytest
@@ -39,6 +40,24 @@ def test_a_few_questions_are_of_every_family():
     work = studies._work("visitor", "methods", None, 6, Settings())
     studies.folders["visitor"].rmdir()
     assert {question.category for question in work.questions.questions} == set(paper.TASKS)
+
+
+def test_a_closed_tab_leaves_no_folder_and_frees_its_study():
+    studies, left, other = (
+        Studies(None, []),
+        SimpleNamespace(session_hash="left"),
+        SimpleNamespace(session_hash="other"),
+    )
+    for visitor in (left, other):
+        studies.works[visitor.session_hash] = studies._work(visitor.session_hash, "methods", None, 6, Settings())
+        studies.works[visitor.session_hash].state.write_text("half a study")
+    work, folder, kept = studies.works["left"], studies.folders["left"], studies.folders["other"]
+    studies.leave(left)
+    assert work.stopped.is_set() and not folder.exists()
+    assert list(studies.works) == list(studies.folders) == ["other"] and len(list(kept.iterdir())) == 1
+    studies.leave(left)  # twice does nothing
+    studies.leave(other)
+    assert not kept.exists()
 
 
 def test_no_figure_is_left_over():

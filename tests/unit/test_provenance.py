@@ -51,3 +51,9 @@ def test_the_fingerprint_is_of_sources_alone(tmp_path, monkeypatch):
     assert provenance.fingerprint.__wrapped__("room") == first
     (tmp_path / "room" / "a.py").write_text("2")
     assert provenance.fingerprint.__wrapped__("room") != first
+
+
+def test_the_cores_of_a_machine_are_those_that_may_be_used(monkeypatch):
+    """In a container with a quota the host's cores say nothing about how fast a run was."""
+    monkeypatch.setattr(provenance, "usable_cores", lambda: 3)
+    assert provenance.machine.__wrapped__().endswith(", 3 cores")

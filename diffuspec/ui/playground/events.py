@@ -85,7 +85,10 @@ class Runs:
                 self.recent.keep(ticket, trace)
 
     def restore(self, mine: Any, request: gr.Request):
-        """The page was loaded again: bring the visitor's last run back, as far as it came. -> `Shared.shown`, `Shared.setup`"""
+        """The page was loaded again: bring the last run back, as far as it came.
+
+        -> `Shared.shown`, `Shared.setup`
+        """
         runs, nothing = listed(mine), [gr.skip()] * (len(self.shared.shown) + len(self.shared.setup))
         if not runs or links.read(request.query_params):
             return nothing

@@ -24,8 +24,9 @@ def client_of(request: gr.Request | None, script: bool = False) -> Client:
 class Listener:
     """Whether the messages to one session are fetched."""
 
-    def __init__(self, demo: gr.Blocks, session: str, patience_s: float = PATIENCE_S):
-        self.demo, self.session, self.patience_s = demo, session, patience_s
+    def __init__(self, demo: gr.Blocks, session: str, patience_s: float | None = None):
+        self.demo, self.session = demo, session
+        self.patience_s = PATIENCE_S if patience_s is None else patience_s
         self.heard, self.waiting = time.monotonic(), 0
 
     def listens(self) -> bool:
