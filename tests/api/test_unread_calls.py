@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from pathlib import Path
 
 import httpx
 import pytest
 from gradio_client import Client
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "browser"))
-
-from fake import FakePair, FakeRun, fake_compare  # noqa: E402
-
-from diffuspec.ui.page import build, launch_options  # noqa: E402
-from diffuspec.ui.shell import visitors  # noqa: E402
-from diffuspec.ui.shell.host import Host  # noqa: E402
+from diffuspec.ui.page import build, launch_options
+from diffuspec.ui.shell import visitors
+from diffuspec.ui.shell.host import Host
+from tests.fakes.scripted import FakePair, FakeRun, fake_compare
 
 CALLS = 30
 ALONE_S = 60.0  # one of the runs, read to its end, takes about that long

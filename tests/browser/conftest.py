@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import threading
 from functools import partial
-from pathlib import Path
 from urllib.parse import urlparse
 
 import pytest
@@ -15,12 +13,19 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect, sync_playwright
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-sys.path.insert(0, str(Path(__file__).parent))
 
-from fake import FakePair, FakeRun, fake_compare, fake_costs, fake_lane, fake_study, fake_trace, fake_verify  # noqa: E402
-
-from diffuspec.ui.page import build, launch_options  # noqa: E402
-from diffuspec.ui.shell.host import Host  # noqa: E402
+from diffuspec.ui.page import build, launch_options
+from diffuspec.ui.shell.host import Host
+from tests.fakes.scripted import (
+    FakePair,
+    FakeRun,
+    fake_compare,
+    fake_costs,
+    fake_lane,
+    fake_study,
+    fake_trace,
+    fake_verify,
+)
 
 SLOW_MS = 60_000  # what a machine with other work on it may take for a page; nothing waits that long when idle
 expect.set_options(timeout=30_000)

@@ -141,7 +141,7 @@ def test_a_loop_is_told(visit, serve):
 
 
 def test_axe_finds_nothing_serious_in_the_tour(visit, recorded):
-    from conftest import serious
+    from tests.browser.conftest import serious
 
     page = visit(recorded, reduced_motion="reduce")
     page.click(f"{INTRO} [data-do=tour]")

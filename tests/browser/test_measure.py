@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 import pytest
-from conftest import serious
-from fake import fake_result
 from playwright.sync_api import expect
 
 from diffuspec.measure.studies import StudyResult
+from tests.browser.conftest import serious
+from tests.fakes.scripted import fake_result
 
 COUNT = "#results [data-count]"
 # window.counts: the numbers of answers that the page shows from now on.

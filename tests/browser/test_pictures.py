@@ -10,14 +10,14 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from conftest import serious
-from fake import fake_trace
 from playwright.sync_api import expect
 
 from diffuspec import DiffuSpec, Settings
 from diffuspec.method.tree import COPIED, FOLLOWER
 from diffuspec.trace.model import Trace
 from diffuspec.training.ngram import fit
+from tests.browser.conftest import serious
+from tests.fakes.scripted import fake_trace
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -7,8 +7,6 @@ import re
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from conftest import HOSTILE, HOSTILE_SCRIPT
-from fake import FakePair, fake_trace
 from PIL import Image
 from playwright.sync_api import expect
 
@@ -16,6 +14,8 @@ from diffuspec.errors import WeightsError
 from diffuspec.settings import PRESETS, Settings
 from diffuspec.trace.model import Trace
 from diffuspec.ui.player.payload import RECENT, payload
+from tests.browser.conftest import HOSTILE, HOSTILE_SCRIPT
+from tests.fakes.scripted import FakePair, fake_trace
 
 IDS = (
     "prompt run stop text merits step-first step-prev step-next step-last step-play lattice inspector adl acceptance "

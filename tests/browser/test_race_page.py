@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 
 import pytest
-from conftest import HOSTILE, HOSTILE_SCRIPT, serious
-from fake import FakePair, fake_race, fake_trace
 from playwright.sync_api import expect
 
 from diffuspec.measure.race import Race
 from diffuspec.ui.player.why import of_lane, words
+from tests.browser.conftest import HOSTILE, HOSTILE_SCRIPT, serious
+from tests.fakes.scripted import FakePair, fake_race, fake_trace
 
 CLOCK = "#race [data-clock]"
 

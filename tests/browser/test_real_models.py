@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import time
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect, sync_playwright
@@ -210,10 +209,9 @@ def test_a_foreign_file_is_refused_and_the_trace_kept(visitor, site, tmp_path):
     assert f"of {len(site[1].steps)}" in label(visitor)
 
 
-def test_streaming_costs_the_engine_less_than_five_percent(embedded_int8, monkeypatch):
+def test_streaming_costs_the_engine_less_than_five_percent(embedded_int8):
     """Heard by a visitor in another process, who draws nothing: what a browser draws on the same cores is its own."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "load"))
-    import streaming
+    from tests.load import streaming
 
     tokens = 256
     with streaming.served(embedded_int8) as url, streaming.listener(url, tokens) as streamed:

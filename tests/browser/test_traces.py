@@ -9,8 +9,6 @@ import random
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from conftest import HOSTILE, HOSTILE_SCRIPT
-from fake import fake_trace
 from playwright.sync_api import expect
 
 from diffuspec import Settings, Trace
@@ -19,6 +17,8 @@ from diffuspec.trace.gallery import gallery
 from diffuspec.ui.player import export
 from diffuspec.ui.player.payload import payload
 from diffuspec.ui.shell.links import address
+from tests.browser.conftest import HOSTILE, HOSTILE_SCRIPT
+from tests.fakes.scripted import fake_trace
 
 
 def traces(visit, site, query="", **options):

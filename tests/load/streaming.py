@@ -1,4 +1,4 @@
-"""What a run loses to being watched: `python tests/load/streaming.py [--rounds 8] [--tokens 256] [--page]`.
+"""What a run loses to being watched: `python -m tests.load.streaming [--rounds 8] [--tokens 256] [--page]`.
 
 The same run of the embedded pair, in turn: by the engine alone; followed by a visitor in another process, who hears
 all that a page hears and draws nothing; with --page, in Chromium on this machine, which draws it on the same cores.
@@ -40,8 +40,8 @@ def served(pair) -> Iterator[str]:
 @contextmanager
 def listener(url: str, tokens: int) -> Iterator[Callable[[], float]]:
     """A visitor in another process; each call is one run, and gives its tokens a second."""
-    command = [sys.executable, __file__, "--listen", url, "--tokens", str(tokens)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+    command = [sys.executable, "-m", "tests.load.streaming", "--listen", url, "--tokens", str(tokens)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as child:
 
         def run() -> float:
             child.stdin.write("run\n")
@@ -53,7 +53,7 @@ def listener(url: str, tokens: int) -> Iterator[Callable[[], float]]:
 
 
 def listen(url: str, tokens: int) -> None:
-    from visitors import Visitor
+    from tests.load.visitors import Visitor
 
     visitor = Visitor(url, 0)
     visitor.load()
@@ -134,5 +134,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
     sys.exit(main())

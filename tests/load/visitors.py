@@ -1,4 +1,4 @@
-"""Twenty visitors at once: `python tests/load/visitors.py [--pages 20] [--runs 6] [--tokens 128]`.
+"""Twenty visitors at once: `python -m tests.load.visitors [--pages 20] [--runs 6] [--tokens 128]`.
 
 Starts the playground in a process of its own on a free port, on the embedded pair. Each visitor speaks to it as its
 page does: loads it, keeps the heartbeat open, presses Run, follows the stream. Asserts that everyone is served in
@@ -29,7 +29,6 @@ PATIENCE_S = 240.0
 
 def serve() -> None:
     """The server's process: prints its address, then waits to be ended."""
-    sys.path.insert(0, str(ROOT))
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     from diffuspec.ui.page import build, launch_options
     from diffuspec.ui.shell.files import recorded
@@ -250,7 +249,9 @@ def main() -> int:
     if args.serve:
         serve()
         return 0
-    server = subprocess.Popen([sys.executable, __file__, "--serve"], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.load.visitors", "--serve"], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
     try:
         url = next(line.strip() for line in server.stdout if line.startswith("http"))
         print(json.dumps(load(url, server.pid, args.pages, args.runs, args.tokens), indent=1))

@@ -21,7 +21,7 @@ from diffuspec.models.gguf.file import GGUF
 from diffuspec.models.gguf.tokenizer import end_ids, tokenizer_of
 from diffuspec.models.target import Target
 from diffuspec.trace.whatif import search_again
-from tests.model import gguf_files
+from tests.fakes import gguf_files
 from tests.model.test_int8 import unpacked
 
 

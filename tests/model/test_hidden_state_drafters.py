@@ -22,8 +22,8 @@ from diffuspec.models.drafter import MASKED
 from diffuspec.models.target import Target
 from diffuspec.trace.model import Trace
 from tests.conftest import one_thread
-from tests.model import hidden_drafters as tiny_drafters
-from tests.model.hidden_drafters import BLOCK, CONFIGS, IDS, MASK, VOCAB, deepspec, speculators, zlab
+from tests.fakes import hidden_drafters as tiny_drafters
+from tests.fakes.hidden_drafters import BLOCK, CONFIGS, IDS, MASK, VOCAB, deepspec, speculators, zlab
 
 PREFIX = [5, 90, 17, 201, 33, 8, 120, 61, 77, 19, 250, 42]
 

@@ -10,11 +10,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from grid import cover
 from safetensors import safe_open
 
 from diffuspec import DiffuSpec, Settings
 from diffuspec.assets import asset
+from tests.model.grid import cover
 
 PROMPTS = [
     json.loads(line) for line in (Path(__file__).parents[1] / "data" / "prompts.jsonl").read_text("utf-8").splitlines()

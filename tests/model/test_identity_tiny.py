@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from grid import cover
 
 from diffuspec import DiffuSpec, Settings
 from diffuspec.errors import PromptError, SettingsError
 from diffuspec.measure.baselines import compare_with_ar
 from diffuspec.models.drafter import BlockDrafter
 from diffuspec.models.target import Target
+from tests.model.grid import cover
 
 LONG = [62, 102]  # the tiny target's answer to it does not stop within 40 tokens
 

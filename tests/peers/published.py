@@ -22,7 +22,7 @@ from diffuspec.models.dflash.formats import read_shape
 from diffuspec.models.drafter import MASKED
 from diffuspec.models.hidden import HiddenStates
 from diffuspec.models.target import Target
-from tests.model.hidden_drafters import BLOCK, CONFIGS, MASK, VOCAB, random_weights, target_model
+from tests.fakes.hidden_drafters import BLOCK, CONFIGS, MASK, VOCAB, random_weights, target_model
 
 TOLERANCE, PROMPTS, NEW = 1e-5, 5, 40
 
@@ -131,7 +131,7 @@ def zlab(name, kind) -> bool:
 def pair_of(drafter, target, kind):
     from diffuspec.models.pair import Pair
     from diffuspec.provenance import PairInfo
-    from tests.conftest import byte_tokenizer
+    from tests.fakes.tiny import byte_tokenizer
 
     info = PairInfo(
         name="peer",

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_search import VOCAB, lams, lattices
 
 from diffuspec.method.copying import CopySource
 from diffuspec.method.lattice import prune
@@ -15,6 +14,7 @@ from diffuspec.method.proxy import ContextNGram, Mixture, NoProxy
 from diffuspec.method.search import beam_search, exact_search
 from diffuspec.method.tree import best_first_tree
 from diffuspec.training.ngram import fit
+from tests.property.test_search import VOCAB, lams, lattices
 
 texts = st.lists(st.integers(0, VOCAB - 1), max_size=30)
 FITTED = fit([np.random.default_rng(0).integers(0, VOCAB, 40).tolist() for _ in range(3)], VOCAB, (0, 1))

@@ -8,7 +8,6 @@ import math
 import numpy as np
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from test_search import VOCAB, TableProxy, contexts, lams, lattices
 
 from diffuspec.method.acceptance import verify, verify_tree
 from diffuspec.method.copying import LONGEST, CopySource, copy_weight
@@ -16,6 +15,7 @@ from diffuspec.method.length import TreeBudget
 from diffuspec.method.proxy import ContextNGram, NoProxy
 from diffuspec.method.tree import COPIED, FOLLOWER, FOLLOWER_TRUST, PrefixTree, best_first_tree
 from diffuspec.training.ngram import fit
+from tests.property.test_search import VOCAB, TableProxy, contexts, lams, lattices
 
 proxies = st.one_of(st.none(), st.integers(0, 2**16).map(TableProxy))
 budgets = st.integers(1, 40)

@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from layouts import qwen
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -18,6 +17,7 @@ from diffuspec.training.network import DrafterNetwork, export, spread_layers
 from diffuspec.training.prompts import Answer, Prompt, Say
 from diffuspec.training.slots import StockSlots, grouped_attention
 from diffuspec.training.synthesis import Synthesis
+from tests.fakes.tiny import qwen
 
 STOPS = frozenset((1, 3))
 LAYERS = (0, 2)

@@ -15,7 +15,7 @@ from diffuspec.measure.questions import read_questions
 from diffuspec.method.proxy import NGram
 from diffuspec.training.code import KINDS, pieces, questions
 from diffuspec.training.data import DataFolder
-from tests.model import gguf_files
+from tests.fakes import gguf_files
 
 FUNCTION = '''
 def {name}(values, limit={i}):

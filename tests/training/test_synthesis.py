@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from layouts import qwen
 
 from diffuspec.models.int8.decoder import Int8Decoder
 from diffuspec.models.target import Target
@@ -11,6 +10,7 @@ from diffuspec.training.data import DataFolder
 from diffuspec.training.prompts import Answer, Invent, Prompt, Say
 from diffuspec.training.slots import CompiledSlots, StockSlots
 from diffuspec.training.synthesis import Synthesis, synthesise
+from tests.fakes.tiny import qwen
 
 STOPS = (1, 3)
 

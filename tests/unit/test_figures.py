@@ -1,22 +1,16 @@
 """The player's figures and the lab's comparison, as pure functions of a trace."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "browser"))
-
-from fake import fake_trace  # noqa: E402
-
-from diffuspec.method.tree import COPIED  # noqa: E402
-from diffuspec.trace.gallery import gallery  # noqa: E402
+from diffuspec.method.tree import COPIED
+from diffuspec.trace.gallery import gallery
 from diffuspec.ui.lab import view as lab
-from diffuspec.ui.player.acceptance import acceptance_figure, reached  # noqa: E402
-from diffuspec.ui.player.adl import adl_figure, decision  # noqa: E402
-from diffuspec.ui.player.stages import STAGES, stages_figure  # noqa: E402
-from diffuspec.ui.player.text import answer_units, token_label, visible  # noqa: E402
-from diffuspec.ui.race.breakeven import OURS, Point, _beside  # noqa: E402
+from diffuspec.ui.player.acceptance import acceptance_figure, reached
+from diffuspec.ui.player.adl import adl_figure, decision
+from diffuspec.ui.player.stages import STAGES, stages_figure
+from diffuspec.ui.player.text import answer_units, token_label, visible
+from diffuspec.ui.race.breakeven import OURS, Point, _beside
+from tests.fakes.scripted import fake_trace
 
 
 @pytest.fixture(scope="module")

@@ -1,19 +1,14 @@
 """The models' host on scripted runs: order, places in the line, stopping."""
 
-import sys
 import threading
 import time
 from functools import partial
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "browser"))
-
-from fake import FakePair, FakeRun, fake_compare  # noqa: E402
-
-from diffuspec.settings import Settings  # noqa: E402
-from diffuspec.ui.shell.host import Host, Job  # noqa: E402
+from diffuspec.settings import Settings
+from diffuspec.ui.shell.host import Host, Job
+from tests.fakes.scripted import FakePair, FakeRun, fake_compare
 
 
 class Watched:

@@ -1,25 +1,20 @@
 """The Measure page's tables and figures, as pure functions of results."""
 
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import orjson
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "browser"))
-
-from fake import fake_result  # noqa: E402
-
-from diffuspec.assets import ASSETS  # noqa: E402
-from diffuspec.errors import DiffuSpecError  # noqa: E402
+from diffuspec.assets import ASSETS
+from diffuspec.errors import DiffuSpecError
 from diffuspec.measure import paper
-from diffuspec.measure.studies import STUDIES  # noqa: E402
-from diffuspec.settings import Settings  # noqa: E402
-from diffuspec.ui.measure.events import MOST_QUESTION_BYTES, Studies, asked, recorded  # noqa: E402
-from diffuspec.ui.measure.figures import FIGURES, study_chart  # noqa: E402
-from diffuspec.ui.measure.view import results_payload, tables  # noqa: E402
-from diffuspec.ui.player.merits import RECORDED  # noqa: E402
+from diffuspec.measure.studies import STUDIES
+from diffuspec.settings import Settings
+from diffuspec.ui.measure.events import MOST_QUESTION_BYTES, Studies, asked, recorded
+from diffuspec.ui.measure.figures import FIGURES, study_chart
+from diffuspec.ui.measure.view import results_payload, tables
+from diffuspec.ui.player.merits import RECORDED
+from tests.fakes.scripted import fake_result
 
 
 @pytest.mark.parametrize("name", STUDIES)

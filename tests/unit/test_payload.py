@@ -1,19 +1,14 @@
 """What the player is sent, as a pure function of a trace: whole at once, and bit by bit while a run goes on."""
 
 import dataclasses
-import sys
 import time
-from pathlib import Path
 
 import orjson
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "browser"))
-
-from fake import fake_trace  # noqa: E402
-
-from diffuspec.ui.player.merits import MEASURED, Source  # noqa: E402
-from diffuspec.ui.player.payload import FIGURES_S, RECENT, Stream, payload  # noqa: E402
+from diffuspec.ui.player.merits import MEASURED, Source
+from diffuspec.ui.player.payload import FIGURES_S, RECENT, Stream, payload
+from tests.fakes.scripted import fake_trace
 
 SOURCE = Source(MEASURED)
 

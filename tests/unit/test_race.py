@@ -1,20 +1,15 @@
 """A race as data: what lanes hold, saving, and files that are not races."""
 
 import dataclasses
-import sys
-from pathlib import Path
 
 import orjson
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "browser"))
-
-from fake import fake_race  # noqa: E402
-
-from diffuspec.errors import TraceError  # noqa: E402
-from diffuspec.measure.race import ACCEPTED, CORRECTION, OWN, Race  # noqa: E402
+from diffuspec.errors import TraceError
+from diffuspec.measure.race import ACCEPTED, CORRECTION, OWN, Race
 from diffuspec.ui.race import breakeven
-from diffuspec.ui.race.view import HEAD, race_payload, table  # noqa: E402
+from diffuspec.ui.race.view import HEAD, race_payload, table
+from tests.fakes.scripted import fake_race
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +46,8 @@ def test_a_saved_race_is_the_same_race(race, tmp_path):
 
 
 def test_a_lane_cut_in_the_middle_of_a_stream_is_what_it_was_till_then():
-    from fake import FakePair, fake_lane
-
     from diffuspec.settings import Settings
+    from tests.fakes.scripted import FakePair, fake_lane
 
     told = []
     cut = fake_lane(FakePair(), Settings(max_new_tokens=64), "x", "diffuspec", told.append, lambda: len(told) == 3)

@@ -2,16 +2,11 @@
 
 import dataclasses
 import re
-import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "browser"))
-
-from fake import fake_race, fake_trace  # noqa: E402
-
-from diffuspec.ui.player.why import Account, of_lane, of_trace, words  # noqa: E402
+from diffuspec.ui.player.why import Account, of_lane, of_trace, words
+from tests.fakes.scripted import fake_race, fake_trace
 
 FAST = Account(
     tokens=120,

@@ -1,0 +1,1 @@
+"""Stand-ins of models, checkpoints and files that the tests share."""
