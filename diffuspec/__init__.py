@@ -23,6 +23,7 @@ __all__ = [
     "Trace",
     "diffuspec_generate",
     "load_pair",
+    "record_assisted",
 ]
 
 # Looking at a trace must not wait for torch.
@@ -30,6 +31,7 @@ _LATE = {
     "DiffuSpec": "diffuspec.engine",
     "load_pair": "diffuspec.models.pair",
     "diffuspec_generate": "diffuspec.hf.generate",
+    "record_assisted": "diffuspec.hf.assisted",
     "DiffusionDrafter": "diffuspec.models.drafter",
     "MASKED": "diffuspec.models.drafter",
 }

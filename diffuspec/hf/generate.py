@@ -230,7 +230,7 @@ def _without_padding(input_ids: torch.Tensor, model_kwargs: dict) -> tuple[list[
     return ids[pads:], pads
 
 
-class _Nameless:
+class Nameless:
     """In the place of a tokenizer that nobody gave: tokens have ids and no texts."""
 
     added_tokens_decoder: dict = {}
@@ -277,7 +277,7 @@ def _pair(model, drafter, convention, config: GenerationConfig, tokenizer) -> Pa
         drafter_edition=drafter.edition,
     )
     ends = frozenset(() if ends is None else ends.flatten().tolist())
-    return Pair(info, _Nameless() if tokenizer is None else tokenizer, target, drafter, None, ends)
+    return Pair(info, Nameless() if tokenizer is None else tokenizer, target, drafter, None, ends)
 
 
 def _remember_cost(model, pair: Pair, settings: Settings | None) -> None:
@@ -289,7 +289,7 @@ def _remember_cost(model, pair: Pair, settings: Settings | None) -> None:
         _kept[model][key] = pair.step_cost
 
 
-class _Names(_Nameless):
+class _Names(Nameless):
     """Of a model whose tokenizer was not given: the names in its checkpoint, against which a drafter's are held."""
 
     def __init__(self, model):

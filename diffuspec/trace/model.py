@@ -26,6 +26,7 @@ from diffuspec.method.search import oracle_accepted
 from diffuspec.plaintext import brief
 from diffuspec.provenance import PairInfo, Provenance
 from diffuspec.settings import Settings
+from diffuspec.trace.origin import Origin, Totals
 from diffuspec.trace.steps import STAGES, Step, step_holds
 
 FORMAT = "diffuspec-trace"
@@ -79,7 +80,8 @@ class Trace:
     prompt: what the user typed (None where the run was given ids); prompt_ids: the ids the target
     saw, template included; pieces: token id -> its bytes, one character a byte (Latin-1);
     special: ids of special tokens; stop_ids: ids that end an answer; stop_reason: "stop token",
-    "max tokens", "context", "stopped" or "running"; wall_s: seconds of decoding, prefill included.
+    "max tokens", "context", "stopped" or "running"; wall_s: seconds of decoding, prefill included;
+    origin: of a trace that another engine made, None for our own.
     """
 
     prompt: str | None
@@ -96,6 +98,7 @@ class Trace:
     prefill_ms: float
     wall_s: float
     baseline: Baseline | None = None
+    origin: Origin | None = None
 
     def __deepcopy__(self, memo) -> Trace:
         return self
@@ -105,19 +108,29 @@ class Trace:
         """The answer, stop token included where one ended it."""
         return tuple(token for step in self.steps for token in step.emitted)
 
+    @functools.cached_property
+    def totals(self) -> Totals:
+        """Sums over the run: what another engine gave as such, else those of the steps."""
+        if self.origin and self.origin.totals:
+            return self.origin.totals
+        accepted, drafted = sum(step.accepted for step in self.steps), sum(len(step.path) for step in self.steps)
+        return Totals(len(self.token_ids), len(self.steps), drafted, accepted)
+
     @property
     def new_tokens(self) -> int:
-        return len(self.token_ids)
+        return self.totals.tokens
 
     @property
     def accepted_per_step(self) -> float:
-        """MAT as the paper counts it (Eq. 2): accepted drafted tokens a step."""
-        return sum(step.accepted for step in self.steps) / len(self.steps) if self.steps else 0.0
+        """MAT as the paper counts it (Eq. 2): accepted drafted tokens a step; 0 where the steps were not counted."""
+        totals = self.totals
+        return totals.accepted / totals.steps if totals.steps else 0.0
 
     @property
     def tokens_per_step(self) -> float:
-        """MAT as Spec-Bench, vLLM and DFlash count it: correction or bonus included."""
-        return self.new_tokens / len(self.steps) if self.steps else 0.0
+        """MAT as Spec-Bench, vLLM and DFlash count it: correction or bonus included; 0 where steps were not counted."""
+        totals = self.totals
+        return totals.tokens / totals.steps if totals.steps else 0.0
 
     @property
     def tokens_per_second(self) -> float:
@@ -155,7 +168,7 @@ class Trace:
             "text": self.text,
             "token_ids": list(self.token_ids),
             "new_tokens": self.new_tokens,
-            "steps": len(self.steps),
+            "steps": self.totals.steps,
             "accepted_per_step": self.accepted_per_step,
             "tokens_per_step": self.tokens_per_step,
             "wall_s": self.wall_s,
@@ -195,12 +208,17 @@ class Trace:
     @classmethod
     def load(cls, path: str | Path) -> Trace:
         """Read a trace; raises `TraceError` on anything that is not one."""
-        try:
-            with open(path, "rb") as file:
-                data = file.read(MAX_BYTES + 1)
-        except OSError as error:
-            raise TraceError(f"Cannot read {path}: {error.strerror or error}.") from error
-        return cls.loads(data)
+        return cls.loads(read_file(path))
+
+    @classmethod
+    def open(cls, path: str | Path, which: int = 0) -> Trace:
+        """Read a trace of this program, or what another engine wrote of a run (see `trace.foreign`).
+
+        path: a file, or a folder of specspecs; which: of several runs in it, counted from 0. Raises `TraceError`.
+        """
+        from diffuspec.trace.foreign import open_trace
+
+        return open_trace(path, which)
 
     @classmethod
     def loads(cls, data: bytes) -> Trace:
@@ -209,7 +227,7 @@ class Trace:
         Line by line, each bounded before it is parsed: what is small enough to be sent may unpack to more than a
         machine can hold. Raises `TraceError`.
         """
-        data = _plain(data)
+        data = unpacked(data)
         _bounded(data)
         lines = codec.lines(data)
         try:
@@ -235,16 +253,27 @@ class Trace:
             names = [f.name for f in dataclasses.fields(cls) if f.name != "steps"]
             body = {**head, **end}
             hints = typing.get_type_hints(cls)
+            body.setdefault("origin", None)  # of the traces of older programs
             made = {name: codec.decode(hints[name], body[name], f"trace.{name}") for name in names}
             trace = cls(**made, steps=tuple(steps))
-            _check(trace)
+            check(trace)
             return trace
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, DiffuSpecError) as error:
             detail = f"{error} is missing" if isinstance(error, KeyError) else error
             raise TraceError(f"This trace is damaged: {brief(detail)}.") from error
 
 
-def _plain(data: bytes) -> bytes:
+def read_file(path: str | Path) -> bytes:
+    """A file of at most one byte more than may be; raises `TraceError`."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise TraceError(f"Cannot read {path}: {error.strerror or error}.") from error
+
+
+def unpacked(data: bytes) -> bytes:
+    """Bytes that may be gzip, as what is in them; raises `TraceError` where that is damaged or too much."""
     if data[:2] == b"\x1f\x8b":
         try:
             with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
@@ -271,13 +300,15 @@ def _bounded(data: bytes) -> None:
             raise TraceError(f"This trace has a line of more than {MAX_LINE_LISTS} lists.")
 
 
-def _check(trace: Trace) -> None:
-    """Shapes, indices and numbers that the pictures rely on."""
+def check(trace: Trace) -> None:
+    """Shapes, indices and numbers that the pictures rely on; `ValueError` where they do not hold."""
     if not (0 <= trace.prefill_ms <= 1e9 and 0 <= trace.wall_s <= 1e6):
         raise ValueError("its times are not times")
+    if trace.origin and not trace.origin.holds():
+        raise ValueError("what it says of the engine that made it contradicts itself")
     position = 0
     for place, step in enumerate(trace.steps):
-        if step.index != place or step.start != position or not step_holds(step):
+        if step.index != place or step.start != position or not step_holds(step, foreign=trace.origin is not None):
             raise ValueError(f"step {place} contradicts itself")
         position += len(step.emitted)
     if not _baseline_holds(trace):

@@ -113,8 +113,9 @@ class Step:
         return min(self.verification.accepted, len(self.emitted))
 
 
-def step_holds(step: Step) -> bool:
-    """Whether the shapes, indices and numbers of a step are such that pictures can rely on them."""
+def step_holds(step: Step, foreign: bool = False) -> bool:
+    """Whether the shapes, indices and numbers of a step are such that pictures can rely on them; foreign: of another
+    engine, which may not have told some numbers."""
     lattice, search, check = step.lattice, step.search, step.verification
     n, k, width = len(search), lattice.k, lattice.width
     lowest = 0 if search.tree is None else FOLLOWER
@@ -143,7 +144,7 @@ def step_holds(step: Step) -> bool:
         ok = ok and size and 0 <= level.survivors <= size and 0 <= level.parent.min()
         ok = ok and level.parent.max() < below and 0 <= level.rank.min() and level.rank.max() < width
         below = size
-    return bool(ok) and _tree_holds(step) and _numbers_hold(step)
+    return bool(ok) and _tree_holds(step) and _numbers_hold(step, foreign)
 
 
 def _tree_holds(step: Step) -> bool:
@@ -177,11 +178,11 @@ def _tree_holds(step: Step) -> bool:
     )
 
 
-def _numbers_hold(step: Step) -> bool:
+def _numbers_hold(step: Step, foreign: bool) -> bool:
     """Whether probabilities are probabilities and times are times."""
     check = step.verification
     logs = (step.lattice.logq, check.path_logp, check.top_logp, check.cell_logp[: step.lattice.k], step.search.score)
-    unscored = np.isnan(step.search.proxy_logp)
-    logs += (step.search.proxy_logp[~unscored], *(level.score for level in step.search.levels))
+    logs = [log[~np.isnan(log)] for log in logs] if foreign else list(logs)
+    logs += [step.search.proxy_logp[~np.isnan(step.search.proxy_logp)], *(level.score for level in step.search.levels)]
     times = dataclasses.astuple(step.timing)
     return all(((-1e6 <= log) & (log <= 1e-3)).all() for log in logs) and all(0 <= ms <= 1e9 for ms in times)

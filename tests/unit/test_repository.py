@@ -20,7 +20,7 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "a
 LARGE = 2**20
 MODULES = {"yaml": "pyyaml"}  # where a package is imported under another name
 NEEDED_BY_OTHERS = {"accelerate"}  # transformers imports it for `device_map`, which spreads a target over GPUs
-OPTIONAL = {"xllamacpp"}
+OPTIONAL = {"xllamacpp", "pyarrow"}
 
 
 def named(path: Path) -> list[Path]:
@@ -90,7 +90,7 @@ def test_the_package_asks_for_the_same_as_the_files():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     extras = project["project"]["optional-dependencies"]
     assert set((ROOT / "tests" / "requirements.txt").read_text().split()) <= set(extras["dev"])
-    assert names(extras["llama"]) == OPTIONAL
+    assert names(extras["llama"] + extras["parquet"]) == OPTIONAL
     hooks = project["tool"]["hatch"]["metadata"]["hooks"]
     assert hooks["requirements_txt"]["files"] == ["requirements.txt"]
 
