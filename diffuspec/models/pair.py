@@ -7,7 +7,7 @@ import functools
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,24 +26,31 @@ from diffuspec.method.search import warm_up
 from diffuspec.models import embedded as weights
 from diffuspec.models.cost import measure
 from diffuspec.models.custom import custom_drafter, is_custom
-from diffuspec.models.devices import BYTES, choose_dtype, spread_over, this_device
+from diffuspec.models.devices import BYTES, ROOM, Device, choose_dtype, spread_over, this_device
 from diffuspec.models.dflash.drafter import is_hidden_state_drafter, load_hidden_state_drafter
 from diffuspec.models.dflash.formats import read_shape, reads_hidden_states
 from diffuspec.models.dflash.network import expected_tensors
+from diffuspec.models.download import download
 from diffuspec.models.drafter import Convention, DiffusionDrafter, NoDrafter, StandaloneDrafter, load_block_drafter
 from diffuspec.models.gguf.decoder import decoder, shape_of
 from diffuspec.models.gguf.fetch import coder_gguf
 from diffuspec.models.gguf.file import GGUF
 from diffuspec.models.gguf.tokenizer import end_ids, tokenizer_of
 from diffuspec.models.int8.decoder import int8_fits
-from diffuspec.models.presets import CODER, EMBEDDED, MODEL_TYPES, PRESETS, convention_of
+from diffuspec.models.presets import CODER, EMBEDDED, MODEL_TYPES, NEEDS_GB, PRESETS, convention_of
 from diffuspec.models.target import Target, load_target, told
 from diffuspec.models.vocabulary import make_sure_they_share, names_of, special_ids, stop_ids
 from diffuspec.provenance import PairInfo
 from diffuspec.settings import Settings
 
 OWN_NGRAM = -1  # the edition that `PairInfo` tells of a table of the user's own
+MakeRoom = Callable[[int], bool]
 LONGEST_TOKEN = 200  # characters: a longer text cannot fit, and is refused before it is tokenised
+
+
+def _no_room(lacking: int) -> bool:
+    """Nothing else of this program's can be freed."""
+    return False
 
 
 @dataclass(frozen=True)
@@ -177,6 +184,7 @@ def load_pair(
     device: str | None = None,
     ngram: str | Path | None = None,
     progress: weights.Progress = weights.silent,
+    make_room: MakeRoom = _no_room,
 ) -> Pair:
     """Load a pair by name, or any two checkpoints (folders or Hub ids) that share token ids.
 
@@ -186,10 +194,61 @@ def load_pair(
     drafter: drafts are then copies of the text so far. dtype: "int8", "float32" or "bfloat16"; by default
     bfloat16 on a GPU, and on a CPU int8 for the embedded pair, where this machine can, and float32 for others: both
     keep the output identical to plain decoding. ngram: a table that `diffuspec train ngram` made for this tokenizer,
-    for the proxy. Raises `PairError` and `WeightsError`.
+    for the proxy. make_room: asked to free so many bytes more where the models do not fit, whether it could. What
+    `progress` raises ends the loading. Raises `PairError` and `WeightsError`.
     """
     if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > usable_cores():
         torch.set_num_threads(usable_cores())  # torch sees the machine's cores, not the container's
+    name, at, dtype = _asked(name, target, drafter, convention, dtype, device)
+    table = _table(ngram) if ngram else None
+    if name == EMBEDDED:
+        _fitting(int(NEEDS_GB[name] * 1e9), at, make_room)
+        pair = _load_embedded(dtype, at.name, progress)
+    elif name == CODER:
+        _only_int8("The pair coder", dtype, at.name)
+        _fitting(int(NEEDS_GB[name] * 1e9), at, make_room)
+        own = assets.ngram(pair=CODER)
+        pair = _load_gguf(CODER, coder_gguf(weights.cache_dir(), progress), None, None, dtype, at.name, progress, own)
+    elif is_gguf(target):
+        pair = _load_gguf("custom", Path(target), drafter, convention, dtype, at.name, progress)
+    else:
+        needed = _needed(name, target, drafter, convention, dtype)
+        spread = spread_over(needed, _fitting(needed, at, make_room))
+        ids = _ids(name, target, drafter)
+        pair = _load_standalone(name or "custom", *ids, convention, dtype, at.name, spread, progress)
+    return _with_ngram(pair, table) if table else pair
+
+
+def fetch_pair(
+    name: str | None = None,
+    *,
+    target: str | None = None,
+    drafter: str | None = None,
+    convention: Convention | Mapping[str, object] | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+    ngram: str | Path | None = None,
+    progress: weights.Progress = weights.silent,
+    make_room: MakeRoom = _no_room,
+) -> None:
+    """Put everything on the disk that `load_pair` needs, with the same arguments, and load nothing. Before anything is
+    fetched the memory is counted; make_room: whether so many bytes more could be freed."""
+    name, at, dtype = _asked(name, target, drafter, convention, dtype, device)
+    if ngram:
+        _table(ngram)
+    if name == EMBEDDED:
+        (weights.embedded_source if dtype == "int8" else weights.embedded_target)(progress)
+    elif name == CODER:
+        coder_gguf(weights.cache_dir(), progress)
+    elif not is_gguf(target):
+        needed = _needed(name, target, drafter, convention, dtype)
+        if _lacking(needed, at) and not make_room(_lacking(needed, at)):
+            spread_over(needed, at)  # which has the words
+        _download(*_ids(name, target, drafter), progress)
+
+
+def _asked(name, target, drafter, convention, dtype, device) -> tuple[str | None, Device, str]:
+    """(name of the pair, None for one of the user's own, where it is computed, and in what). Raises `PairError`."""
     if target or drafter:
         if name or not (target and (drafter or is_gguf(target))):
             raise PairError(
@@ -204,25 +263,38 @@ def load_pair(
     name = name or (None if target else EMBEDDED)
     quantised = is_gguf(target) if target else name in (EMBEDDED, CODER)
     at = this_device("cpu" if device is None and (is_gguf(target) or name == CODER) else device, dtype)
-    dtype = choose_dtype(dtype, at, quantised)
-    table = _table(ngram) if ngram else None
-    if name == EMBEDDED:
-        pair = _load_embedded(dtype, at.name, progress)
-    elif name == CODER:
-        _only_int8("The pair coder", dtype, at.name)
-        own = assets.ngram(pair=CODER)
-        pair = _load_gguf(CODER, coder_gguf(weights.cache_dir(), progress), None, None, dtype, at.name, progress, own)
-    elif is_gguf(target):
-        pair = _load_gguf("custom", Path(target), drafter, convention, dtype, at.name, progress)
-    else:
-        preset = PRESETS.get(name)
-        needed = (
-            int(preset.needs_gb * 1e9) * BYTES[dtype] // 2 if preset else _bytes_of(target, drafter, convention, dtype)
-        )
-        spread = spread_over(needed, at)
-        ids = (preset.target, preset.drafter) if preset else (target, drafter)
-        pair = _load_standalone(name or "custom", *ids, convention, dtype, at.name, spread, progress)
-    return _with_ngram(pair, table) if table else pair
+    return name, at, choose_dtype(dtype, at, quantised)
+
+
+def _ids(name: str | None, target: str | None, drafter: str | None) -> tuple[str, str]:
+    preset = PRESETS.get(name)
+    return (preset.target, preset.drafter) if preset else (target, drafter)
+
+
+def _needed(name, target, drafter, convention, dtype: str) -> int:
+    """Bytes of the weights of both models."""
+    preset = PRESETS.get(name)
+    if preset:
+        return int(preset.needs_gb * 1e9) * BYTES[dtype] // 2
+    return _bytes_of(target, drafter, convention, dtype)
+
+
+def _lacking(needed: int, at: Device) -> int:
+    """Bytes that have to be freed first, 0 where the models fit."""
+    return max(0, int(needed * ROOM) - (at.free_together if at.kind == "cuda" and ":" not in at.name else at.free))
+
+
+def _fitting(needed: int, at: Device, make_room: MakeRoom) -> Device:
+    """The device, after other models made room on it where they could."""
+    lacking = _lacking(needed, at)
+    return this_device(at.name) if lacking and make_room(lacking) else at
+
+
+def _download(target: str, drafter: str, progress: weights.Progress) -> None:
+    """Both models of a pair, as far as they come from the Hub."""
+    download(target, lambda fraction, message: progress(0.6 * (fraction or 0.0), message))
+    if not is_custom(drafter):
+        download(drafter, lambda fraction, message: progress(0.6 + 0.2 * (fraction or 0.0), message))
 
 
 def _bytes_of(target: str, drafter: str, convention, dtype: str) -> int:
@@ -345,14 +417,14 @@ def _load_gguf(name, path, drafter_id, convention, dtype, device, progress, prox
 
 
 def _load_standalone(name, target_id, drafter_id, convention, dtype, device, spread, progress) -> Pair:
-    progress(0.02, f"Reading the configuration of {drafter_id}")
+    _download(target_id, drafter_id, progress)
+    progress(0.8, f"Loading the target {target_id}")
     if is_custom(drafter_id) or is_hidden_state_drafter(drafter_id):
         target, tokenizer = load_target(target_id, dtype=dtype, device=device, spread=spread)
-        progress(0.6, f"Loading the drafter {drafter_id}")
+        progress(0.9, f"Loading the drafter {drafter_id}")
         drafter = load_drafter(drafter_id, target, tokenizer)
         return _pair(name, target_id, drafter_id, tokenizer, target, drafter, None, dtype, device, progress)
     read_as = _convention(drafter_id, _config(drafter_id), convention)
-    progress(0.1, f"Loading the target {target_id}")
     target, tokenizer = load_target(target_id, dtype=dtype, device=device, spread=spread)
     drafter = _standalone(drafter_id, read_as, dtype, device, target, tokenizer, progress)
     return _pair(name, target_id, drafter_id, tokenizer, target, drafter, None, dtype, device, progress)
@@ -401,7 +473,7 @@ def _convention(drafter_id: str, config: dict, convention: Convention | Mapping[
 
 
 def _standalone(drafter_id, convention, dtype, device, target, tokenizer, progress) -> StandaloneDrafter:
-    progress(0.6, f"Loading the drafter {drafter_id}")
+    progress(0.9, f"Loading the drafter {drafter_id}")
     width = torch.bfloat16 if dtype == "bfloat16" else torch.float32
     model = _diffusion_model(drafter_id, _config(drafter_id), convention, width).to(device)
     names = names_of(drafter_id)

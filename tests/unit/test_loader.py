@@ -8,10 +8,12 @@ import pytest
 
 import diffuspec
 from diffuspec.cli.options import add_pair, asked_pair
+from diffuspec.errors import PairError
 from diffuspec.models import devices
 from diffuspec.models.devices import Device
 from diffuspec.ui.shell.host import Host
-from diffuspec.ui.shell.loader import Loader
+from diffuspec.ui.shell.loader import Loader, known_pairs, own_pair
+from diffuspec.ui.shell.shelf import Shelf
 
 GB = 10**9
 GPU = Device("cuda", "cuda", 80 * GB, 80 * GB, False, True)
@@ -22,7 +24,7 @@ PAIR = ["--target", "a", "--drafter", "b"]
 def loader(monkeypatch, device, words=()):
     """A loader whose pairs are the arguments that `load_pair` was given."""
     monkeypatch.setattr(devices, "this_device", lambda name=None, dtype=None: CPU if name == "cpu" else device)
-    monkeypatch.setattr(diffuspec, "load_pair", lambda progress, **asked: asked, raising=False)
+    monkeypatch.setattr(diffuspec, "load_pair", lambda progress, make_room, **asked: asked, raising=False)
     parser = argparse.ArgumentParser()
     add_pair(parser)
     return Loader(asked_pair(parser.parse_args(list(words))))
@@ -49,9 +51,10 @@ def test_a_page_gets_an_arithmetic_that_device_and_pair_have(monkeypatch, device
 
 
 def test_one_arithmetic_is_loaded_once_whatever_it_is_called(monkeypatch):
-    load = loader(monkeypatch, GPU)
-    assert load("int8", print) is load("bfloat16", print)
-    assert load("float32", print) is not load("bfloat16", print)
+    monkeypatch.setattr(Loader, "fetch", lambda self, dtype, progress: None)
+    shelf = Shelf({"embedded": loader(monkeypatch, GPU)})
+    assert shelf.ask("embedded", "int8") is shelf.ask("embedded", "bfloat16")
+    assert shelf.ask("embedded", "float32") is not shelf.ask("embedded", "bfloat16")
 
 
 @pytest.mark.parametrize(
@@ -64,6 +67,7 @@ def test_one_arithmetic_is_loaded_once_whatever_it_is_called(monkeypatch):
     ],
 )
 def test_the_host_has_the_pair_that_was_asked_for(monkeypatch, words, name):
+    monkeypatch.setattr(Loader, "fetch", lambda self, dtype, progress: None)
     load = loader(monkeypatch, CPU, [*words, "--shifted"])
     host = Host(load, pair_name=load.pair_name)
     made = host.warm_up().result(10)
@@ -71,3 +75,28 @@ def test_the_host_has_the_pair_that_was_asked_for(monkeypatch, words, name):
     assert (made["name"], made["target"]) == (
         (None, words[1]) if name == "custom" else (words[1] if words else None, None)
     )
+
+
+def test_a_shared_server_offers_what_it_was_started_with_and_what_it_names():
+    assert list(known_pairs({"name": "coder"}, [])) == ["coder"]
+    assert list(known_pairs({}, ["coder"])) == ["embedded", "coder"]
+    assert {"embedded", "coder", "dflash-qwen3-4b"} <= set(known_pairs({"target": "a", "drafter": "b"}))
+    with pytest.raises(PairError, match="Unknown pair 'nope'"):
+        known_pairs({}, ["nope"])
+
+
+def test_a_page_names_two_checkpoints_and_how_the_drafter_is_read():
+    told = {"target": " a/b ", "drafter": "c/d", "mask_token": "7", "shifted": "no", "layout": "", "attention": "full"}
+    load = own_pair(told, "cpu")
+    assert load.key == "a/b + c/d" and load.pair_name == "custom"
+    assert load.asked["convention"] == {"mask_token": 7, "attention": "full", "shifted": False}
+    assert own_pair({"target": "x.gguf"}).asked["drafter"] is None
+
+
+@pytest.mark.parametrize(("told", "said"), [
+    ({}, "Name a target"), ({"target": "  "}, "Name a target"), ({"target": 3}, "target is no text"),
+    ({"target": "a", "drafter": "os:Popen"}, "is a program, which a page does not start"),
+])  # fmt: skip
+def test_what_a_page_must_not_name(told, said):
+    with pytest.raises(PairError, match=said):
+        own_pair(told)

@@ -1,7 +1,7 @@
 """The models of this process, shared by all visitors, and the runs they make on them.
 
-Models are loaded in the background, one pair a dtype. Everything that computes with them runs on
-one thread, in turn (`turns.py`); a visitor's `Job` is followed from another thread, which is told
+Models are loaded in the background (`shelf.py`). Everything that computes with them runs on
+one thread, in turn (`queue.py`); a visitor's `Job` is followed from another thread, which is told
 its place in the line, and can be stopped at any time.
 """
 
@@ -16,17 +16,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from diffuspec.errors import PromptError, SettingsError
+from diffuspec.errors import PairError, PromptError, SettingsError
 from diffuspec.measure.questions import QuestionFile
 from diffuspec.measure.race import Lane, pass_costs, run_lane
 from diffuspec.measure.studies import StudyResult, stream_study
-from diffuspec.provenance import DTYPES
+from diffuspec.provenance import DTYPES, PairInfo
 from diffuspec.settings import Settings
 from diffuspec.trace.model import Trace
 from diffuspec.trace.whatif import verify_path
 from diffuspec.ui.player.merits import MEASURED, Source
-from diffuspec.ui.shell.loader import Loader
+from diffuspec.ui.shell.loader import Loader, own_pair
 from diffuspec.ui.shell.queue import Client, Turns
+from diffuspec.ui.shell.shelf import Copy, Shelf
 
 POLL_S = 0.33  # between two looks at what is waited for
 # And at what computes: a browser on the same two cores takes some 45 ms of them to draw one.
@@ -78,8 +79,10 @@ class Status:
 
 @dataclass
 class Work:
-    """What one visitor asked the models for; may be stopped from anywhere, at any time."""
+    """What one visitor asked the models for; may be stopped from anywhere, at any time. pair: which models, by the
+    shelf's key; "" for those that the visitor chose."""
 
+    pair: str = field(default="", kw_only=True)
     stopped: threading.Event = field(default_factory=threading.Event, kw_only=True)
     client: Client | None = field(default=None, kw_only=True)
     cut: str = field(default="", kw_only=True)  # why the server ended it, in words; else empty
@@ -139,7 +142,9 @@ class Host:
     compare(pair, trace, on_token) plain AR's `Baseline`, verify(pair, trace, index, ranks) a `Step` with
     another path, lane(pair, settings, prompt, method, heard, stop) a lane of a race, costs(pair, prompt) what passes
     of the target take, study(name, pair, settings, questions, state, stop) a stream of a study's results;
-    pair_name: the pair whose traces these models can go on with; limits: of a turn, where others share this server."""
+    pair_name: of the pair that `load` gives; pairs: key -> load of all that are offered, instead of `load`, the one
+    to begin with first; own: whether a page may name other checkpoints; limits: of a turn, where others share this
+    server."""
 
     def __init__(
         self,
@@ -152,57 +157,103 @@ class Host:
         study=_study,
         pair_name="embedded",
         limits: Limits | None = None,
+        pairs=None,
+        own: bool = False,
     ):
         self.limits = limits
-        self._load, self._start, self._compare = load or Loader(), start, compare
+        self._start, self._compare = start, compare
         self.verify, self.lane, self.costs, self.study, self.pair_name = verify, lane, costs, study, pair_name
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
+        self.shelf = Shelf(pairs or {pair_name: load or Loader()})
+        self.first, self.own = next(iter(self.shelf.pairs)), own
+        self._chosen: dict[str, str] = {}
+        self._wanted: dict[str, Copy] = {}
         self._models = ThreadPoolExecutor(1, thread_name_prefix="models")
         self._turns = Turns()
-        self._pairs: dict[str, Future] = {}
-        self._said: dict[str, tuple[str, float | None]] = {}
-        self._lock = threading.Lock()
 
     def warm_up(self, dtype: str = DTYPES[0]) -> Future:
-        """Begin to load a pair; once failed, the next call tries again."""
-        with self._lock:
-            known = self._pairs.get(dtype)
-            if known is None or (known.done() and known.exception()):
-                self._said[dtype] = ("Loading the models", None)
-                self._pairs[dtype] = self._loader.submit(self._load, dtype, self._progress(dtype))
-            return self._pairs[dtype]
+        """Begin to load the first pair; once failed, the next call tries again."""
+        return self.shelf.ask(self.first, dtype).ready
 
-    def _progress(self, dtype: str) -> Callable[[float | None, str], None]:
-        def say(fraction: float | None, text: str) -> None:
-            self._said[dtype] = (text, fraction)
+    def chosen(self, session: str = "") -> str:
+        """The pair that a visitor's work uses: the one chosen on that page, or this server's usual one."""
+        return self._chosen.get(session, self.first)
 
-        return say
+    def want(self, session: str, key: str) -> Copy:
+        """Load a pair; once it is there `settle` makes it the visitor's. Raises `PairError`."""
+        self._wanted[session] = self.shelf.ask(key, DTYPES[0])
+        return self._wanted[session]
 
-    def status(self, dtype: str = DTYPES[0]) -> Status:
-        known = self._pairs.get(dtype)
-        text, fraction = self._said.get(dtype, ("The models are not loaded yet", None))
-        if known is None or not known.done():
-            return Status(text, fraction)
-        error = known.exception()
-        return Status(text, error=error) if error else Status("The models are ready", 1.0, ready=True)
+    def settle(self, session: str) -> tuple[str | None, BaseException | None]:
+        """(pair, error) of what the visitor wanted: now the chosen one, or why not; both None while it is loaded, and
+        where nothing was wanted. Alone on a server, the choice holds for every page that is opened next."""
+        copy = self._wanted.get(session)
+        if copy is None or not (copy.given_up or copy.ready.done()):
+            return None, None
+        del self._wanted[session]
+        if copy.given_up:
+            return None, None
+        if error := copy.ready.exception():
+            return None, error
+        self._chosen[session] = copy.key
+        if self.limits is None:
+            self.first = copy.key
+        return copy.key, None
+
+    def name_own(self, told: dict) -> str:
+        """The key of two checkpoints that a page names. Raises `PairError`, also where others share this server."""
+        if not self.own:
+            raise PairError("Others share this server: only the pairs that it offers can be loaded.")
+        load = own_pair(told)
+        self.shelf.add(load.key, load)
+        return load.key
+
+    def leave(self, session: str) -> None:
+        """The visitor's page is closed."""
+        self._chosen.pop(session, None)
+        self._wanted.pop(session, None)
+
+    def status(self, dtype: str = DTYPES[0], key: str | None = None) -> Status:
+        copy = self.shelf.found(key or self.first, dtype)
+        if copy is None:
+            return Status("The models are not loaded yet")
+        if not copy.ready.done():
+            return Status(*copy.said)
+        error = copy.ready.exception()
+        return Status(copy.said[0], error=error) if error else Status("The models are ready", 1.0, ready=True)
+
+    def maker(self, info: PairInfo) -> str | None:
+        """The key of the pair that made a trace, None where these models cannot go on with it."""
+        for copy in self.shelf.copies():
+            made = getattr(copy.pair, "info", None)
+            if made and (made.name, made.target, made.drafter) == (info.name, info.target, info.drafter):
+                return copy.key
+        for key, load in self.shelf.pairs.items():
+            asked = getattr(load, "asked", {})
+            own = asked.get("target"), asked.get("drafter")
+            if key == info.name != "custom" or info.name == "custom" and own == (info.target, info.drafter):
+                return key
+        return None
 
     def spell(self, pair_name: str, tokens: Iterable[int]) -> dict[int, str]:
         """The bytes of tokens, as `Trace.pieces` has them; of none while no models of that pair are loaded."""
-        loaded = [known.result() for known in self._pairs.values() if known.done() and not known.exception()]
-        if pair_name != self.pair_name or not loaded:
-            return {}
-        return {token: loaded[0].piece(token).decode("latin-1") for token in tokens}
+        for copy in self.shelf.copies():
+            if copy.pair is not None and pair_name in (copy.key, getattr(copy.pair.info, "name", None)):
+                return {token: copy.pair.piece(token).decode("latin-1") for token in tokens}
+        return {}
 
     def pair(self, work: Work, dtype: str, waiting: Callable[[Status], T]) -> Generator[T, None, Any]:
         """The pair of models once it is loaded, None where the work was stopped before.
 
         Yields what `waiting` makes of the loader's status, a few times a second.
         """
-        loading = self.warm_up(dtype)
-        while not loading.done():
-            yield waiting(self.status(dtype))
-            wait([loading], POLL_S)
-        return None if work.stopped.is_set() else loading.result()
+        work.pair = work.pair or self.chosen(work.client.session if work.client else "")
+        copy = self.shelf.ask(work.pair, dtype, work)
+        while not copy.ready.done():
+            if work.stopped.is_set():
+                return None
+            yield waiting(Status(*copy.said))
+            wait([copy.ready], POLL_S)
+        return None if work.stopped.is_set() else copy.ready.result()
 
     def in_turn(
         self, work: Work, act: Callable[[], Any], waiting: Callable[[Status], T], acting: Callable[[], T]
