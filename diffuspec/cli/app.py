@@ -59,6 +59,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-browser", action="store_true", help="do not open the page in a browser")
     add_pair(parser)
+    parser.add_argument(
+        "--offer",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="where others share this server: another known pair that visitors may load, repeatable; alone, all are",
+    )
     parser.set_defaults(command=serve)
 
 
@@ -73,13 +80,12 @@ def serve(args: argparse.Namespace) -> int:
     from diffuspec.ui.page import build, launch_options
     from diffuspec.ui.shell.files import recorded
     from diffuspec.ui.shell.host import Host, Limits, shared_with_others
-    from diffuspec.ui.shell.loader import Loader
+    from diffuspec.ui.shell.loader import known_pairs
 
-    load = Loader(asked_pair(args))
-    host = Host(load, pair_name=load.pair_name)
+    shared = ON_SPACE or shared_with_others(args.host)
+    pairs = known_pairs(asked_pair(args), args.offer if shared else None)
+    host = Host(pairs=pairs, own=not shared, limits=Limits() if shared else None)
     demo = build(host, *recorded(assets.traces()))
-    if ON_SPACE or shared_with_others(args.host):
-        host.limits = Limits()
     host.warm_up()
     try:
         demo.launch(

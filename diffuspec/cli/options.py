@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from diffuspec.errors import DiffuSpecError, PromptError, SettingsError
+from diffuspec.models.presets import CODER, EMBEDDED
+from diffuspec.models.presets import PRESETS as PAIRS
 from diffuspec.settings import PRESETS, Settings
 
 INTERRUPTED = 130
@@ -27,9 +29,6 @@ class _Pair(argparse.Action):
 
     def __call__(self, parser, namespace, value, option_string=None):
         if value is None:
-            from diffuspec.models.presets import CODER, EMBEDDED
-            from diffuspec.models.presets import PRESETS as PAIRS
-
             print(f"{EMBEDDED:28} comes along: SmolLM2-135M-Instruct and a block drafter (the default)")
             print(f"{CODER:28} a code model that drafts copies of the text so far")
             for name, pair in PAIRS.items():

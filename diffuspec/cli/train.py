@@ -342,7 +342,7 @@ def _load(arguments: argparse.Namespace, progress: Callable):
     from transformers import AutoTokenizer
 
     from diffuspec.models.embedded import embedded_target
-    from diffuspec.models.pair import is_gguf
+    from diffuspec.models.presets import is_gguf
     from diffuspec.models.target import stock_model
     from diffuspec.models.vocabulary import stop_ids
 
@@ -374,7 +374,7 @@ def _load_slots(arguments: argparse.Namespace, count: int, capacity: int, progre
     """(slots, tokenizer, ids that end an answer); a GGUF file is computed as it is."""
     import torch
 
-    from diffuspec.models.pair import is_gguf
+    from diffuspec.models.presets import is_gguf
 
     if is_gguf(arguments.target) and arguments.dtype != "float32":
         from diffuspec.models.gguf.decoder import decoder

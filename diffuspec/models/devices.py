@@ -9,11 +9,11 @@ import psutil
 import torch
 
 from diffuspec.errors import PairError
+from diffuspec.models.presets import ROOM
 from diffuspec.provenance import DTYPES
 
 BYTES = {"int8": 4, "float32": 4, "bfloat16": 2}  # of a weight while it is loaded; int8 is made of float32
 CGROUP = Path("/sys/fs/cgroup")  # of a container, as it sees itself
-ROOM = 1.15  # caches, activations and what a device keeps for itself, as a factor of the weights
 
 
 @dataclass(frozen=True)

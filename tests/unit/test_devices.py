@@ -7,7 +7,8 @@ import pytest
 from diffuspec.errors import PairError
 from diffuspec.models import devices
 from diffuspec.models.devices import Device, choose_dtype, dtypes_on, spread_over, this_device
-from diffuspec.models.presets import BD3LM_QWEN3, DREAM, FAST_DLLM, MDLM_QWEN3, PRESETS, convention_of
+from diffuspec.models.families import BD3LM_QWEN3, DREAM, FAST_DLLM, MDLM_QWEN3, SDAR, convention_of
+from diffuspec.models.presets import PRESETS
 
 GB = 10**9
 
@@ -101,6 +102,7 @@ def test_the_memory_of_a_container_is_its_bound(monkeypatch, tmp_path):
         ({"model_type": "a2d-qwen3"}, "x", MDLM_QWEN3),
         ({"model_type": "a2d-qwen3"}, "Qwen3-0.6B-diffusion-bd3lm-v0.1", BD3LM_QWEN3),
         ({"model_type": "Fast_dLLM_Qwen"}, "x", FAST_DLLM),
+        ({"model_type": "sdar"}, "x", SDAR),
         ({"model_type": "qwen2"}, "Dream-org/Dream-v0-Base-7B", None),
     ],
 )
@@ -111,6 +113,8 @@ def test_a_family_is_known_by_its_own_config(config, name, expected):
 def test_the_config_tells_mask_and_block():
     made = convention_of({"model_type": "Fast_dLLM_Qwen", "mask_token_id": 7, "bd_size": 16})
     assert (made.mask_token, made.block) == (7, 16)
+    made = convention_of({"model_type": "sdar", "mask_token_id": 9, "block_size": 8, "bd_size": 2})
+    assert (made.mask_token, made.block, made.attention, made.shifted) == (9, 8, "block-causal", False)
 
 
 @pytest.mark.parametrize("name", ["toaster", "meta"])

@@ -53,8 +53,17 @@ def test_a_page_gets_an_arithmetic_that_device_and_pair_have(monkeypatch, device
 def test_one_arithmetic_is_loaded_once_whatever_it_is_called(monkeypatch):
     monkeypatch.setattr(Loader, "fetch", lambda self, dtype, progress: None)
     shelf = Shelf({"embedded": loader(monkeypatch, GPU)})
-    assert shelf.ask("embedded", "int8") is shelf.ask("embedded", "bfloat16")
-    assert shelf.ask("embedded", "float32") is not shelf.ask("embedded", "bfloat16")
+    pairs = [shelf.ask("embedded", dtype).ready.result(10) for dtype in ("int8", "bfloat16", "int8", "float32")]
+    assert pairs[0] is pairs[1] is pairs[2] is not pairs[3]
+    at_once = Shelf({"embedded": loader(monkeypatch, GPU)})
+    waiting = [at_once.ask("embedded", dtype).ready for dtype in ("int8", "bfloat16")]
+    assert waiting[0].result(10) is waiting[1].result(10)
+
+
+def test_a_device_that_is_not_there_is_an_error_of_the_load_and_not_of_the_page(monkeypatch):
+    load = loader(monkeypatch, GPU)
+    monkeypatch.setattr(devices, "this_device", lambda name=None, dtype=None: (_ for _ in ()).throw(PairError("none")))
+    assert str(Shelf({"embedded": load}).ask("embedded", "int8").ready.exception(10)) == "none"
 
 
 @pytest.mark.parametrize(
@@ -68,10 +77,11 @@ def test_one_arithmetic_is_loaded_once_whatever_it_is_called(monkeypatch):
 )
 def test_the_host_has_the_pair_that_was_asked_for(monkeypatch, words, name):
     monkeypatch.setattr(Loader, "fetch", lambda self, dtype, progress: None)
-    load = loader(monkeypatch, CPU, [*words, "--shifted"])
+    read_as = ["--shifted"] if "--drafter" in words else []
+    load = loader(monkeypatch, CPU, [*words, *read_as])
     host = Host(load, pair_name=load.pair_name)
     made = host.warm_up().result(10)
-    assert host.pair_name == name and made["convention"] == {"shifted": True}
+    assert load.pair_name == name and made["convention"] == ({"shifted": True} if read_as else {})
     assert (made["name"], made["target"]) == (
         (None, words[1]) if name == "custom" else (words[1] if words else None, None)
     )

@@ -70,13 +70,15 @@ class Lab:
         try:
             data = sent(asked)
             step, settings = read(trace, data)
-            if trace.pair.name != self.host.pair_name:
+            pair = self.host.maker(trace.pair)
+            if pair is None:
                 raise TraceError(
-                    f"This trace was made by the pair {trace.pair.name!r}; the models here are {self.host.pair_name!r}."
+                    f"This trace was made by the pair {trace.pair.name!r} ({trace.pair.target} and "
+                    f"{trace.pair.drafter}), which cannot be loaded here."
                 )
             act = {"verify": self._verify, "redraft": self._redraft, "branch": self._branch}[data["act"]]
             yield lab.dumps(busy="waiting"), keep, keep
-            yield from act(trace, step, settings, data, branches, self._beginner(request, begun))
+            yield from act(trace, step, settings, data, branches, self._beginner(request, begun, pair))
         except (KeyError, TypeError, ValueError) as error:
             yield lab.dumps(**free), keep, ended(explain(TraceError(f"The page sent something unexpected: {error!r}.")))
         except Exception as error:
@@ -87,9 +89,9 @@ class Lab:
                 if self.work.get(session) is work:
                     del self.work[session]
 
-    def _beginner(self, request: gr.Request, begun: list[Work]) -> Callable[[Work], Work]:
+    def _beginner(self, request: gr.Request, begun: list[Work], pair: str) -> Callable[[Work], Work]:
         def begin(work: Work) -> Work:
-            work.client = client_of(request)
+            work.client, work.pair = client_of(request), pair
             self.work[request.session_hash] = work
             begun.append(work)
             return work

@@ -64,7 +64,7 @@ class Runs:
                 last = look.trace
                 drawn = payload(last, ticket, look.source) if look.final else stream.look(last, look.source)
                 yield drawn, last if look.final else keep, loading(None), keep, keep
-            said = ended(job.cut or None)
+            said = ended(job.cut) if job.cut else ended(job.note or None, "note")
         except Exception as error:  # whatever the engine raises must not take the page down
             said = ended(explain(error))
             if last is not None:

@@ -39,8 +39,18 @@ T = TypeVar("T")
 def _start(pair: Any, settings: Settings, prompt: str | tuple[int, ...]) -> Any:
     from diffuspec import DiffuSpec
 
-    engine = DiffuSpec(pair, settings)
-    return engine.stream(ids=prompt) if isinstance(prompt, tuple) else engine.stream(prompt)
+    suited = pair.fit(settings)
+    engine = DiffuSpec(pair, suited)
+    run = engine.stream(ids=prompt) if isinstance(prompt, tuple) else engine.stream(prompt)
+    run.note = " ".join(filter(None, [changed(settings, suited), engine.note]))
+    return run
+
+
+def changed(asked: Settings, suited: Settings) -> str:
+    """What stands for settings that a pair cannot have, as a sentence; "" where nothing does."""
+    before = asked.to_dict()
+    other = [f"{name} = {value}" for name, value in suited.to_dict().items() if value != before[name]]
+    return f"To suit this pair’s drafter: {', '.join(other)}." if other else ""
 
 
 def _compare(pair: Any, trace: Trace, on_token: Callable[[int], bool]) -> Any:
@@ -54,13 +64,13 @@ def _lane(
 ) -> Lane:
     from diffuspec.measure.methods import METHODS
 
-    return run_lane(method, METHODS[method].start(pair, settings, pair.encode(prompt), stop), heard, stop)
+    return run_lane(method, METHODS[method].start(pair, pair.fit(settings), pair.encode(prompt), stop), heard, stop)
 
 
 def _study(
     name: str, pair: Any, settings: Settings, questions: QuestionFile, state: Path, stop: Callable[[], bool]
 ) -> Iterator[StudyResult]:
-    return stream_study(name, pair, settings, questions, state=state, should_stop=stop)
+    return stream_study(name, pair, pair.fit(settings), questions, state=state, should_stop=stop)
 
 
 def _costs(pair: Any, prompt: str) -> tuple[tuple[float, float], ...]:
@@ -94,7 +104,8 @@ class Work:
 
 @dataclass
 class Job(Work):
-    """One run, from the click to the end of the comparison with plain AR. prompt: a user turn, or token ids."""
+    """One run, from the click to the end of the comparison with plain AR. prompt: a user turn, or token ids; note:
+    what stands for settings that the pair cannot have."""
 
     prompt: str | tuple[int, ...]
     settings: Settings
@@ -102,6 +113,7 @@ class Job(Work):
     compare: bool = True
     run: Any = None
     compared: int | None = None
+    note: str = ""
 
     def stop(self) -> None:
         super().stop()
@@ -217,9 +229,9 @@ class Host:
         if copy is None:
             return Status("The models are not loaded yet")
         if not copy.ready.done():
-            return Status(*copy.said)
+            return Status(*copy.tell())
         error = copy.ready.exception()
-        return Status(copy.said[0], error=error) if error else Status("The models are ready", 1.0, ready=True)
+        return Status(copy.tell()[0], error=error) if error else Status("The models are ready", 1.0, ready=True)
 
     def maker(self, info: PairInfo) -> str | None:
         """The key of the pair that made a trace, None where these models cannot go on with it."""
@@ -251,7 +263,7 @@ class Host:
         while not copy.ready.done():
             if work.stopped.is_set():
                 return None
-            yield waiting(Status(*copy.said))
+            yield waiting(Status(*copy.tell()))
             wait([copy.ready], POLL_S)
         return None if work.stopped.is_set() else copy.ready.result()
 
@@ -321,6 +333,7 @@ class Host:
     def _answer(self, job: Job, pair: Any) -> Trace:
         """The whole of a job, on the models' thread."""
         job.run = self._start(pair, job.settings, job.prompt)
+        job.note = getattr(job.run, "note", "")
         if job.stopped.is_set():
             job.run.stop()
         for _ in job.run:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffuspec.errors import PairError
+from diffuspec.models.presets import APACHE, CODER, EMBEDDED, NAMES, NEEDS_GB, PRESETS, ROOM, check_asked, is_gguf
 
-EMBEDDED = "embedded"
 Heard = Callable[[float | None, str], None]
 
 
@@ -30,10 +30,12 @@ class Loader:
     asked: keyword arguments of `load_pair`. Pages ask for an arithmetic by name; one that this device does not compute
     in, or that this pair cannot have, stands for the pair's usual one, so that nothing is loaded twice.
     make_room, could_make_room: whether so many bytes of memory were freed, or could be.
+    Raises `PairError` for what is no pair.
     """
 
     def __init__(self, asked: Mapping[str, Any] | None = None):
         self.asked = dict(asked or {})
+        check_asked(*(self.asked.get(word) for word in ("name", "target", "drafter", "convention")))
         self.make_room: Callable[[int], bool] = lambda lacking: False
         self.could_make_room: Callable[[int], bool] = lambda lacking: False
 
@@ -53,8 +55,6 @@ class Loader:
     def arithmetic(self, dtype: str) -> str:
         """What is computed in where `dtype` is asked for. Raises `PairError`."""
         from diffuspec.models.devices import choose_dtype, dtypes_on, this_device
-        from diffuspec.models.pair import is_gguf
-        from diffuspec.models.presets import CODER
 
         file = is_gguf(self.asked.get("target")) or self.pair_name == CODER
         wanted = self.asked.get("dtype")
@@ -80,9 +80,6 @@ class Loader:
         return {**self.asked, "dtype": self.arithmetic(dtype)}
 
     def facts(self) -> Facts:
-        from diffuspec.models.devices import ROOM
-        from diffuspec.models.presets import APACHE, CODER, NEEDS_GB, PRESETS
-
         name = self.pair_name
         if name == EMBEDDED:
             remark = "Comes along; 93 MB are fetched at first use."
@@ -97,14 +94,13 @@ class Loader:
 
 
 def known_pairs(asked: Mapping[str, Any], names: list[str] | None = None) -> dict[str, Loader]:
-    """The pair that the program was started with, and those of `names` (None: all known ones) on the same device."""
-    from diffuspec.models.presets import CODER, PRESETS
+    """The pair that the program was started with, and those of `names` (None: all known ones) on the same device.
 
+    Raises `PairError` for a name that is not known."""
     first = Loader(asked)
     pairs = {first.key: first}
-    for name in (EMBEDDED, CODER, *PRESETS) if names is None else names:
-        if name not in (EMBEDDED, CODER, *PRESETS):
-            raise PairError(f"Unknown pair {name!r}. Known pairs: {', '.join([EMBEDDED, CODER, *PRESETS])}.")
+    for name in NAMES if names is None else names:
+        check_asked(name, None, None)
         device = asked.get("device") if name != CODER else None
         pairs.setdefault(name, Loader({"name": name, "device": device}))
     return pairs

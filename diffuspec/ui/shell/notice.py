@@ -53,9 +53,11 @@ def message(text: str | None, tone: str = "error") -> str:
     return _json("message", text and _said(text, tone))
 
 
-def ended(text: str | None = None) -> str:
-    """Nothing is waited for any more; text: what went wrong, None leaves that line alone."""
-    return _json("loading", None) if text is None else orjson.dumps({"loading": None, "message": _said(text)}).decode()
+def ended(text: str | None = None, tone: str = "error") -> str:
+    """Nothing is waited for any more; text: what went wrong, or is worth knowing, None leaves that line alone."""
+    if text is None:
+        return _json("loading", None)
+    return orjson.dumps({"loading": None, "message": _said(text, tone)}).decode()
 
 
 def _said(text: str, tone: str = "error") -> dict:

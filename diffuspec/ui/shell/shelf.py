@@ -26,8 +26,9 @@ class Unloaded(PairError):
 class Copy:
     """One pair in one arithmetic, loaded or on its way.
 
-    ready: the pair, or why it could not be loaded; said: what happens, and how far it is; users: the work that has
-    asked for it; size: bytes of memory that it took; given_up: stops the loading.
+    dtype: what it is computed in, as asked for until the device's own is known; ready: the pair, or why it could not
+    be loaded; said: what happens, and how far it is; users: the work that has asked for it; size: bytes of memory that
+    it took; given_up: stops the loading; same: the copy that this one turned out to be.
     """
 
     key: str
@@ -38,11 +39,32 @@ class Copy:
     used: float = field(default_factory=time.monotonic)
     size: int = 0
     given_up: bool = False
+    same: Copy | None = None
+
+    def tell(self) -> tuple[str, float | None]:
+        return (self.same or self).said
+
+    def become(self, other: Copy) -> None:
+        """Have what the other has, once it has it."""
+        self.same = other
+        other.users.update(self.users)
+
+        def pass_on(ready: Future) -> None:
+            if error := ready.exception():
+                self.ready.set_exception(error)
+            else:
+                self.ready.set_result(ready.result())
+
+        other.ready.add_done_callback(pass_on)
+
+    @property
+    def failed(self) -> bool:
+        return self.ready.done() and self.ready.exception() is not None
 
     @property
     def pair(self) -> Any:
         """None while it is not loaded."""
-        return self.ready.result() if self.ready.done() and not self.ready.exception() else None
+        return self.ready.result() if self.ready.done() and not self.failed else None
 
     @property
     def in_use(self) -> bool:
@@ -60,6 +82,7 @@ class Shelf:
     def __init__(self, pairs: Mapping[str, Callable]):
         self.pairs = dict(pairs)
         self._copies: dict[tuple[str, str], Copy] = {}
+        self._made: dict[tuple[str, str], str] = {}  # what is computed in where an arithmetic is asked for
         self._lock = threading.RLock()
         self._reading = threading.Lock()
         for load in self.pairs.values():
@@ -77,31 +100,41 @@ class Shelf:
 
     def ask(self, key: str, dtype: str, work: Any = None) -> Copy:
         """The pair in that arithmetic; begins to load it where it is not there. Once failed, the next call tries
-        again. Raises `PairError` for a pair that cannot be had here, and for an arithmetic that its device lacks."""
+        again. Raises `PairError` for a pair that is not offered."""
         load = self.pairs.get(key)
         if load is None:
             raise PairError(f"The pair {key} is not offered here. Choose one of: {', '.join(self.pairs)}.")
-        made = self._arithmetic(load, dtype)
         with self._lock:
-            copy = self._copies.get((key, made))
-            if copy is None or copy.given_up or (copy.ready.done() and copy.ready.exception()):
-                copy = self._copies[key, made] = Copy(key, made)
+            copy = self.found(key, dtype)
+            if copy is None or copy.given_up or copy.failed:
+                copy = Copy(key, self._made.get((key, dtype), dtype))
+                self._copies[key, copy.dtype] = copy
                 threading.Thread(target=self._load, args=(copy, load), name=f"load {key}", daemon=True).start()
             copy.used = time.monotonic()
             if work is not None:
                 copy.users[id(work)] = work
         return copy
 
-    @staticmethod
-    def _arithmetic(load: Callable, dtype: str) -> str:
-        return load.arithmetic(dtype) if hasattr(load, "arithmetic") else dtype
-
     def found(self, key: str, dtype: str) -> Copy | None:
         """As `ask`, but nothing is begun."""
-        try:
-            return self._copies.get((key, self._arithmetic(self.pairs[key], dtype)))
-        except (KeyError, PairError):
-            return None
+        return self._copies.get((key, self._made.get((key, dtype), dtype)))
+
+    def _computed_in(self, copy: Copy, load: Callable) -> bool:
+        """Find out what the device computes in, which takes seconds the first time; whether that copy is to be made."""
+        asked, made = copy.dtype, load.arithmetic(copy.dtype)
+        with self._lock:
+            self._made[copy.key, asked] = made
+            if made == asked or copy.given_up:
+                return True
+            if self._copies.get((copy.key, asked)) is copy:
+                del self._copies[copy.key, asked]
+            there = self._copies.get((copy.key, made))
+            if there is not None and not (there.given_up or there.failed):
+                copy.become(there)
+                return False
+            copy.dtype = made
+            self._copies[copy.key, made] = copy
+            return True
 
     def copies(self, key: str | None = None) -> list[Copy]:
         """Those of one pair, or all, the last used one last."""
@@ -114,7 +147,7 @@ class Shelf:
         with self._lock:
             for copy in self.copies(key):
                 copy.given_up = True
-                del self._copies[copy.key, copy.dtype]
+                self._copies.pop((copy.key, copy.dtype), None)
         free_memory()
 
     def make_room(self, lacking: int) -> bool:
@@ -146,6 +179,8 @@ class Shelf:
             copy.said = (text, fraction)
 
         try:
+            if hasattr(load, "arithmetic") and not self._computed_in(copy, load):
+                return
             if hasattr(load, "fetch"):
                 load.fetch(copy.dtype, heard)
             if self._reading.locked():
