@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 import torch
 
 from diffuspec.errors import PairError
+from diffuspec.models.memory import free_memory
 from diffuspec.models.presets import ROOM
 from diffuspec.provenance import DTYPES
 
 BYTES = {"int8": 4, "float32": 4, "bfloat16": 2}  # of a weight while it is loaded; int8 is made of float32
-CGROUP = Path("/sys/fs/cgroup")  # of a container, as it sees itself
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def this_device(name: str | None = None, dtype: str | None = None) -> Device:
     except RuntimeError:
         raise PairError(f"Unknown device {name!r}: try cpu or cuda.") from None
     if kind == "cpu":
-        free = _free_memory()
+        free = free_memory()
         return Device(name, kind, free, free, int8_fits(), False)
     if kind == "cuda":
         if not torch.cuda.is_available():
@@ -61,17 +60,6 @@ def this_device(name: str | None = None, dtype: str | None = None) -> Device:
         free = psutil.virtual_memory().available
         return Device(name, kind, free, free, False, False)
     raise PairError(f"Models cannot be computed on the device {name!r}: use cpu or cuda.")
-
-
-def _free_memory() -> int:
-    """Bytes that this process can still have: of the machine, or of its container where that is bounded."""
-    free = psutil.virtual_memory().available
-    try:
-        limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
-        stat = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
-        return max(0, min(free, limit - used + int(stat.get("inactive_file", 0))))  # cached files give way
-    except (OSError, ValueError):  # no cgroup, or no bound ("max")
-        return free
 
 
 def dtypes_on(device: Device, quantised: bool) -> tuple[str, ...]:

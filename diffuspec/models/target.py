@@ -31,7 +31,8 @@ class Target:
     """A causal LM and what decoding needs to know about it.
 
     model: the plain `transformers` model, None where its weights came compiled; shape: what a config says of it;
-    vocab_size: width of its output; context: tokens it can hold; source: where its weights were loaded from;
+    vocab_size: width of its output; parameters: how many weights it has; context: tokens it can hold; source: where
+    its weights were loaded from;
     arithmetic: "int8", or the model's own "float32" or "bfloat16".
     A Llama on a CPU is run by `Int8Decoder` or `LlamaDecoder`; of any other model on a CPU the linear layers are
     repacked in place, so that everything run on `model` gains.
@@ -59,6 +60,7 @@ class Target:
         self.source, self.model = source, model
         self.shape = config = model.config.get_text_config()
         self.vocab_size = model.get_output_embeddings().weight.shape[0]
+        self.parameters = sum(p.numel() for p in model.parameters())
         # A model without position embeddings (ALiBi) sets no bound of its own.
         bounds = (getattr(config, name, None) for name in ("max_position_embeddings", "seq_length"))
         self.context = int(next(filter(None, bounds), 2048))
@@ -78,6 +80,7 @@ class Target:
         target = cls.__new__(cls)
         target.source, target.model, target.shape, target.arithmetic = source, None, shape, "int8"
         target.vocab_size, target.context = shape.vocab_size, shape.max_position_embeddings
+        target.parameters = shape.parameters
         target._passes = passes
         return target
 

@@ -18,13 +18,15 @@ from diffuspec.ui.lab.component import SCRIPT as LAB_JS
 from diffuspec.ui.learn import page as learn
 from diffuspec.ui.learn.terms import entries
 from diffuspec.ui.measure import page as measure
+from diffuspec.ui.models.component import STYLE, chooser
+from diffuspec.ui.models.events import Chooser
+from diffuspec.ui.models.view import chooser_payload
 from diffuspec.ui.player.component import SCRIPTS, STYLES
 from diffuspec.ui.playground import page as playground
 from diffuspec.ui.playground.component import TOUR_JS
 from diffuspec.ui.race import page as race
 from diffuspec.ui.shell.host import Host
 from diffuspec.ui.shell.mine import STORAGE_KEY, RecentRuns
-from diffuspec.ui.shell.models import tick
 from diffuspec.ui.shell.notice import message, notice
 from diffuspec.ui.shell.sessions import KEPT_S, Sessions
 from diffuspec.ui.shell.shared import QUIET, Shared
@@ -72,7 +74,7 @@ def launch_options() -> dict[str, Any]:
             body_background_fill="#f4f6f8",
             body_background_fill_dark="#10161d",
         ),
-        "css_paths": [STYLES[0], HERE / "page.css", *STYLES[1:], *page_styles()],
+        "css_paths": [STYLES[0], HERE / "page.css", *STYLES[1:], STYLE, *page_styles()],
         "head": head(),
         "footer_links": ["api"],
         "max_file_size": "64mb",
@@ -91,12 +93,8 @@ def build(host: Host, first: Trace | None = None, problem: str | None = None, *,
         title="DiffuSpec Playground", fill_width=True, analytics_enabled=False, delete_cache=(FILES_S, FILES_S)
     ) as demo:
         with gr.Row(elem_id="masthead"):
-            gr.HTML(
-                html_template="<h1>DiffuSpec Playground</h1><p>a diffusion model drafts, the target verifies</p>",
-                elem_id="title",
-                apply_default_css=False,
-                padding=False,
-            )
+            models = Chooser(host)
+            title = chooser(chooser_payload(host, ""), elem_id="title")
             said = notice(elem_id="notice", value=message(problem) if problem else None)
         shared = Shared(
             demo,
@@ -117,7 +115,11 @@ def build(host: Host, first: Trace | None = None, problem: str | None = None, *,
                     page.build(shared)
         demo.unload(Sessions(demo, kept_s).leave)
         timer = gr.Timer(0.6)
-        timer.tick(lambda: tick(host), None, [said, timer], **QUIET)
+        timer.tick(models.tick, None, [title, said, timer], **QUIET)
+        title.select(models.act, None, [title, said, timer], **QUIET)
+        # A run may have loaded models in another arithmetic.
+        said.change(lambda: gr.Timer(active=True), None, timer, **QUIET)
+        demo.unload(models.leave)
     gradio_internals.pace_queue(demo)
     gradio_internals.progress_on(demo, said)
     return demo

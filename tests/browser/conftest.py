@@ -73,7 +73,7 @@ def serious(page) -> list:
 class Site:
     """A page served from this process on fake models."""
 
-    def __init__(self, trace, *, pause=0.05, script=None, extra=(), load=None):
+    def __init__(self, trace, *, pause=0.05, script=None, extra=(), load=None, pairs=None, own=False):
         made = {} if script is None else {"script": script}
 
         def fake_load(dtype, progress):
@@ -98,6 +98,8 @@ class Site:
             fake_costs,
             study,
             pair_name="fake",
+            pairs=pairs,
+            own=own,
         )
         self.demo = build(self.host, trace)
         self.host.warm_up()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from diffuspec.errors import PairError
-from diffuspec.models import devices
+from diffuspec.models import memory
 from diffuspec.models.devices import Device, choose_dtype, dtypes_on, spread_over, this_device
 from diffuspec.models.families import BD3LM_QWEN3, DREAM, FAST_DLLM, MDLM_QWEN3, SDAR, convention_of
 from diffuspec.models.presets import PRESETS
@@ -87,11 +87,11 @@ def test_the_memory_of_a_container_is_its_bound(monkeypatch, tmp_path):
     (tmp_path / "memory.max").write_text("3000\n")
     (tmp_path / "memory.current").write_text("1000\n")
     (tmp_path / "memory.stat").write_text("anon 600\ninactive_file 250\n")
-    monkeypatch.setattr(devices, "CGROUP", tmp_path)
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
     assert this_device("cpu").free == 2250
     (tmp_path / "memory.max").write_text("max\n")
     assert this_device("cpu").free > 2250
-    monkeypatch.setattr(devices, "CGROUP", tmp_path / "none")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path / "none")
     assert this_device("cpu").free > 2250
 
 

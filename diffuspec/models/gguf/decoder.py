@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -42,6 +43,7 @@ class Shape:
     max_position_embeddings: int
     rms_norm_eps: float
     rope_theta: float
+    parameters: int = 0
 
 
 def shape_of(file: GGUF) -> Shape:
@@ -67,6 +69,7 @@ def shape_of(file: GGUF) -> Shape:
             min(int(file.value("context_length")), LONGEST),
             float(file.value("attention.layer_norm_rms_epsilon")),
             float(file.value("rope.freq_base", 10000.0)),
+            sum(math.prod(tensor.shape) for tensor in file.tensors.values()),
         )
     except (TypeError, ValueError, KeyError, ZeroDivisionError) as error:
         raise WeightsError(f"{name} does not say what its layers look like ({error}).") from error

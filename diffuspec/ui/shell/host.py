@@ -176,7 +176,8 @@ class Host:
         self._start, self._compare = start, compare
         self.verify, self.lane, self.costs, self.study, self.pair_name = verify, lane, costs, study, pair_name
         self.shelf = Shelf(pairs or {pair_name: load or Loader()})
-        self.first, self.own = next(iter(self.shelf.pairs)), own
+        self.offered = tuple(self.shelf.pairs)
+        self.first, self.own = self.offered[0], own
         self._chosen: dict[str, str] = {}
         self._wanted: dict[str, Copy] = {}
         self._models = ThreadPoolExecutor(1, thread_name_prefix="models")
@@ -218,6 +219,19 @@ class Host:
         load = own_pair(told)
         self.shelf.add(load.key, load)
         return load.key
+
+    def unload(self, session: str, key: str) -> None:
+        """Free a pair, or give its loading up. Raises `PairError` where others may be using it."""
+        if not self.own:
+            raise PairError("Others share this server: pairs stay loaded while memory allows.")
+        self._wanted.pop(session, None)
+        self.shelf.unload(key)
+
+    def busy(self, session: str) -> Status | None:
+        """How far a load is that this visitor waits for, else any other; None where none is under way."""
+        mine = self._wanted.get(session)
+        copies = [copy for copy in (*self.shelf.copies(), mine) if copy and not copy.ready.done() and not copy.given_up]
+        return Status(*copies[-1].tell()) if copies else None
 
     def leave(self, session: str) -> None:
         """The visitor's page is closed."""

@@ -14,12 +14,15 @@ Heard = Callable[[float | None, str], None]
 
 @dataclass(frozen=True)
 class Facts:
-    """What a person wants to know before loading a pair. needs_gb: of memory, 0 where its configuration tells it
-    only; licence: "" where the makers' pages have to be read."""
+    """What a person wants to know before loading a pair. billions: of parameters of both models; gpu_gb, cpu_gb: of
+    memory in the arithmetic that a GPU and a CPU have by themselves; 0 where only the configurations tell; licence: ""
+    where the makers' pages have to be read."""
 
     target: str
     drafter: str
-    needs_gb: float = 0.0
+    billions: float = 0.0
+    gpu_gb: float = 0.0
+    cpu_gb: float = 0.0
     licence: str = ""
     remark: str = ""
 
@@ -83,13 +86,22 @@ class Loader:
         name = self.pair_name
         if name == EMBEDDED:
             remark = "Comes along; 93 MB are fetched at first use."
-            return Facts("SmolLM2-135M-Instruct", "SmolLM2 block drafter", NEEDS_GB[name], APACHE, remark)
+            return Facts(
+                "SmolLM2-135M-Instruct", "SmolLM2 block drafter", 0.156, NEEDS_GB[name], NEEDS_GB[name], APACHE, remark
+            )
         if name == CODER:
             remark = "For code; drafts are copies of the text so far. 1.1 GB are fetched at first use."
-            return Facts("Qwen2.5-Coder-1.5B-Instruct", "none", NEEDS_GB[name], APACHE, remark)
+            return Facts("Qwen2.5-Coder-1.5B-Instruct", "none", 1.54, NEEDS_GB[name], NEEDS_GB[name], APACHE, remark)
         if name in PRESETS:
             pair = PRESETS[name]
-            return Facts(pair.target, pair.drafter, pair.needs_gb * ROOM, pair.licence)
+            return Facts(
+                pair.target,
+                pair.drafter,
+                pair.needs_gb / 2,
+                pair.needs_gb * ROOM,
+                2 * pair.needs_gb * ROOM,
+                pair.licence,
+            )
         return Facts(str(self.asked["target"]), str(self.asked.get("drafter") or "none"))
 
 

@@ -148,7 +148,7 @@ class Shelf:
             for copy in self.copies(key):
                 copy.given_up = True
                 self._copies.pop((copy.key, copy.dtype), None)
-        free_memory()
+        give_back()
 
     def make_room(self, lacking: int) -> bool:
         """Drop copies that nobody uses until so many bytes are free; none where all of them would not do."""
@@ -167,7 +167,7 @@ class Shelf:
         while copies:
             copy = copies.pop()
             del self._copies[copy.key, copy.dtype], copy
-        free_memory()
+        give_back()
 
     def _idle(self) -> list[Copy]:
         return [copy for copy in self.copies() if copy.pair is not None and not copy.in_use]
@@ -195,7 +195,7 @@ class Shelf:
         except BaseException as error:
             _forget_frames(error)
             copy.ready.set_exception(error)
-            free_memory()
+            give_back()
 
     def _drop_others(self, new: Copy) -> None:
         with self._lock:
@@ -220,7 +220,7 @@ def memory_taken() -> int:
     return taken
 
 
-def free_memory() -> None:
+def give_back() -> None:
     """Give back what nothing refers to any more."""
     gc.collect()
     torch = sys.modules.get("torch")
