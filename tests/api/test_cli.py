@@ -390,3 +390,18 @@ def test_presets_are_the_methods_of_those_names():
     assert chosen_settings(_parser().parse_args(["run", "x", "--preset", "paper"])) == Settings.paper()
     assert chosen_settings(_parser().parse_args(["run", "x", "--preset", "plain", "--k", "3"])).k == 3
     assert chosen_settings(_parser().parse_args(["bench"])) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--pair", "nope"], "Unknown pair 'nope'. Known pairs: embedded, coder"),
+        (["--target", "some/model"], "both a target and a drafter"),
+        (["--pair", "coder", "--target", "x", "--drafter", "y"], "either the name of a pair"),
+        (["--target", "x.gguf", "--shifted"], "no drafter to be read"),
+        (["--host", "0.0.0.0", "--offer", "nope"], "Unknown pair 'nope'"),
+    ],
+)
+def test_the_app_refuses_what_is_no_pair_before_it_serves(words, said):
+    done = diffuspec("app", "--no-browser", *words)
+    assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
