@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from diffuspec import compilation, provenance
 
 PACKAGE = compilation.PACKAGE
@@ -99,6 +101,7 @@ def _small(tmp_path, **environ) -> tuple[str, str]:
     return folder, hits
 
 
+@pytest.mark.slow
 def test_code_is_kept_in_the_cache_folder_and_found_again(tmp_path):
     cache = tmp_path / "cache"
     folder, hits = _small(tmp_path, DIFFUSPEC_CACHE=str(cache))
@@ -112,6 +115,7 @@ def test_code_is_kept_in_the_cache_folder_and_found_again(tmp_path):
     assert Path(_small(tmp_path, DIFFUSPEC_CACHE=str(cache), NUMBA_CACHE_DIR=str(own))[0]).parent == own
 
 
+@pytest.mark.slow
 def test_without_a_place_in_the_cache_a_temporary_folder_serves_and_else_none(tmp_path):
     (tmp_path / "file").write_text("")
     temporary = tmp_path / "temporary"

@@ -69,7 +69,7 @@ def hub():
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
     server.asked, server.data, server.broken, server.ranges, server.cut, server.pieces = [], DATA, False, True, None, 99
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield server
     server.shutdown()
     server.server_close()

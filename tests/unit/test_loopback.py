@@ -34,7 +34,7 @@ def here():
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Here)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
@@ -86,6 +86,7 @@ def test_a_no_proxy_for_everything_is_left_alone():
     assert environment == {"no_proxy": "*"}
 
 
+@pytest.mark.slow
 def test_the_app_starts_behind_a_proxy():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

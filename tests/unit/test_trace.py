@@ -384,8 +384,8 @@ def test_what_unpacks_to_more_than_a_trace_holds_is_refused_before_it_is_parsed(
     lists = b"[" + b"[]," * 4_000_000 + b"[]]"
     data = {
         "many lists": [head, b'{"step":' + lists + b"}", *rest],
-        "many lines": [head, *[b"[]"] * 4_000_000, *rest],
-        "blank lines": [head, *[b""] * 40_000_000, *rest],
+        "many lines": [head, b"[]\n" * 4_000_000, *rest],
+        "blank lines": [head, b"\n" * 40_000_000, *rest],
         "a long line": [head, b'{"step":"' + b"x" * (17 * 2**20) + b'"}', *rest],
         "lists in the first line": [head[:-1] + b',"more":' + lists + b"}", *rest],
     }[about]
