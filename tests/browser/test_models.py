@@ -6,12 +6,12 @@ import dataclasses
 import threading
 
 import pytest
-from conftest import serious
-from fake import FakePair, fake_trace
 from playwright.sync_api import expect
 
 from diffuspec.errors import WeightsError
 from diffuspec.ui.shell.loader import Loader
+from tests.browser.conftest import serious
+from tests.fakes.scripted import FakePair, fake_trace
 
 GATED = "The model b could not be loaded: it is gated. Accept its licence on its page."
 
