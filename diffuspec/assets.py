@@ -15,9 +15,8 @@ PACKAGE = Path(__file__).resolve().parent
 BESIDE, INSIDE = PACKAGE.parent / "assets", PACKAGE / "assets"
 # What another package keeps beside an installed one under that name is not taken for ours.
 ASSETS = BESIDE if (BESIDE / "ngram").is_dir() or not INSIDE.is_dir() else INSIDE
-# Of the fitted n-grams that runs use now, by pair; a trace is searched again with the one it was made with.
+# The one edition of each pair's fitted n-gram that is shipped.
 NGRAM_EDITIONS = {"embedded": 3, "coder": 1}
-NGRAM_EDITION = NGRAM_EDITIONS["embedded"]
 
 
 def asset(name: str) -> Path:
@@ -36,15 +35,9 @@ def how_to_restore() -> str:
 
 
 @functools.cache
-def ngram(edition: int | None = None, pair: str = "embedded") -> NGram:
-    """The fitted n-gram of a pair, by default its newest; raises `WeightsError` for an edition that is not here."""
-    newest = NGRAM_EDITIONS[pair]
-    edition = newest if edition is None else edition
-    if not 1 <= edition <= newest:
-        raise WeightsError(
-            f"This needs edition {edition} of the n-gram, and here are 1 to {newest}: update DiffuSpec, or use "
-            "the proxy context or none."
-        )
+def ngram(pair: str) -> NGram:
+    """The fitted n-gram of a pair; raises `WeightsError` where its file is missing or damaged."""
+    edition = NGRAM_EDITIONS[pair]
     return NGram.load(asset(f"ngram/{edition}.npz" if pair == "embedded" else f"ngram/{pair}-{edition}.npz"))
 
 

@@ -219,7 +219,7 @@ def load_pair(
     elif name == CODER:
         _only_int8("The pair coder", dtype, at.name)
         _fitting(int(NEEDS_GB[name] * 1e9), at, make_room)
-        own = assets.ngram(pair=CODER)
+        own = assets.ngram(CODER)
         pair = _load_gguf(CODER, coder_gguf(weights.cache_dir(), progress), None, None, dtype, at.name, progress, own)
     elif is_gguf(target):
         pair = _load_gguf("custom", Path(target), drafter, convention, dtype, at.name, progress)
@@ -337,7 +337,7 @@ def _with_ngram(pair: Pair, table: NGram) -> Pair:
 
 
 def _load_embedded(dtype: str, device: str, progress: weights.Progress) -> Pair:
-    drafter_folder, ngram = assets.drafter(), assets.ngram()
+    drafter_folder, ngram = assets.drafter(), assets.ngram(EMBEDDED)
     find = weights.embedded_source if dtype == "int8" else weights.embedded_target
     source = find(progress)
     progress(0.9, "Loading the target")

@@ -65,8 +65,24 @@ def proxies(trace: Trace) -> tuple[str, ...]:
     """The proxies that can judge this trace: of the fitted n-grams only the one that it was made with, and none that
     the drafter learned, whose weights are not here."""
     choices = tuple(c for c in Settings.knobs()["proxy"].choices if c not in LEARNED)
-    fitted = 1 <= trace.pair.ngram <= assets.NGRAM_EDITIONS.get(trace.pair.name, 0)
+    fitted = trace.pair.ngram == assets.NGRAM_EDITIONS.get(trace.pair.name)
     return choices if fitted else tuple(c for c in choices if "ngram" not in c)
+
+
+def why_not(trace: Trace, proxy: str) -> str:
+    """What a user is told where a proxy cannot judge this trace, "" where it can."""
+    if proxy in proxies(trace):
+        return ""
+    edition, shipped = trace.pair.ngram, assets.NGRAM_EDITIONS.get(trace.pair.name, 0)
+    if proxy in LEARNED:
+        missing = f"This trace was made by {trace.pair.drafter}, and what it learned of the order of tokens is not here"
+    elif not shipped or edition < 1:
+        missing = f"This trace was made by {trace.pair.target}, and its n-gram is not here"
+    elif edition < shipped:
+        missing = f"This trace was scored by edition {edition} of the n-gram, which is no longer shipped"
+    else:
+        missing = f"This trace was scored by edition {edition} of the n-gram, which comes with a newer DiffuSpec"
+    return f"{missing}: search again with the proxy context or none."
 
 
 def drafter_edition(trace: Trace) -> str:
@@ -82,13 +98,10 @@ def search_again(trace: Trace, index: int, settings: Settings) -> Again:
 
     Raises `SettingsError` for a proxy that cannot judge this trace.
     """
-    if settings.proxy not in proxies(trace):
-        raise SettingsError(
-            f"This trace was made by {trace.pair.target}, and its n-gram and what its drafter learned are not here: "
-            "use the proxy context or none."
-        )
+    if reason := why_not(trace, settings.proxy):
+        raise SettingsError(reason)
     recorded, before = trace.steps[index].lattice, context(trace, index)
-    ngram = assets.ngram(trace.pair.ngram, trace.pair.name) if "ngram" in settings.proxy else None
+    ngram = assets.ngram(trace.pair.name) if "ngram" in settings.proxy else None
     vocabulary = ngram.vocab_size if ngram else max(trace.pieces, default=0) + 1
     proxy = make_proxy(
         settings.proxy if settings.search != "argmax" else "none",

@@ -179,7 +179,7 @@ def _search(ids, logq, settings: Settings, context, stop_ids) -> dict[str, Any]:
 def _path(lattice: TokenLattice, settings: Settings, context: list[int], stop_ids: frozenset[int]):
     if settings.search == "argmax":
         return argmax_path(lattice, stop_ids)
-    fitted = assets.ngram() if settings.proxy.startswith("ngram") else None
+    fitted = assets.ngram("embedded") if settings.proxy.startswith("ngram") else None
     vocabulary = fitted.vocab_size if fitted else 1 + max([int(lattice.ids.max(initial=0)), *context])
     if max([int(lattice.ids.max(initial=0)), *context]) >= vocabulary:
         raise SettingsError(

@@ -215,7 +215,7 @@ def test_a_trace_of_learned_terms_is_saved_read_and_searched_again(pairs, tmp_pa
     assert set(proxies(again)) == {"context", "none"}
     found = search_again(again, 0, again.settings.replace(proxy="none", search="exact"))
     assert len(found.search) == again.steps[0].lattice.k
-    with pytest.raises(SettingsError, match="what its drafter learned are not here"):
+    with pytest.raises(SettingsError, match="what it learned of the order of tokens is not here"):
         search_again(again, 0, again.settings)
 
 

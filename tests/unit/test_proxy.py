@@ -135,11 +135,9 @@ def test_saving_and_loading_keeps_every_probability(tmp_path):
     np.testing.assert_array_equal(p_of(loaded), p_of(ngram))
 
 
-@pytest.mark.parametrize(
-    ("pair", "edition"), [(pair, edition + 1) for pair, newest in NGRAM_EDITIONS.items() for edition in range(newest)]
-)
-def test_each_table_that_ships_sums_to_one_and_is_small(pair, edition):
-    ngram = assets.ngram(edition, pair)
+@pytest.mark.parametrize("pair", NGRAM_EDITIONS)
+def test_each_table_that_ships_sums_to_one_and_is_small(pair):
+    ngram = assets.ngram(pair)
     everything = np.arange(ngram.vocab_size)
     random = np.random.default_rng(0)
     seen2 = random.choice(len(ngram.keys2), 20)
@@ -151,12 +149,10 @@ def test_each_table_that_ships_sums_to_one_and_is_small(pair, edition):
         assert abs(total - 1) < 1e-4, history
 
 
-def test_every_table_that_ships_is_an_edition_and_small():
-    files = {path.name for path in (ASSETS / "ngram").iterdir()}
-    assert len(files) == sum(NGRAM_EDITIONS.values())
-    assert all(path.stat().st_size <= 10 * 2**20 for path in (ASSETS / "ngram").iterdir())
-    with pytest.raises(WeightsError, match="edition 9 of the n-gram, and here are 1 to 1"):
-        assets.ngram(9, "coder")
+def test_one_table_a_pair_ships_and_is_small():
+    files = list((ASSETS / "ngram").iterdir())
+    assert sorted(path.name for path in files) == ["3.npz", "coder-1.npz"]
+    assert all(path.stat().st_size <= 10 * 2**20 for path in files)
 
 
 def test_the_assets_together_stay_small():

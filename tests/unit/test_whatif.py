@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffuspec import assets
-from diffuspec.assets import NGRAM_EDITION
+from diffuspec.assets import NGRAM_EDITIONS
 from diffuspec.errors import SettingsError
 from diffuspec.method.acceptance import verify, verify_tree
 from diffuspec.method.tree import FOLLOWER
 from diffuspec.models.drafter import edition_of
+from diffuspec.models.pair import OWN_NGRAM
 from diffuspec.trace.model import Trace
 from diffuspec.trace.whatif import (
     as_step,
@@ -29,6 +31,7 @@ from diffuspec.trace.whatif import (
     search_again,
     verify_path,
 )
+from diffuspec.ui.lab import view
 from diffuspec.ui.lab.events import Lab
 
 TRACES = sorted((Path(__file__).parents[2] / "assets" / "traces").glob("*.jsonl.gz"))
@@ -118,11 +121,24 @@ def test_a_tree_is_walked_along_the_answer(trace):
     assert walked > 20
 
 
-@pytest.mark.parametrize("change", [{"name": "elsewhere"}, {"ngram": NGRAM_EDITION + 1}, {"ngram": 0}])
-def test_without_its_own_ngram_a_trace_is_judged_by_its_text(trace, change):
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"name": "elsewhere"}, "made by SmolLM2.*its n-gram is not here"),
+        ({"ngram": NGRAM_EDITIONS["embedded"] + 1}, "edition 4 of the n-gram, which comes with a newer DiffuSpec"),
+        ({"ngram": 2}, "edition 2 of the n-gram, which is no longer shipped"),
+        ({"ngram": 1}, "edition 1 of the n-gram, which is no longer shipped"),
+        ({"ngram": 0}, "made by SmolLM2.*its n-gram is not here"),
+        ({"ngram": OWN_NGRAM}, "made by SmolLM2.*its n-gram is not here"),
+    ],
+)
+def test_without_its_own_ngram_a_trace_is_judged_by_its_text(trace, change, told):
     other = dataclasses.replace(trace, pair=dataclasses.replace(trace.pair, **change))
     assert proxies(other) == ("context", "none")
-    with pytest.raises(SettingsError, match="its n-gram and what its drafter learned are not here"):
+    body = view.again(other, 0, view.opening_settings(other))
+    assert re.search(told, body["missing"]) and body["proxies"] == ("context", "none")
+    assert not view.again(trace, 0, trace.settings)["missing"]
+    with pytest.raises(SettingsError, match=told):
         search_again(other, 0, trace.settings)
     assert len(search_again(other, 0, trace.settings.replace(proxy="context")).search) > 0
 
@@ -134,13 +150,14 @@ def test_a_trace_of_the_coder_is_judged_by_the_coders_ngram(trace):
     assert not np.allclose(by_own.proxy_logp[0], by_another.proxy_logp[0], equal_nan=True)
 
 
-def test_a_trace_is_searched_by_the_edition_it_was_made_with(trace):
-    own = trace.pair.ngram
-    other = dataclasses.replace(trace, pair=dataclasses.replace(trace.pair, ngram=own - 1 if own > 1 else own + 1))
-    step = trace.steps[0]
-    one, two = (search_again(t, 0, trace.settings).search for t in (trace, other))
-    np.testing.assert_allclose(one.score, step.search.score, atol=1e-4)
-    assert not np.allclose(two.proxy_logp[0], one.proxy_logp[0], equal_nan=True)
+def test_a_trace_is_searched_by_the_ngram_it_was_made_with(trace):
+    found = search_again(trace, 0, trace.settings).search
+    np.testing.assert_allclose(found.score, trace.steps[0].search.score, atol=1e-4)
+
+
+def test_what_its_drafter_learned_is_not_here(trace):
+    with pytest.raises(SettingsError, match="block drafter, and what it learned of the order of tokens is not here"):
+        search_again(trace, 0, trace.settings.replace(proxy="markov"))
 
 
 def test_old_traces_do_not_say_their_edition_which_is_the_first(trace):
@@ -155,7 +172,7 @@ def test_old_traces_do_not_say_their_edition_which_is_the_first(trace):
     [
         ({"drafter_edition": "abc"}, "abc"),
         ({"name": "elsewhere", "drafter_edition": ""}, ""),
-        ({"ngram": NGRAM_EDITION, "drafter_edition": ""}, edition_of(assets.drafter())),
+        ({"ngram": NGRAM_EDITIONS["embedded"], "drafter_edition": ""}, edition_of(assets.drafter())),
         ({"ngram": 2, "drafter_edition": ""}, "earlier"),
         ({"ngram": 1, "drafter_edition": ""}, "earlier"),
     ],

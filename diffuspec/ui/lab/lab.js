@@ -238,6 +238,9 @@ window.DiffuSpecLab = (() => {
         const output = row.querySelector("output");
         if (output) output.textContent = moved ? `${again.recorded[name]} → ${settings[name]}` : String(settings[name]);
       }
+      const missing = this.find("[data-missing]");
+      missing.textContent = again.missing;
+      missing.hidden = !again.missing;
       const method = settings.search;
       this.inputs.beam.disabled = method !== "cps";
       this.inputs.nodes.disabled = this.inputs.copy.disabled = method !== "tree";

@@ -12,7 +12,7 @@ from diffuspec.method.search import oracle_accepted
 from diffuspec.settings import Settings
 from diffuspec.trace.model import Trace
 from diffuspec.trace.steps import Step
-from diffuspec.trace.whatif import Again, as_step, context, continuation, judged, proxies, search_again
+from diffuspec.trace.whatif import Again, as_step, context, continuation, judged, proxies, search_again, why_not
 from diffuspec.ui.player import lattice
 from diffuspec.ui.player.text import answer_units, token_label
 
@@ -60,6 +60,7 @@ def again(trace: Trace, index: int, settings: Settings, spell: Spell = lambda pa
         "settings": settings.to_dict(),
         "recorded": trace.settings.to_dict(),
         "proxies": proxies(trace),
+        "missing": why_not(trace, trace.settings.proxy),
         "width": step.lattice.width,
         "stops": trace.stop_ids,
         "before": before(step),

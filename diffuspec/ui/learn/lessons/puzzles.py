@@ -596,7 +596,7 @@ def _along(made: PrefixTree, truth: Sequence[int]) -> dict[int, int]:
 
 def proxy_of(trace: Trace) -> Proxy:
     """The causal proxy that a recorded run of the embedded pair began with."""
-    settings, fitted = trace.settings, assets.ngram(trace.pair.ngram)
+    settings, fitted = trace.settings, assets.ngram("embedded")
     return make_proxy(
         settings.proxy,
         ngram=fitted,
