@@ -69,6 +69,19 @@ class Gallery(Sequence[Recorded]):
         """Raises `TraceError` where the file is missing or damaged."""
         return self._read(self.path(name))
 
+    def name_of(self, trace: Trace) -> str | None:
+        """Name of a trace that is one of these, read from whichever copy of its file."""
+        for entry in self:
+            if entry.prompt != trace.prompt:
+                continue
+            try:
+                mine = self.trace(entry.name)
+            except TraceError:
+                continue
+            if mine.provenance == trace.provenance and mine.token_ids == trace.token_ids:
+                return entry.name
+        return None
+
 
 @functools.cache
 def gallery() -> Gallery:

@@ -58,7 +58,7 @@ def test_pictures_are_saved_as_png_svg_and_csv(visit, site, recorded):
     assert [row["path"] for row in rows].count("yes") == len(step.path)
     # Numbers are numbers to whoever reads the file: no typographic minus, no "<0.001".
     assert [float(row["q"]) for row in rows] == pytest.approx(np.exp(step.lattice.logq).ravel().tolist(), abs=1e-3)
-    scores = [float(row["λ·log q + (1−λ)·log p"]) for row in rows if row["λ·log q + (1−λ)·log p"]]
+    scores = [float(row["λ·log q + (1−λ)·log proxy"]) for row in rows if row["λ·log q + (1−λ)·log proxy"]]
     assert scores and min(scores) < 0
     lengths = list(csv.DictReader(io.StringIO(saved(page, "adl", "csv").decode("utf-8-sig"))))
     assert [int(row["k"]) for row in lengths] == [one.draft_length for one in recorded.steps]

@@ -89,6 +89,12 @@ window.DiffuSpecDraw = (() => {
     signal.addEventListener("abort", () => observer.disconnect());
   };
 
+  /** Light to dark or back, for this visit: the address says so, which Gradio reads when the page is loaded again. */
+  const turnTheme = () => {
+    const dark = document.body.classList.toggle("dark");
+    window.DiffuSpecAddress.write({ __theme: dark ? "dark" : "light" });
+  };
+
   /* --------------------------------------------------------------------------- table twins */
 
   /** Fill an open <details class="ds-table"> with {head: [...], rows: [[...]]}; empties a closed one. */
@@ -271,5 +277,5 @@ window.DiffuSpecDraw = (() => {
     return bar;
   };
 
-  return { make, svg, prob, is, signed, number, plural, plotly, themed, figure, onTheme, table, csv, save, picture, png, downloads };
+  return { make, svg, prob, is, signed, number, plural, plotly, themed, figure, onTheme, turnTheme, table, csv, save, picture, png, downloads };
 })();

@@ -466,7 +466,7 @@ window.DiffuSpecLab = (() => {
     }
 
     latticeTable() {
-      const head = ["position", "rank", "token", "q", "kept", "path", "proxy p", "λ·log q + (1−λ)·log p", "target p"];
+      const head = ["position", "rank", "token", "q", "kept", "path", "proxy", "λ·log q + (1−λ)·log proxy", "target p"];
       if (!this.again.after) return { head, rows: [] };
       const { step, data } = this.view;
       const rows = [];

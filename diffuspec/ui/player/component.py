@@ -13,11 +13,15 @@ import gradio as gr
 
 from diffuspec.ui.draw.chart import DRAW_JS, THEME_CSS
 from diffuspec.ui.draw.plotly_url import plotly_url
+from diffuspec.ui.player.qr import qr_code
 
 HERE = Path(__file__).parent
 HTML = HERE / "player.html"
-SCRIPTS = [DRAW_JS, *(HERE / name for name in ("reason.js", "lattice.js", "player.js"))]
-STYLES = [THEME_CSS, HERE / "lattice.css", HERE / "player.css"]
+SCRIPTS = [
+    DRAW_JS,
+    *(HERE / name for name in ("address.js", "reason.js", "lattice.js", "print.js", "present.js", "player.js")),
+]
+STYLES = [THEME_CSS, *(HERE / name for name in ("lattice.css", "player.css", "present.css", "print.css"))]
 
 
 def player(value: str | None = None, **options) -> gr.HTML:
@@ -26,6 +30,7 @@ def player(value: str | None = None, **options) -> gr.HTML:
         value=value,
         html_template=HTML.read_text(encoding="utf-8"),
         js_on_load=(HERE / "player_gradio.js").read_text(encoding="utf-8"),
+        server_functions=[qr_code],
         apply_default_css=False,
         plotly_url=plotly_url(),
         **options,

@@ -12,6 +12,8 @@ from typing import Any
 
 import orjson
 
+from diffuspec.errors import PromptError
+from diffuspec.trace.gallery import gallery
 from diffuspec.trace.model import Trace
 from diffuspec.trace.steps import Step
 from diffuspec.ui.draw.palette import COLOURS
@@ -21,6 +23,7 @@ from diffuspec.ui.player.adl import adl_figure, decision
 from diffuspec.ui.player.merits import Source, merits
 from diffuspec.ui.player.stages import stages_figure
 from diffuspec.ui.player.text import Unit, answer_units, prompt_units, token_label
+from diffuspec.ui.shell.links import address
 
 # Steps sent in full with each look at a run: those that a visitor who follows it may step back to before it ends.
 RECENT = 16
@@ -76,6 +79,8 @@ def payload(
         "run": run,
         "at": at and {"step": at[0], "phase": at[1]},
         "live": trace.stop_reason == "running",
+        "question": trace.prompt,
+        **_links(trace),
         "settings": trace.settings.to_dict(),
         "pair": {"target": trace.pair.target, "drafter": trace.pair.drafter, "dtype": trace.pair.dtype},
         "merits": merits(trace, source),
@@ -94,6 +99,17 @@ def payload(
         "colours": COLOURS,
     }
     return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS).decode()
+
+
+def _links(trace: Trace) -> dict[str, str | None]:
+    """trace: its name where it is a recorded one; link: query of an address that brings prompt and settings."""
+    if trace.stop_reason == "running":
+        return {"trace": None, "link": None}
+    try:
+        link = address(trace.prompt, trace.settings).removeprefix("?") if trace.prompt else None
+    except PromptError:
+        link = None
+    return {"trace": gallery().name_of(trace), "link": link}
 
 
 def _outline(trace: Trace, step: Step) -> dict[str, Any]:

@@ -2,7 +2,10 @@
 
    No framework, no request, no Gradio: mount(root, {plotly}) returns {update(json)}. `plotly` is a
    function that gives a promise of the Plotly object. Token text is untrusted: it reaches the page
-   through textContent only. Needs draw.js, reason.js and lattice.js. */
+   through textContent only. Needs draw.js, reason.js, lattice.js, address.js, print.js and present.js.
+
+   Options beside plotly: `qr(address)`, a promise of {rows} of its QR code (left out where no server is). Until the phase *verify* nothing on the page tells what the target says of the
+   step in front, so that a class can guess. */
 window.DiffuSpecPlayer = (() => {
   "use strict";
 
@@ -10,6 +13,7 @@ window.DiffuSpecPlayer = (() => {
   const { cellFacts, reason, defaultCell, lostBeams, story, searched, p } = window.DiffuSpecReasons;
   const Draw = window.DiffuSpecDraw;
   const Lattice = window.DiffuSpecLattice;
+  const { Presenter } = window.DiffuSpecPresenter;
 
   const PHASES = ["mask", "lattice", "search", "verify", "commit"];
   const STAGES = ["draft", "search", "verify", "commit", "record"];
@@ -39,7 +43,9 @@ window.DiffuSpecPlayer = (() => {
       this.figures = {};
       for (const node of root.querySelectorAll("[data-figure]")) this.figures[node.dataset.figure] = node;
       this.lifetime = new AbortController();
+      this.guesses = new Map(); // step -> how many of its tokens the visitor expects to be accepted
       this.wire();
+      this.presenter = new Presenter(this);
     }
 
     on(target, event, act, options = {}) {
@@ -86,12 +92,12 @@ window.DiffuSpecPlayer = (() => {
       const lattice = this.find("[data-lattice]");
       this.on(lattice, "click", (event) => {
         const cell = event.target.closest("[data-col]");
-        if (cell) this.select(Number(cell.dataset.col), Number(cell.dataset.rank));
+        if (cell) this.pick(Number(cell.dataset.col), Number(cell.dataset.rank));
       });
       this.on(lattice, "keydown", (event) => this.latticeKey(event));
       this.on(this.find("[data-beams]"), "click", (event) => {
         const beam = event.target.closest("[data-beam]");
-        if (beam) this.select(...beam.dataset.beam.split(",").map(Number));
+        if (beam) this.pick(...beam.dataset.beam.split(",").map(Number));
       });
       this.on(document, "keydown", (event) => this.key(event));
       for (const details of this.root.querySelectorAll("[data-table]")) {
@@ -131,6 +137,7 @@ window.DiffuSpecPlayer = (() => {
         this.at = 0;
         this.cell = null;
         this.drawn = [];
+        this.guesses.clear();
         this.find("#text").replaceChildren();
       } else {
         next.labels = Object.assign(this.data.labels, next.labels);
@@ -154,9 +161,10 @@ window.DiffuSpecPlayer = (() => {
         const telling = this.tellingStep();
         this.at = telling < next.steps.length && !next.steps[telling].detail ? this.lastDraft() : telling;
       }
-      if (fresh && next.at) {
-        this.at = Math.min(next.at.step, Math.max(next.steps.length - 1, 0));
-        this.phase = next.at.phase || this.phase;
+      const wanted = fresh && (next.at || this.presenter.wanted(next));
+      if (wanted) {
+        if (wanted.step !== null) this.at = Math.min(wanted.step, Math.max(next.steps.length - 1, 0));
+        this.phase = wanted.phase || this.phase;
       }
       if (this.at !== before) this.cell = null;
       if (!next.live) this.follow = false;
@@ -166,6 +174,7 @@ window.DiffuSpecPlayer = (() => {
       if (pictured) this.drawFigures();
       if (due) this.drawStep();
       else this.drawBar();
+      this.presenter.updated(fresh);
       this.root.dispatchEvent(new CustomEvent("diffuspec-trace", { bubbles: true, detail: this }));
     }
 
@@ -189,6 +198,11 @@ window.DiffuSpecPlayer = (() => {
       return this.data && this.data.steps[this.at];
     }
 
+    /** Whether nothing may yet tell what the target says of the step in front. */
+    get guessing() {
+      return !Lattice.judged(this.phase);
+    }
+
     go(index) {
       if (!this.data || !this.data.steps.length) return;
       const last = this.data.steps.length - 1;
@@ -198,6 +212,17 @@ window.DiffuSpecPlayer = (() => {
       this.at = to;
       this.cell = null;
       this.drawStep();
+      this.presenter.moved();
+    }
+
+    /** To the next phase of the step, or the first of the next step; with -1 back. */
+    advance(by) {
+      const to = PHASES.indexOf(this.phase) + by;
+      if (PHASES[to]) return this.setPhase(PHASES[to]);
+      const step = this.at + by;
+      if (!this.data || step < 0 || step >= this.data.steps.length) return;
+      this.phase = PHASES[by > 0 ? 0 : PHASES.length - 1];
+      this.go(step);
     }
 
     /** Tell the steps one after another, each phase by phase; a second call with false stops. */
@@ -212,6 +237,7 @@ window.DiffuSpecPlayer = (() => {
       const button = this.find("#step-play");
       button.textContent = this.playing ? "⏸ pause" : "▶ play";
       button.setAttribute("aria-pressed", String(Boolean(this.playing)));
+      if (this.data) this.markText();
     }
 
     wait() {
@@ -248,10 +274,23 @@ window.DiffuSpecPlayer = (() => {
     setPhase(name) {
       this.phase = name;
       this.drawStep(true);
+      this.presenter.moved();
+    }
+
+    /** A cell that the visitor wants to look at, in every phase of the step. */
+    pick(col, rank, focus = false) {
+      this.select(col, rank, focus);
+      this.cell.picked = true;
+    }
+
+    /** The cell to look at where none was picked; before the verdict one that gives nothing away. */
+    defaultCell(step) {
+      if (!this.guessing || !step.path.length) return defaultCell(step);
+      return { col: 0, rank: this.phase === "search" || !step.k ? step.detail.ranks[0] : 0 };
     }
 
     select(col, rank, focus = false) {
-      this.cell = { col, rank };
+      this.cell = { col, rank, picked: Boolean(this.cell && this.cell.picked) };
       const old = this.find("[data-lattice] [aria-selected=true]");
       if (old) {
         old.setAttribute("aria-selected", "false");
@@ -267,13 +306,14 @@ window.DiffuSpecPlayer = (() => {
     }
 
     key(event) {
-      if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || !this.root.offsetParent) return;
+      if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || !this.root.clientWidth) return;
       const from = event.target;
       if (from.closest && from.closest("input:not(.ds-scrub), textarea, select, [contenteditable], [role=listbox], [role=dialog], [role=tab]")) return;
       const steps = { ArrowLeft: -1, ArrowRight: 1 };
       if (event.key in steps) this.go(this.at + steps[event.key]);
       else if (event.key === "Home") this.go(0);
       else if (event.key === "End") this.go(Infinity);
+      else if (this.presenter.key(event)) return event.preventDefault();
       else if (PHASES[Number(event.key) - 1]) this.setPhase(PHASES[Number(event.key) - 1]);
       else if (event.key === " " && !(from.closest && from.closest("button, a, summary, label"))) this.play(!this.playing);
       else return;
@@ -295,7 +335,7 @@ window.DiffuSpecPlayer = (() => {
       else if (event.key !== "Enter" && event.key !== " ") return;
       event.preventDefault();
       event.stopPropagation();
-      if (this.find(`[data-lattice] [data-col="${col}"][data-rank="${rank}"]`)) this.select(col, rank, true);
+      if (this.find(`[data-lattice] [data-col="${col}"][data-rank="${rank}"]`)) this.pick(col, rank, true);
     }
 
     /* --------------------------------------------------------------------------- drawing */
@@ -319,7 +359,7 @@ window.DiffuSpecPlayer = (() => {
       this.find("[data-mat=accepted]").textContent = m.accepted_per_step.toFixed(2);
       this.find("[data-merit=mat]").title =
         "Mean accepted tokens, two conventions: tokens/step counts the correction or bonus, accepted/step (the paper’s Eq. 2) does not.";
-      card("speedup", m.speedup === null ? (waiting ? "…" : "–") : `${m.speedup.toFixed(2)}×`, `over plain AR, ${here}`,
+      card("speedup", m.speedup === null ? (waiting ? "…" : "–") : `${m.speedup.toFixed(2)}×`, `over AR, ${here}`,
         "Tokens per second over plain AR decoding by the same target, dtype, kernels and cache, prefill included.");
       const ar = m.ar_tokens_per_second;
       card("rate", m.tokens_per_second.toFixed(1), `tokens/s · plain AR ${ar === null ? (waiting ? "…" : "–") : ar.toFixed(1)}`);
@@ -328,7 +368,8 @@ window.DiffuSpecPlayer = (() => {
       const loops = this.find("[data-loops]");
       loops.textContent = `↻ ${m.loops}`;
       loops.hidden = !m.loops;
-      this.find("[data-why-speed]").textContent = m.why || "";
+      const differs = m.verdict.state === "differs" ? `Differs ${m.verdict.detail}. ` : "";
+      this.find("[data-why-speed]").textContent = `${differs}${m.why || ""}`;
 
       const total = Math.max(STAGES.reduce((sum, name) => sum + m.stage_ms[name], 0), 1e-9);
       const bar = this.find(".ds-stages");
@@ -398,15 +439,27 @@ window.DiffuSpecPlayer = (() => {
 
     markText() {
       const box = this.find("#text");
-      for (const node of box.querySelectorAll(".now")) node.classList.remove("now");
+      // What comes later is pale; where the step is told, and may be guessed, it is not there at all.
+      box.classList.toggle("ds-guess", this.guessing);
+      box.classList.toggle("ds-unwritten", this.guessing || this.presenter.on || Boolean(this.playing && this.told));
       let first = null;
-      for (const node of box.querySelectorAll(`[data-step="${this.at}"]`)) {
-        node.classList.add("now");
+      let last = null;
+      for (const node of box.children) {
+        const step = node.dataset.step === undefined ? -1 : Number(node.dataset.step);
+        const now = step === this.at;
+        node.classList.toggle("now", now);
+        node.classList.toggle("later", step > this.at);
+        node.classList.toggle("first", now && !first);
+        if (!now) continue;
         first = first || node;
+        last = node;
       }
       if (!first || box.scrollHeight <= box.clientHeight) return;
       const top = first.offsetTop - box.offsetTop;
-      if (top < box.scrollTop || top > box.scrollTop + box.clientHeight - 28) box.scrollTop = top - box.clientHeight / 2;
+      if (this.presenter.on) {
+        const end = this.guessing ? first : last;
+        box.scrollTop = end.offsetTop - box.offsetTop + end.offsetHeight + 6 - box.clientHeight;
+      } else if (top < box.scrollTop || top > box.scrollTop + box.clientHeight - 28) box.scrollTop = top - box.clientHeight / 2;
     }
 
     /** Which step is in front, and what can be done about it. */
@@ -428,21 +481,25 @@ window.DiffuSpecPlayer = (() => {
       this.root.dataset.at = String(this.at);
       const label = this.find("#step-label");
       label.replaceChildren(make("b", "", count ? `Step ${this.at + 1} of ${count}` : "No step yet"));
-      if (step) label.append(` ${this.summary(step)}`);
+      if (step) label.append(make("span", "", ` ${this.summary(step)}`));
+      label.title = step ? this.summary(step) : "";
     }
 
     drawStep(told = false) {
       this.drawBar();
       this.markText();
       this.drawLattice(told);
+      if (this.presenter.on) return; // the rest is not on the screen
       this.drawBars();
       this.markFigures();
       for (const details of this.root.querySelectorAll("[data-table][open]")) this.drawTable(details);
     }
 
     summary(step) {
+      if (!step.k && this.guessing) return "k = 0 · no draft";
       if (!step.k) return step.path.length ? `k = 0 · no draft, accepted ${step.accepted}` : "k = 0 · no draft";
-      const tail = { correction: "then the target’s correction", bonus: "then the target’s bonus token" };
+      if (this.guessing) return `k = ${step.k} · what will the target accept?`;
+      const tail = { correction: "then a correction", bonus: "then a bonus token" };
       const end = step.emitted.length > step.accepted ? tail[step.kind] : "ends the answer";
       return `k = ${step.k} · accepted ${step.accepted} · ${end}`;
     }
@@ -454,17 +511,24 @@ window.DiffuSpecPlayer = (() => {
       this.find("[data-story]").textContent = step ? story(this.data, step, this.phase) : "";
       const empty = (text) => {
         box.replaceChildren(make("p", "ds-empty", text));
+        this.find("[data-legend]").replaceChildren();
         this.drawBeams();
         this.drawInspector();
       };
       if (!step) return empty(this.data.live ? "The first step is on its way: the target reads the prompt." : "The run was stopped before its first step.");
+      if (!step.k && !step.path.length && this.guessing) return empty("Nothing was drafted in this step: the target writes one token itself.");
       if (!step.k && !step.path.length) return empty(`Nothing was drafted in this step: the target wrote ${step.emitted.map((id) => `“${this.label(id)}”`).join("")} itself.`);
       if (!step.detail) return empty("This step’s lattice arrives when the run ends.");
-      if (!this.cell || !Lattice.holds(step, this.cell)) this.cell = defaultCell(step);
+      if (!this.cell || !this.cell.picked || !Lattice.holds(step, this.cell)) this.cell = this.defaultCell(step);
 
       const hadFocus = box.contains(document.activeElement);
       const scroll = box.scrollLeft;
-      this.rows = Lattice.draw(box, { data: this.data, step, phase: this.phase, show: this.show, story: told });
+      const { fit } = this.presenter;
+      // On a low screen the target's row is to be seen without scrolling.
+      const most = fit ? Lattice.rowsFitting(fit) : innerHeight < 850 ? 6 : Lattice.ROWS;
+      const view = { data: this.data, step, phase: this.phase, show: this.show, story: told, most, fit };
+      this.rows = Lattice.draw(box, view);
+      Lattice.drawLegend(this.find("[data-legend]"), view, this.rows);
       if (scroll) box.scrollLeft = scroll;
       this.drawBeams();
       if (this.cell) this.select(this.cell.col, this.cell.rank, hadFocus);
@@ -475,7 +539,7 @@ window.DiffuSpecPlayer = (() => {
     drawBeams() {
       const box = this.find("[data-beams]");
       const { step } = this;
-      box.hidden = !this.show.beams;
+      box.hidden = !this.show.beams || this.phase === "mask" || this.phase === "lattice";
       if (box.hidden) return;
       const lost = step && step.detail && step.k ? lostBeams(step) : [];
       const list = make("ol");
@@ -498,48 +562,68 @@ window.DiffuSpecPlayer = (() => {
     drawInspector() {
       const box = this.find("#inspector");
       const { step, cell } = this;
+      const { predict } = this.presenter;
+      this.find("[data-predict]").hidden = !this.presenter.on;
+      if (this.presenter.on) return this.find("[data-predict]").replaceChildren(...predict());
       if (!step || !step.detail || !cell || !Lattice.holds(step, cell)) {
-        box.replaceChildren(make("h2", "", "Inspector"), make("p", "ds-empty", "Pick a cell of the lattice to see its numbers and why it was accepted or rejected."));
+        box.replaceChildren(make("h2", "", "Inspector"), make("p", "ds-empty", "Pick a cell of the lattice to see its numbers and why it was accepted or rejected."), ...predict());
         return;
       }
       const f = cellFacts(this.data, step, cell.col, cell.rank);
+      const parts = this.phase === "mask" ? [make("h2", "", `A masked position, +${f.col + 1}`)] : [this.cellTitle(step, f), this.cellNumbers(step, f)];
+      if (this.guessing) return box.replaceChildren(...parts, ...predict());
       const why = reason(this.data, step, cell.col, cell.rank);
-      const title = make("h2", "", `“${f.label}” at +${f.col + 1} `);
-      const status = f.onPath ? (f.col < step.seen ? "accepted ✓" : f.col === step.seen ? "rejected ✗" : "not looked at") : f.kept ? "kept, not taken" : "pruned";
-      title.append(make("span", "ds-hint", status));
-      const search = searched(step);
-      const rowsOf = [
-        ["drafter q", f.outside ? `none: ${f.outside.from}` : `${prob(f.q)} · rank ${f.rank + 1}`],
-        [`proxy p (${search ? PROXIES[this.data.settings.proxy] : "not used"})`, prob(f.proxy)],
-        ["λ·log q + (1−λ)·log p", signed(f.combined)],
-        ["beams through it", step.detail.levels.length ? `${f.beams} of ${f.survivors}` : "no beam"],
-        ["target p", f.target === null ? "–" : `${prob(f.target)} · rank ${f.targetRank === null ? "> 8" : f.targetRank}`],
-      ];
-      const lost = step.detail.levels.length ? lostBeams(step).filter((beam) => beam.depth === f.col && beam.ranks[f.col] === f.rank) : [];
-      if (lost.length) rowsOf.push([lost.length === 1 ? "beam lost here by" : `${lost.length} beams lost here, best by`, signed(Math.min(...lost.map((beam) => beam.best)), 1)]);
-      const list = make("dl", "ds-facts");
-      for (const [name, value] of rowsOf) list.append(make("dt", "", name), make("dd", "", value));
       const note = make("p", `ds-why ${why.tone}`);
       note.append(make("b", "", why.head), ` ${why.text}`);
-      const parts = [title, list, note];
-      if (f.col < step.detail.topIds.length) {
-        const looked = f.col <= step.seen;
-        const box2 = make("div", "ds-alternatives");
-        box2.append(make("h3", "ds-sub", looked ? "The target’s likeliest here" : "The target’s likeliest, after a rejected prefix"));
-        const ol = make("ol");
-        step.detail.topIds[f.col].slice(0, 5).forEach((id, i) => {
-          const li = make("li", id === f.id ? "this" : "");
-          li.append(make("span", "ds-token", this.label(id)));
-          const meter = make("i");
-          const value = p(step.detail.topLogp[f.col][i]);
-          meter.style.setProperty("--p", value.toFixed(3));
-          li.append(meter, make("span", "ds-q", prob(value)));
-          ol.append(li);
-        });
-        box2.append(ol);
-        parts.push(box2);
+      box.replaceChildren(...parts, note, ...predict(), ...this.alternatives(step, f));
+    }
+
+    cellTitle(step, f) {
+      const title = make("h2", "", `“${f.label}” at +${f.col + 1} `);
+      const fate = f.col < step.seen ? "accepted ✓" : f.col === step.seen ? "rejected ✗" : "not looked at";
+      const searchedYet = this.phase !== "lattice";
+      const status = !searchedYet ? "" : f.onPath ? (this.guessing ? "on the path" : fate) : f.kept ? "kept, not taken" : "pruned";
+      title.append(make("span", "ds-hint", status));
+      return title;
+    }
+
+    /** The numbers of a cell that are known in the phase in front. */
+    cellNumbers(step, f) {
+      const search = searched(step);
+      const rowsOf = [["drafter q", f.outside ? `none: ${f.outside.from}` : `${prob(f.q)} · rank ${f.rank + 1}`]];
+      if (Lattice.explained(f.label)) rowsOf.push([f.label, Lattice.explained(f.label)]);
+      if (this.phase !== "lattice") {
+        rowsOf.push(
+          [`proxy (${search ? PROXIES[this.data.settings.proxy] : "not used"})`, prob(f.proxy)],
+          ["λ·log q + (1−λ)·log proxy", signed(f.combined)],
+          ["beams through it", step.detail.levels.length ? `${f.beams} of ${f.survivors}` : "no beam"],
+        );
+        const lost = step.detail.levels.length ? lostBeams(step).filter((beam) => beam.depth === f.col && beam.ranks[f.col] === f.rank) : [];
+        if (lost.length) rowsOf.push([lost.length === 1 ? "beam lost here by" : `${lost.length} beams lost here, best by`, signed(Math.min(...lost.map((beam) => beam.best)), 1)]);
       }
-      box.replaceChildren(...parts);
+      if (!this.guessing) rowsOf.push(["target p", f.target === null ? "–" : `${prob(f.target)} · rank ${f.targetRank === null ? "> 8" : f.targetRank}`]);
+      const list = make("dl", "ds-facts");
+      for (const [name, value] of rowsOf) list.append(make("dt", "", name), make("dd", "", value));
+      return list;
+    }
+
+    /** The target's likeliest tokens at a cell's column, where they are known. */
+    alternatives(step, f) {
+      if (f.col >= step.detail.topIds.length) return [];
+      const box = make("div", "ds-alternatives");
+      box.append(make("h3", "ds-sub", f.col <= step.seen ? "The target’s likeliest here" : "The target’s likeliest, after a rejected prefix"));
+      const list = make("ol");
+      step.detail.topIds[f.col].slice(0, 5).forEach((id, i) => {
+        const item = make("li", id === f.id ? "this" : "");
+        item.append(make("span", "ds-token", this.label(id)));
+        const meter = make("i");
+        const value = p(step.detail.topLogp[f.col][i]);
+        meter.style.setProperty("--p", value.toFixed(3));
+        item.append(meter, make("span", "ds-q", prob(value)));
+        list.append(item);
+      });
+      box.append(list);
+      return [box];
     }
 
     /** Target's p of each drafted token of the step. */
@@ -548,6 +632,10 @@ window.DiffuSpecPlayer = (() => {
       const { step } = this;
       if (!step || !step.detail || !step.path.length) {
         box.replaceChildren(make("p", "ds-empty", step && !step.path.length ? "No draft in this step." : "…"));
+        return;
+      }
+      if (this.guessing) {
+        box.replaceChildren(make("p", "ds-empty", "The target’s word comes in the phase “verify”."));
         return;
       }
       this.find("[data-bars-hint]").textContent = step.detail.ratios.length
@@ -620,7 +708,8 @@ window.DiffuSpecPlayer = (() => {
     /** Show in the figures over steps which step is in front. */
     markFigures() {
       const { step } = this;
-      this.find("[data-adl-caption]").textContent = step ? `Step ${this.at + 1}: L_gen ${step.length.generated}, L_acc ${step.length.accepted}; ${step.length.words}.` : "";
+      const known = step && !this.guessing;
+      this.find("[data-adl-caption]").textContent = step && !known ? `Step ${this.at + 1}: k = ${step.k}` : step ? `Step ${this.at + 1}: L_gen ${step.length.generated}, L_acc ${step.length.accepted}; ${step.length.words}.` : "";
       this.find("[data-stages-caption]").textContent = step ? `Step ${this.at + 1}: ${STAGES.map((name, i) => `${name} ${step.ms[i].toFixed(1)}`).join(" · ")} ms` : "";
       for (const name of ["adl", "stages"]) {
         const node = this.figures[name];
@@ -636,27 +725,47 @@ window.DiffuSpecPlayer = (() => {
         marker.style.left = `${layout.xaxis._offset + layout.xaxis.l2p(this.at + 1)}px`;
         marker.style.top = `${layout.yaxis._offset}px`;
         marker.style.height = `${layout.yaxis._length}px`;
+        if (name !== "adl") continue;
+        // Until the target has spoken, what it accepted in this step and later is covered.
+        let veil = node.querySelector(".ds-veil");
+        if (!veil) {
+          veil = make("i", "ds-veil");
+          node.append(veil);
+        }
+        const from = layout.xaxis._offset + layout.xaxis.l2p(this.at + 0.58);
+        veil.hidden = !step || known;
+        veil.style.left = `${from}px`;
+        veil.style.width = `${Math.max(0, layout.xaxis._offset + layout.xaxis._length - from)}px`;
+        veil.style.top = `${layout.yaxis._offset - 2}px`;
+        veil.style.height = `${layout.yaxis._length + 4}px`;
       }
     }
 
     resize() {
       clearTimeout(this.resizing);
       this.resizing = setTimeout(() => {
-        if (this.data && this.root.offsetParent) {
-          this.drawFigures();
-          this.drawLattice();
-        }
+        if (!this.data || !this.root.clientWidth) return;
+        this.presenter.measure();
+        if (!this.presenter.on) this.drawFigures();
+        this.drawLattice();
       }, 120);
     }
 
     /* ---------------------------------------------------------------------------- tables */
 
     drawTable(details) {
-      if (this.data) Draw.table(details, () => this[`${details.dataset.table}Table`]());
+      if (this.data) Draw.table(details, () => this.readable(this[`${details.dataset.table}Table`](), details.dataset.table));
+    }
+
+    /** A table of the step in front without what is not to be told yet. */
+    readable({ head, rows }, name) {
+      if (!this.guessing || !this.stepwise(name)) return { head, rows };
+      const told = ["target p", "result", "rank under the target", "ratio", "u"];
+      return { head, rows: rows.map((row) => row.map((value, i) => (told.includes(head[i]) ? "?" : value))) };
     }
 
     latticeTable() {
-      const head = ["position", "rank", "token", "q", "kept", "path", "proxy p", "λ·log q + (1−λ)·log p", "target p", "result"];
+      const head = ["position", "rank", "token", "q", "kept", "path", "proxy", "λ·log q + (1−λ)·log proxy", "target p", "result"];
       const { step } = this;
       if (!step || !step.detail) return { head, rows: [] };
       const rows = [];
