@@ -6,12 +6,12 @@ import json
 import re
 
 import pytest
-from conftest import serious
-from fake import fake_trace
 from playwright.sync_api import expect
 
 from diffuspec.trace.gallery import gallery
 from diffuspec.ui.player.payload import payload
+from tests.browser.conftest import serious
+from tests.fakes.scripted import fake_trace
 
 SIZES = ((1280, 720), (1366, 768), (1920, 1080))
 LETTERS = 24  # px: read from the last row
@@ -68,6 +68,7 @@ def test_every_step_fits_the_screen_in_letters_for_the_last_row(visit, serve, na
 
 def test_the_targets_row_is_above_the_fold_in_the_normal_view(visit, lecture):
     page = visit(lecture, viewport={"width": 1366, "height": 768})
+    page.click(".ds-intro [data-do=fold]")
     page.wait_for_timeout(800)
     bottoms = page.evaluate(
         """() => {
