@@ -1,4 +1,4 @@
-"""The command line: `python -m diffuspec app | run | replay | record | bench | study | train`.
+"""The command line: `python -m diffuspec app | run | replay | record | bench | study | diagnose | train`.
 
 Results go to stdout, progress and messages to stderr. Exit status: 0 done, 1 an error the message
 explains, 2 wrong usage, 130 interrupted (what was made until then is printed and saved).
@@ -99,9 +99,10 @@ def _parser() -> argparse.ArgumentParser:
     add_pair(record)
     record.set_defaults(command=_record, quiet=False)
 
-    from diffuspec.cli.measure import add_commands
+    from diffuspec.cli import diagnose, measure
 
-    add_commands(commands)
+    measure.add_commands(commands)
+    diagnose.add_commands(commands)
 
     train = commands.add_parser("train", help="make the files in assets/", allow_abbrev=False)
     add_stages(train, Progress)

@@ -50,11 +50,13 @@ def measure(
     *,
     journal: Journal | None = None,
     should_stop: Callable[[], bool] = never,
+    heard: Callable[[Question, int, str, list[int], list[Emission]], None] | None = None,
 ) -> Iterator[Progress]:
     """Every variant on every question, greedily; a `Progress` after every answer.
 
     One variant must be named "ar". A journal is asked for questions measured before and told of each one
-    finished; leaving the iterator, or should_stop() turning true, loses the question under way at most.
+    finished; leaving the iterator, or should_stop() turning true, loses the question under way at most. heard is told
+    of every answer: its question, turn (from 0), variant, prompt's token ids and emissions.
     """
     variants = [dataclasses.replace(v, settings=v.settings.replace(temperature=0)) for v in variants]
     known = journal.results if journal else {}
@@ -97,6 +99,8 @@ def measure(
                 emissions = _decode(pair, variant, ids, should_stop)
                 if emissions is None:
                     return
+                if heard:
+                    heard(question, number, variant.name, ids, emissions)
                 answers[variant.name] = [token for emission in emissions for token in emission.tokens]
                 for emission in emissions:
                     sums[variant.name].add(emission)

@@ -17,7 +17,7 @@ def text_table(result: StudyResult) -> str:
     columns = [column for column in STUDIES[result.study].columns if not column.bound]
     heads = [column.label + (f" ({column.unit})" if column.unit else "") for column in columns]
     rows = [row for row in result.rows if row.get("category", "mean") == "mean"]
-    return _aligned([heads, *([_cell(row[c.key], c.digits) + interval(row, c) for c in columns] for row in rows)])
+    return aligned([heads, *([_cell(row[c.key], c.digits) + interval(row, c) for c in columns] for row in rows)])
 
 
 def report(result: StudyResult) -> str:
@@ -76,14 +76,14 @@ def _paper_form(result: StudyResult) -> str:
                     "",
                 ]
             )
-    return _aligned([*lines, *paper_lines])
+    return aligned([*lines, *paper_lines])
 
 
 def _stages(result: StudyResult) -> str:
     rows = [row for row in result.rows if row["category"] == "mean" and row["verify_ms"]]
     if not rows:
         return ""
-    return _aligned(
+    return aligned(
         [["ms a step", *STAGES], *([row["method"], *(_cell(row[f"{stage}_ms"]) for stage in STAGES)] for row in rows)]
     )
 
@@ -108,7 +108,7 @@ def _cell(value, digits: int = 2) -> str:
     return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
 
 
-def _aligned(lines: Sequence[Sequence[str]]) -> str:
+def aligned(lines: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]).rstrip()

@@ -16,11 +16,11 @@ ROWS, DRAFTS = (1, 2, 4, 8, 12, 16, 24), (1, 4, 8, 16)
 WIDTH = 15  # candidates a column
 
 
-def measure(target: Target, drafter: DiffusionDrafter) -> StepCost:
-    """What passes of each size take one after the other over a short context, as they do in a run: where a processor
-    slows down under many products, a single one would look too cheap. Of a few rounds the least, since a busy moment
-    makes a pass slower, never faster."""
-    text = [1] * min(CONTEXT, target.context - max(ROWS))
+def measure(target: Target, drafter: DiffusionDrafter, context: int = CONTEXT) -> StepCost:
+    """What passes of each size take one after the other, as they do in a run: where a processor slows down under many
+    products, a single one would look too cheap. Of a few rounds the least, since a busy moment makes a pass slower,
+    never faster. context: tokens in the cache."""
+    text = [1] * min(context, target.context - max(ROWS))
     cache = target.new_cache(drafter.hidden_entries)
     target.prefill(cache, text[:-1])
 

@@ -99,6 +99,11 @@ class Target:
         return self.model.device if self.model is not None else torch.device("cpu")
 
     @property
+    def weight_bytes(self) -> int | None:
+        """Bytes of weights that a pass reads, of 8-bit targets; None of others."""
+        return self._passes.weight_bytes if isinstance(self._passes, Int8Decoder) else None
+
+    @property
     def embedding(self):
         """Its input embedding: float [n, h] for embedding[ids], a tensor or an array."""
         return self.model.get_input_embeddings().weight if self.model is not None else self._passes.embedding

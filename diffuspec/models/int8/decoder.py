@@ -480,6 +480,13 @@ class Int8Decoder:
         self.forward(cache, [0, 0])  # compiles, where this machine has not done so before
         self.keep(cache, 0, [1])
 
+    @property
+    def weight_bytes(self) -> int:
+        """That a pass reads: of the layers and the head."""
+        return sum(
+            part.nbytes for group in self._stack._weights for part in (group if isinstance(group, tuple) else (group,))
+        )
+
     def new_cache(self) -> Int8Cache:
         return Int8Cache(len(self._source), self._kv_heads, self._head_dim)
 
