@@ -11,7 +11,7 @@ from diffuspec.measure.diagnose.machine import Costs
 from diffuspec.measure.diagnose.replay import REPLAYED, Replayed, replay_all
 from diffuspec.measure.diagnose.tape import Tape
 from diffuspec.measure.statistics import Estimate, ratio
-from diffuspec.method.proxy import LEARNED
+from diffuspec.method.proxy import LEARNED, possible_proxy
 from diffuspec.settings import PRESETS, Settings
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def candidates(settings: Settings, longest: int, fitted: bool) -> Iterator[tuple
             yield f"tau = {value}", dict(tau=value)
     for value in (0.3, 0.5, 0.7, 0.9):
         yield f"lam = {value}", dict(lam=value)
-    for value in ("context", "none", "ngram+context"):
+    for value in ("context", "none", *(("ngram+context",) if fitted else ())):
         yield f"proxy = {value}", dict(proxy=value)
     if settings.search == "tree":
         for value in (settings.nodes // 2, settings.nodes * 2):
@@ -93,13 +93,14 @@ def weigh(
     stop,
 ) -> list[Lever]:
     """Every change that makes a difference, the most promising first; prompts_ms: of reading a question's prompts."""
-    found, seen = [], {settings}
+    found, seen = [], {settings.replace(proxy=possible_proxy(settings.proxy, pair.proxy))}
     now = base.tokens / base.seconds(prompts_ms)
     for name, changes in candidates(settings, pair.drafter.max_block, pair.proxy is not None):
         if stop():
             break
         try:
             other = settings.replace(**changes)
+            other = other.replace(proxy=possible_proxy(other.proxy, pair.proxy))
             if other in seen or not replayable(other):
                 continue
             seen.add(other)
