@@ -13,6 +13,7 @@ import orjson
 from diffuspec.trace.model import Trace
 from diffuspec.ui import gradio_internals
 from diffuspec.ui.api import Api, in_words
+from diffuspec.ui.diagnose import page as diagnose
 from diffuspec.ui.lab import page as lab
 from diffuspec.ui.lab.component import SCRIPT as LAB_JS
 from diffuspec.ui.learn import page as learn
@@ -40,6 +41,7 @@ PAGES: tuple[ModuleType, ...] = (
     lab,
     race,
     measure,
+    diagnose,
     learn,
     traces,
 )

@@ -16,6 +16,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 from diffuspec.ui.page import build, launch_options
 from diffuspec.ui.shell.host import Host
+from tests.fakes.diagnosis import fake_diagnose
 from tests.fakes.scripted import (
     FakePair,
     FakeRun,
@@ -97,6 +98,7 @@ class Site:
             partial(fake_lane, pause=pause),
             fake_costs,
             study,
+            fake_diagnose,
             pair_name="fake",
             pairs=pairs,
             own=own,

@@ -165,12 +165,12 @@ def test_rates_of_the_machine_and_what_a_pass_needs(tiny_pair):
 
 @pytest.fixture(scope="module")
 def diagnosed(tiny_pairs):
-    """A diagnosis of the tiny pair that peeks, on a few short questions."""
+    """A diagnosis of a tiny pair, on a few short questions."""
     questions = bundled_questions()
-    short = tuple(q for q in questions.questions if len(q.turns[0]) < 120)
-    settings = Settings(**{**USUAL, "max_new_tokens": 12}, search="tree", nodes=6)
+    short = tuple(q for q in questions.questions if len(q.turns[0]) < 120)[:6]
+    settings = Settings(**{**USUAL, "max_new_tokens": 10}, search="tree", nodes=6)
     *steps, last = stream_diagnosis(
-        tiny_pairs["peeking"], settings, dataclasses.replace(questions, questions=short), minutes=1.5
+        tiny_pairs["block"], settings, dataclasses.replace(questions, questions=short), minutes=0.8
     )
     fractions = [at.fraction for at in steps]
     assert fractions == sorted(fractions) and all(at.result is None for at in steps)
@@ -192,7 +192,7 @@ def test_a_diagnosis_says_what_was_measured(diagnosed):
     assert (whole.tokens, whole.steps) == (sum(r.tokens for r in base), sum(r.steps for r in base))
     for by in ("task", "turn", "text", "context", "entropy", "repeated"):
         assert sum(s.tokens for s in found.splits if s.by == by) <= whole.tokens
-    assert [b.tokens_per_step for b in found.budgets] == sorted(b.tokens_per_step for b in found.budgets)
+    assert found.budgets[0].tokens_per_step < found.budgets[-1].tokens_per_step
     assert {p.drafter for p in found.positions} >= {"diffusion, likeliest", "diffusion, CPS"}
 
 

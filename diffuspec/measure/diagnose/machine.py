@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 BYTES = 1 << 28  # read at once: far more than a processor's caches hold
 SIDE = 1536  # of the square matrices multiplied
 ROUNDS = 5
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # where a config tells of them
 
 
 MOST_ROWS = 256  # of a pass that is reckoned with
@@ -119,7 +120,7 @@ def needed(target: Target) -> tuple[int | None, int | None]:
         "vocab_size",
     )
     sizes = [getattr(shape, name, None) for name in names]
-    if not all(isinstance(size, int) for size in sizes) or any("expert" in name for name in vars(shape)):
+    if not all(isinstance(size, int) for size in sizes) or any(getattr(shape, name, None) for name in EXPERTS):
         return None, None
     hidden, inner, layers, heads, kv_heads, vocabulary = sizes
     head_dim = getattr(shape, "head_dim", None) or hidden // heads

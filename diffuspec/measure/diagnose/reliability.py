@@ -62,12 +62,13 @@ class Bin:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Of one kind of prediction, on answers that nothing was fitted on, and once recalibrated; temperatures: by
-    depth."""
+    """Of one kind of prediction, on answers that nothing was fitted on, and once recalibrated. by_chance: the ECE that
+    as many events would have if every prediction were kept; temperatures: by depth."""
 
     kind: str
     count: int
     ece: float
+    by_chance: float
     brier: float
     auroc: float | None
     bins: tuple[Bin, ...]
@@ -97,6 +98,12 @@ def _binned(p: np.ndarray, walked: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
 def ece(p: np.ndarray, walked: np.ndarray) -> float:
     _, predicted, happened = _binned(p, walked)
     return float(np.abs(predicted - happened).sum() / max(len(p), 1))
+
+
+def by_chance(p: np.ndarray, draws: int = 50) -> float:
+    """The mean ECE of events that happen as predicted."""
+    random = np.random.default_rng(0)
+    return float(np.mean([ece(p, random.random(len(p)) < p) for _ in range(draws)]))
 
 
 def brier(p: np.ndarray, walked: np.ndarray) -> float:
@@ -192,6 +199,7 @@ def judged(kind: str, events: Events) -> Reliability | None:
         kind,
         len(rest),
         ece(rest.p, rest.walked),
+        by_chance(rest.p),
         brier(rest.p, rest.walked),
         auroc(rest.p, rest.walked),
         bins(rest.p, rest.walked),

@@ -137,7 +137,7 @@ def _kept(found: Diagnosis) -> str:
         return ""
     return (
         f"Scores of tree nodes are off by {nodes.ece:.3f} on average (ECE, on held-out answers), recalibrated by "
-        f"{nodes.ece_after:.3f}."
+        f"{nodes.ece_after:.3f}; chance alone makes {nodes.by_chance:.3f} of {nodes.count} nodes."
     )
 
 

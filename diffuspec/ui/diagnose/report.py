@@ -57,7 +57,7 @@ def page(found: Diagnosis) -> str:
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         f"<title>{escape(title)}</title><style>{style}"
         f"@media (prefers-color-scheme: dark) {{ :root {{ color-scheme: dark; {dark} }} }}"
-        "body { margin: 0; background: var(--ds-page); } main { max-width: 980px; margin: 0 auto; padding: 16px; }"
+        "body { margin: 0; background: var(--ds-page); } main { max-width: 1400px; margin: 0 auto; padding: 16px; }"
         f"main > h1 {{ font: 650 19px system-ui, sans-serif; color: var(--ds-ink); }}{own}</style></head>"
         f"<body><main><h1>{escape(title)}</h1>{body(found)}</main></body></html>"
     )
@@ -105,7 +105,7 @@ def _verdict(found: Diagnosis) -> str:
     sign, kind = SIGNS[verdict(found)]
     listed = "".join(f"<li>{escape(sentence)}</li>" for sentence in (*rest, *found.notes))
     return (
-        f'<section class="ds-card ds-verdict ds-{kind}" aria-label="Verdict"><p class="ds-verdict-first">'
+        f'<section class="ds-card ds-worth ds-{kind}" aria-label="Verdict"><p class="ds-worth-first">'
         f'<span aria-hidden="true">{sign}</span> {escape(first)}</p><ul>{listed}</ul></section>'
     )
 
@@ -120,7 +120,7 @@ def _losses(found: Diagnosis) -> str:
             WORDS[loss.name],
             100 * loss.ms_per_token / told.gap_ms,
             colour=colours.get(loss.name, "correction"),
-            text=f"{loss.ms_per_token / told.gap_ms:.0%}, {loss.ms_per_token:.3f} ms",
+            text=f"{loss.ms_per_token / told.gap_ms:.0%}, {loss.ms_per_token:.3f} ms".replace("-", "−"),
         )
         for loss in told.losses
     ]
@@ -186,7 +186,8 @@ def _frontier(found: Diagnosis) -> str:
         accepted, speed = accepted_per_step(mine), speedup(found.results, variant)
         same = sum(r.identical for r in mine)
         rate = sum(r.tokens / r.seconds for r in mine) / len(mine)
-        rows.append((_label(variant), str(accepted), str(speed), f"{rate:.1f}", f"{same} of {len(mine)}"))
+        told = str(accepted) if accepted.value else "–"
+        rows.append((_label(variant), told, str(speed), f"{rate:.1f}", f"{same} of {len(mine)}"))
         if variant not in (YARDSTICK, AGAIN):
             marks.append((_label(variant), Mark(f"{accepted.value}", speed.value, speed.low, speed.high)))
     heads = ("method", "accepted/step", "speed-up", "tokens/s", "identical to AR")
@@ -211,6 +212,7 @@ def _reliability(found: Diagnosis) -> str:
             r.kind,
             f"{r.count}",
             f"{r.ece:.3f}",
+            f"{r.by_chance:.3f}",
             f"{r.ece_after:.3f}",
             f"{r.brier:.3f}",
             f"{r.brier_after:.3f}",
@@ -218,7 +220,7 @@ def _reliability(found: Diagnosis) -> str:
         )
         for r in found.reliability
     ]
-    heads = ("predicted by", "events", "ECE", "recalibrated", "Brier", "recalibrated", "AUROC")
+    heads = ("predicted by", "events", "ECE", "by chance", "recalibrated", "Brier", "recalibrated", "AUROC")
     depths = sorted({c.depth for c in found.cells})
     ranks = sorted({c.rank for c in found.cells})
     at = {(c.depth, c.rank): c for c in found.cells}

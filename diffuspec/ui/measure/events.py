@@ -29,6 +29,7 @@ from diffuspec.ui.shell.knobs import to_settings
 from diffuspec.ui.shell.notice import ended, message
 from diffuspec.ui.shell.visitors import client_of
 
+DIAGNOSIS = "diagnosis.json"  # lies there too, and is another page's
 MOST_QUESTIONS, MOST_QUESTION_BYTES = 500, 4 * 2**20
 # Results on a visitor's page: study -> (result, where it comes from).
 Shelf = dict[str, tuple[StudyResult, str]]
@@ -235,6 +236,8 @@ def recorded(folder: Path) -> Shelf:
     """The results that come along, those that can be read."""
     shelf = {}
     for path in sorted(folder.glob("*.json")):
+        if path.name == DIAGNOSIS:
+            continue
         try:
             result = StudyResult.load(path)
         except DiffuSpecError as error:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from diffuspec.errors import PairError, PromptError, SettingsError
 from diffuspec.measure.questions import QuestionFile
@@ -28,6 +28,9 @@ from diffuspec.ui.player.merits import MEASURED, Source
 from diffuspec.ui.shell.loader import Loader, own_pair
 from diffuspec.ui.shell.queue import Client, Turns
 from diffuspec.ui.shell.shelf import Copy, Shelf
+
+if TYPE_CHECKING:
+    from diffuspec.measure.diagnose.run import At
 
 POLL_S = 0.33  # between two looks at what is waited for
 # And at what computes: a browser on the same two cores takes some 45 ms of them to draw one.
@@ -71,6 +74,14 @@ def _study(
     name: str, pair: Any, settings: Settings, questions: QuestionFile, state: Path, stop: Callable[[], bool]
 ) -> Iterator[StudyResult]:
     return stream_study(name, pair, pair.fit(settings), questions, state=state, should_stop=stop)
+
+
+def _diagnose(
+    pair: Any, settings: Settings, questions: QuestionFile, minutes: float, stop: Callable[[], bool]
+) -> Iterator[At]:
+    from diffuspec.measure.diagnose.run import stream_diagnosis
+
+    return stream_diagnosis(pair, pair.fit(settings), questions, minutes=minutes, should_stop=stop)
 
 
 def _costs(pair: Any, prompt: str) -> tuple[tuple[float, float], ...]:
@@ -153,7 +164,8 @@ class Host:
     """load(dtype, progress) gives a pair (the embedded one by itself), start(pair, settings, prompt) a run,
     compare(pair, trace, on_token) plain AR's `Baseline`, verify(pair, trace, index, ranks) a `Step` with
     another path, lane(pair, settings, prompt, method, heard, stop) a lane of a race, costs(pair, prompt) what passes
-    of the target take, study(name, pair, settings, questions, state, stop) a stream of a study's results;
+    of the target take, study(name, pair, settings, questions, state, stop) a stream of a study's results,
+    diagnose(pair, settings, questions, minutes, stop) one of a diagnosis;
     pair_name: of the pair that `load` gives; pairs: key -> load of all that are offered, instead of `load`, the one
     to begin with first; own: whether a page may name other checkpoints; limits: of a turn, where others share this
     server."""
@@ -167,6 +179,7 @@ class Host:
         lane=_lane,
         costs=_costs,
         study=_study,
+        diagnose=_diagnose,
         pair_name="embedded",
         limits: Limits | None = None,
         pairs=None,
@@ -180,6 +193,7 @@ class Host:
         self.first, self.own = self.offered[0], own
         self._chosen: dict[str, str] = {}
         self._wanted: dict[str, Copy] = {}
+        self.diagnose = diagnose
         self._models = ThreadPoolExecutor(1, thread_name_prefix="models")
         self._turns = Turns()
 
