@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from diffuspec.errors import ModelError, PromptError, SettingsError
+from diffuspec.errors import ModelError, PromptError, SettingsError, Stopped
 from diffuspec.method.acceptance import Verdict, verify, verify_ratio, verify_tree
 from diffuspec.method.copying import make_source
 from diffuspec.method.lattice import TokenLattice, generated_length, prune
@@ -65,6 +65,11 @@ class DiffuSpec:
             raise SettingsError(
                 f"{longest} = {getattr(self.settings, longest)} exceeds the {pair.drafter.max_block} positions "
                 f"the drafter of the pair {pair.info.name!r} can fill."
+            )
+        if pair.target.remote and self.settings.temperature and self.settings.rule != "point-mass":
+            raise SettingsError(
+                f"rule = {self.settings.rule} compares probabilities, and a server does not tell all of its own: "
+                "choose rule = point-mass."
             )
         if self.settings.search == "tree" and not pair.target.trees:
             raise SettingsError(
@@ -159,6 +164,8 @@ class Run:
                 self.prefill()
             if self.stop_reason == "running":
                 return self.step()
+        except Stopped:
+            self.stop()
         except Exception:
             self.stop_reason = "failed"
             raise
@@ -171,8 +178,9 @@ class Run:
     def prefill(self) -> None:
         """Read the prompt, all but its last token, which is the first anchor."""
         started = time.perf_counter()
-        self.cache = self.pair.target.new_cache(self.pair.drafter.hidden_entries)
-        if not self.pair.target.prefill(self.cache, self.prefix[:-1], self._told_to_stop):
+        hidden = self.pair.drafter.hidden_entries
+        self.cache = self.pair.target.start(self.prefix, self.settings, hidden, self._told_to_stop)
+        if self.cache is None:
             self.stop()
         self.recorder.prefilled(time.perf_counter() - started)
 
@@ -269,7 +277,7 @@ class Run:
 
     def chooser(self, logits: RankedLogits) -> Callable[[int], int]:
         """The target's own token at row i of the pass: argmax, or a draw."""
-        if self.settings.temperature == 0:
+        if self.settings.temperature == 0 or logits.drawn:
             return logits.likeliest.tolist().__getitem__
         p = self.distributions(logits)
         return lambda i: draw(p(i), self.random.random())

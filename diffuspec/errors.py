@@ -43,3 +43,11 @@ class MethodError(DiffuSpecError, RuntimeError):
 
 class ResultsError(DiffuSpecError, ValueError):
     """A file of results that is damaged, or that other settings made."""
+
+
+class ServerError(DiffuSpecError, RuntimeError):
+    """A server as the target that cannot be reached, refuses what is asked, or answers in a way that cannot be used."""
+
+
+class Stopped(Exception):  # noqa: N818
+    """No error: what was under way was given up because somebody wanted to stop."""

@@ -31,7 +31,7 @@ from diffuspec.cli.options import (
     say,
 )
 from diffuspec.cli.train import add_stages
-from diffuspec.errors import DiffuSpecError, TraceError
+from diffuspec.errors import DiffuSpecError, ServerError, TraceError
 from diffuspec.plaintext import on_terminal, visible
 from diffuspec.settings import Settings
 from diffuspec.trace.model import Trace
@@ -127,21 +127,30 @@ def _run(arguments: argparse.Namespace) -> int:
         progress(None, engine.note)
     run = engine.stream(prompt)
     with interruptible() as interrupted:
-        made = 0
-        for step in run:
-            made += len(step.emitted)
-            progress(made / settings.max_new_tokens, f"step {step.index + 1}: {made} tokens")
-            if interrupted():
-                run.stop()
+        made, failure = 0, None
+        run.should_stop = interrupted
+        try:
+            for step in run:
+                made += len(step.emitted)
+                progress(made / settings.max_new_tokens, f"step {step.index + 1}: {made} tokens")
+                if interrupted():
+                    run.stop()
+        except ServerError as error:
+            if not made:
+                raise
+            failure = error  # what was made until then is saved and shown
         trace = run.trace
-        if not (arguments.no_compare or interrupted()):
+        if not (arguments.no_compare or interrupted() or failure):
 
             def heard(count: int) -> bool:
                 progress(count / trace.new_tokens, f"plain AR: {count} tokens")
                 return interrupted()
 
-            baseline = compare_with_ar(pair, trace, on_token=heard)
-            trace = trace if interrupted() else trace.with_baseline(baseline)
+            try:
+                baseline = compare_with_ar(pair, trace, on_token=heard)
+                trace = trace if interrupted() else trace.with_baseline(baseline)
+            except ServerError as error:
+                failure = error
         progress.close()
         if arguments.trace:
             trace.save(arguments.trace)  # before a word is printed: a closed pipe must not cost the run
@@ -153,6 +162,9 @@ def _run(arguments: argparse.Namespace) -> int:
             print(on_terminal(trace.text))
             if not arguments.quiet:
                 say(_merits(trace))
+        if failure:
+            say(f"diffuspec: {failure}")
+            return 1
         return INTERRUPTED if interrupted() else 0
 
 

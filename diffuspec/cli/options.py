@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diffuspec.errors import DiffuSpecError, PromptError, SettingsError
-from diffuspec.models.presets import CODER, EMBEDDED
+from diffuspec.models.presets import CODER, EMBEDDED, SERVER_KINDS
 from diffuspec.models.presets import PRESETS as PAIRS
 from diffuspec.settings import PRESETS, Settings
 
@@ -117,6 +117,13 @@ def add_pair(parser: argparse.ArgumentParser) -> None:
         "Llama's or Qwen's FILE.gguf, without: drafts are then copies of the text",
     )
     group.add_argument(
+        "--target-url",
+        metavar="URL",
+        help="http://HOST:PORT of a server that is the target; --target then names the model whose tokenizer it has, "
+        "where the server does not say so itself; a key comes from the environment variable DIFFUSPEC_API_KEY",
+    )
+    group.add_argument("--server", choices=SERVER_KINDS, help="what kind of server it is (default: it is asked)")
+    group.add_argument(
         "--drafter",
         metavar="MODEL",
         help="folder or Hub id of a diffusion LM with the same token ids, or of a DFlash or DSpark "
@@ -222,6 +229,8 @@ def asked_pair(arguments: argparse.Namespace) -> dict[str, Any]:
         "name": arguments.pair,
         "target": arguments.target,
         "drafter": arguments.drafter,
+        "target_url": arguments.target_url,
+        "server": arguments.server,
         "convention": {name: value for name, value in said.items() if value is not None},
         "ngram": arguments.ngram,
         "static": arguments.static,

@@ -1,6 +1,7 @@
 """What speculation with a diffusion draft is held against, on our own kernels and cache.
 
 AutoregressiveRun   plain decoding, one token a target pass: the yardstick
+ServerRun           the same by a server, where that is the target
 TokenByToken        the drafter's network used as an ordinary small language model (SPS): k passes for
                     k tokens, each seeing the tokens drafted before it
 PromptLookup        no drafter at all: what followed the same few tokens earlier in the text
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
-from diffuspec.errors import ModelError
+from diffuspec.errors import ModelError, Stopped
 from diffuspec.method.sampling import NOT_NUMBERS, distribution, draw
 from diffuspec.models.drafter import MASKED, DiffusionDrafter
 from diffuspec.models.pair import Pair
@@ -26,7 +27,7 @@ from diffuspec.trace.model import Baseline, Difference, Trace
 
 
 class AutoregressiveRun:
-    """One token a target pass: an iterator of token ids; `logits` are those the newest came from [V]."""
+    """One token a target pass: an iterator of token ids."""
 
     def __init__(
         self, pair: Pair, settings: Settings, ids: Sequence[int], should_stop: Callable[[], bool] = lambda: False
@@ -58,6 +59,38 @@ class AutoregressiveRun:
             raise ModelError(NOT_NUMBERS)
         self.budget -= 1
         return self.token
+
+    def gap(self, expected: int, got: int) -> float:
+        """By how much one token's logit lay above another's where the newest token came from."""
+        return float(self.logits[expected] - self.logits[got])
+
+
+class ServerRun:
+    """The server's own plain decoding, in one request: an iterator of token ids, as they come."""
+
+    def __init__(self, pair: Pair, settings: Settings, ids: Sequence[int], should_stop: Callable[[], bool]):
+        self._tokens = pair.target.plain(
+            ids, min(settings.max_new_tokens, pair.room(ids)), settings, pair.stop_ids, should_stop
+        )
+
+    def __iter__(self) -> Iterator[int]:
+        return self
+
+    def __next__(self) -> int:
+        try:
+            return next(self._tokens)
+        except Stopped:
+            raise StopIteration from None
+
+    def gap(self, expected: int, got: int) -> None:
+        """Not known: it tells none of its logits while it decodes."""
+
+
+def plain_run(
+    pair: Pair, settings: Settings, ids: Sequence[int], should_stop: Callable[[], bool] = lambda: False
+) -> AutoregressiveRun | ServerRun:
+    """Plain decoding of the prompt `ids`, as the yardstick of this pair does it."""
+    return (ServerRun if pair.target.remote else AutoregressiveRun)(pair, settings, ids, should_stop)
 
 
 class TokenByToken(DiffusionDrafter):
@@ -127,7 +160,7 @@ def compare_with_ar(pair: Pair, trace: Trace, *, on_token: Callable[[int], bool 
     greedy = not settings.temperature
     made, times, difference, ended_early = [], [], None, False
     started = time.perf_counter()
-    run = AutoregressiveRun(pair, settings, trace.prompt_ids)
+    run = plain_run(pair, settings, trace.prompt_ids)
     spent = prefill_s = time.perf_counter() - started
     while not ended_early:
         started = time.perf_counter()
@@ -138,10 +171,12 @@ def compare_with_ar(pair: Pair, trace: Trace, *, on_token: Callable[[int], bool 
         made.append(token)
         times.append(spent * 1e3)
         if greedy and difference is None:
-            difference = _difference(len(made) - 1, token, expected, run.logits)
+            difference = _difference(len(made) - 1, token, expected, run.gap)
         ended_early = bool(on_token and on_token(len(made)))
     if greedy and difference is None and not ended_early and len(expected) > len(made):
         difference = Difference(len(made), None, expected[len(made)], None)
+    if difference and pair.target.remote:
+        difference = first_difference(pair, trace.prompt_ids, made, expected)
     return Baseline(
         token_ids=tuple(made),
         wall_s=spent,
@@ -152,12 +187,14 @@ def compare_with_ar(pair: Pair, trace: Trace, *, on_token: Callable[[int], bool 
     )
 
 
-def _difference(position: int, token: int, got: tuple[int, ...], logits: torch.Tensor) -> Difference | None:
+def _difference(
+    position: int, token: int, got: Sequence[int], gap: Callable[[int, int], float | None]
+) -> Difference | None:
     if position >= len(got):
         return Difference(position, token, None, None)
     if got[position] == token:
         return None
-    return Difference(position, token, got[position], float(logits[token] - logits[got[position]]))
+    return Difference(position, token, got[position], gap(token, got[position]))
 
 
 def first_difference(pair: Pair, ids: Sequence[int], expected: Sequence[int], got: Sequence[int]) -> Difference | None:
@@ -173,7 +210,6 @@ def first_difference(pair: Pair, ids: Sequence[int], expected: Sequence[int], go
         longer = (expected[common], None) if len(expected) > common else (None, got[common])
         return Difference(position, *longer, None)
     text = [*ids, *expected[:position]]
-    cache = pair.target.new_cache()
-    pair.target.prefill(cache, text[:-1])
-    logits = pair.target.forward(cache, text[-1:])[0]
-    return _difference(position, expected[position], tuple(got), logits)
+    cache = pair.target.start(text, Settings())
+    logits = pair.target.ranked(cache, text[-1:])
+    return _difference(position, expected[position], got, lambda a, b: logits.gap(0, a, b))

@@ -3,7 +3,10 @@
 In one process with torch, the OpenMP threads of both count together; there are then more than cores, and OpenMP sends
 them to sleep at every wait: llama.cpp would be measured slower than it is.
 
-python llama_server.py GGUF CONTEXT THREADS     its address is the last word of the line that begins with LISTENING
+python llama_server.py GGUF CONTEXT THREADS [SLOTS [PORT]]
+
+Its address is the last word of the line that begins with LISTENING. CONTEXT: tokens of each of SLOTS texts that are
+read side by side, each with a cache of its own (1); PORT: any that is free.
 """
 
 from __future__ import annotations
@@ -14,12 +17,14 @@ import sys
 LISTENING = "listening:"
 
 
-def main(path: str, context: int, threads: int) -> None:
+def main(path: str, context: int, threads: int, slots: int = 1, port: int = 0) -> None:
     import xllamacpp
 
     wanted = xllamacpp.CommonParams()
     wanted.model.path = path
-    wanted.n_ctx, wanted.n_parallel, wanted.fit_params = context, 1, False
+    wanted.n_ctx, wanted.n_parallel, wanted.fit_params, wanted.kv_unified = context * slots, slots, False, False
+    if port:
+        wanted.port = port
     wanted.cpuparams.n_threads = wanted.cpuparams_batch.n_threads = threads
     wanted.cache_prompt, wanted.ui, wanted.verbosity = False, False, 0
     server = xllamacpp.Server(wanted)
@@ -29,4 +34,4 @@ def main(path: str, context: int, threads: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], *map(int, sys.argv[2:]))

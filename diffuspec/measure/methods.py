@@ -113,11 +113,11 @@ def _speculative(drafter: Callable[[Pair], Pair] = lambda pair: pair, **changes)
 
 
 def _ar(pair, settings, ids, should_stop=never):
-    from diffuspec.measure.baselines import AutoregressiveRun
+    from diffuspec.measure.baselines import plain_run
 
     def passes():
         started = time.perf_counter()
-        for token in AutoregressiveRun(pair, settings, ids, should_stop):
+        for token in plain_run(pair, settings, ids, should_stop):
             now = time.perf_counter()
             yield (token,), (now - started) * 1e3
             started = time.perf_counter()

@@ -6,11 +6,9 @@ Nothing here touches our kernels. Both decode greedily and report each pass with
 from __future__ import annotations
 
 import functools
-import json
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -18,12 +16,14 @@ import torch
 from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
-from diffuspec import loopback
-from diffuspec.errors import MethodError
+from diffuspec.errors import MethodError, ServerError, Stopped
 from diffuspec.measure import llama_server
 from diffuspec.models import embedded as weights
 from diffuspec.models.pair import Pair
 from diffuspec.models.presets import EMBEDDED
+from diffuspec.models.remote.llama_cpp import LlamaCpp
+from diffuspec.models.remote.server import Conversation
+from diffuspec.models.remote.wire import Wire
 from diffuspec.models.target import stock_model
 from diffuspec.settings import Settings
 
@@ -52,21 +52,6 @@ GREEDY = dict(
     guidance_scale=None,
     use_cache=True,
     cache_implementation=None,
-)
-LLAMA_GREEDY = dict(
-    temperature=0,
-    top_k=1,
-    top_p=1.0,
-    min_p=0.0,
-    typical_p=1.0,
-    repeat_penalty=1.0,
-    presence_penalty=0.0,
-    frequency_penalty=0.0,
-    dry_multiplier=0.0,
-    xtc_probability=0.0,
-    mirostat=0,
-    ignore_eos=False,
-    logit_bias=[],
 )
 
 Pass = tuple[tuple[int, ...], float]  # the tokens a target pass gave, and its milliseconds
@@ -112,6 +97,7 @@ def generate(
 
     options go to `generate`. A pair in a dtype of our own making is held against float32.
     """
+    _make_sure_it_is_here(pair)
     dtype = {"bfloat16": torch.bfloat16}.get(dtype or pair.info.dtype, torch.float32)
     model = _stock(pair.target.source, dtype, pair.target.device)
     passes = _Passes()
@@ -137,6 +123,7 @@ def llama_cpp(pair: Pair, settings: Settings, ids: Sequence[int], should_stop: C
     Its server, a process of its own, listens on 127.0.0.1 only; the prompt goes in as token ids, nothing is kept
     between prompts. Raises `MethodError` where it cannot run.
     """
+    _make_sure_it_is_here(pair)
     own = pair.target.source if pair.target.model is None else None
     if not own and (pair.info.name != EMBEDDED or pair.target.device.type != "cpu"):
         raise MethodError(
@@ -145,29 +132,27 @@ def llama_cpp(pair: Pair, settings: Settings, ids: Sequence[int], should_stop: C
     budget = min(settings.max_new_tokens, pair.room(ids))
     room = min(pair.info.context, -(-(len(ids) + budget) // ROOM) * ROOM)  # all of a long context would cost gigabytes
     address = _llama_address(own, room, torch.get_num_threads())
-    body = dict(prompt=list(ids), n_predict=budget, cache_prompt=False, return_tokens=True, stream=True, **LLAMA_GREEDY)
-    last = time.perf_counter()
-    request = urllib.request.Request(
-        f"{address}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
+    server, last = LlamaCpp(Wire(address), "", "", room, slots=1), time.perf_counter()
+    talk = Conversation(settings.replace(temperature=0), should_stop, list(ids[:-1]), len(ids))
     try:
-        events = loopback.direct.open(request)
-    except OSError as error:
-        raise MethodError(f"llama.cpp refused the prompt: {error}.") from error
-    with events:
-        for line in events:
-            if should_stop():
-                return
-            if not line.startswith(b"data: "):
-                continue
-            event = json.loads(line[6:])
-            tokens = event["tokens"]
-            if event.get("stop_type") == "eos":  # it ends on this token without handing it out
-                tokens = [*tokens, pair.tokenizer.eos_token_id]
-            if tokens:
-                now = time.perf_counter()
-                yield tuple(tokens), (now - last) * 1e3
-                last = now
+        for token in server.plain(list(ids), budget, pair.stop_ids, talk):
+            now = time.perf_counter()
+            yield (token,), (now - last) * 1e3
+            last = now
+    except ServerError as error:
+        raise MethodError(str(error)) from error
+    except Stopped:
+        return
+    finally:
+        server.wire.close()
+
+
+def _make_sure_it_is_here(pair: Pair) -> None:
+    if pair.target.remote:
+        raise MethodError(
+            "Other engines cannot be measured here with a target that is a server: its weights are not on this "
+            "machine. The method ar is the server's own plain decoding."
+        )
 
 
 def _llama_address(gguf: Path | None, context: int, threads: int) -> str:

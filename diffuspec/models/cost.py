@@ -6,9 +6,12 @@ import statistics
 import time
 from collections.abc import Callable
 
+import numpy as np
+
 from diffuspec.method.length import StepCost
 from diffuspec.models.drafter import DiffusionDrafter
 from diffuspec.models.target import Target
+from diffuspec.settings import Settings
 
 CONTEXT, ROUNDS = 128, 3
 BURST, BURST_S = 5, 0.05  # passes of a size one after the other; of slow ones only as many, and two at least
@@ -21,11 +24,13 @@ def measure(target: Target, drafter: DiffusionDrafter, context: int = CONTEXT) -
     products, a single one would look too cheap. Of a few rounds the least, since a busy moment makes a pass slower,
     never faster. context: tokens in the cache."""
     text = [1] * min(context, target.context - max(ROWS))
-    cache = target.new_cache(drafter.hidden_entries)
-    target.prefill(cache, text[:-1])
+    cache = target.start(text, Settings(), drafter.hidden_entries)
+    random = np.random.default_rng(0)
 
     def verify(rows: int) -> None:
-        target.forward(cache, text[:1] * rows)
+        # A server keeps what it read: were the same rows sent again, it would not read them.
+        ids = random.integers(target.vocab_size, size=rows).tolist() if target.remote else text[:1] * rows
+        target.forward(cache, ids)
         target.rollback(cache, rows)
 
     def draft(k: int) -> None:

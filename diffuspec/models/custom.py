@@ -15,6 +15,7 @@ import torch
 from diffuspec.errors import DiffuSpecError, PairError
 from diffuspec.models.drafter import MASKED, DiffusionDrafter
 from diffuspec.models.target import Target
+from diffuspec.settings import Settings
 
 GROUP = "diffuspec.drafters"
 _PLACE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -56,8 +57,7 @@ def _try(drafter: DiffusionDrafter, target: Target) -> None:
     if not (isinstance(drafter.max_block, int) and drafter.max_block > 0):
         raise PairError(f"max_block of {type(drafter).__name__} must be a whole number above 0.")
     k = min(_TRIAL, drafter.max_block)
-    cache = target.new_cache(drafter.hidden_entries)
-    target.prefill(cache, [0, 1])
+    cache = target.start([0, 1, 2], Settings(), drafter.hidden_entries)
     with torch.inference_mode():
         logits = drafter.logits([0, 1, 2], [MASKED] * k, cache)
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != k:

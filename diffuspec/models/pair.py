@@ -38,7 +38,9 @@ from diffuspec.models.gguf.fetch import coder_gguf
 from diffuspec.models.gguf.file import GGUF
 from diffuspec.models.gguf.tokenizer import end_ids, tokenizer_of
 from diffuspec.models.int8.decoder import int8_fits
-from diffuspec.models.presets import CODER, EMBEDDED, NEEDS_GB, PRESETS, ROOM, check_asked, is_gguf
+from diffuspec.models.presets import CODER, EMBEDDED, NEEDS_GB, PRESETS, ROOM, SERVER, check_asked, is_gguf
+from diffuspec.models.remote.opening import make_sure_they_agree, open_server, tokenizer_for
+from diffuspec.models.remote.target import NO_HIDDEN_STATES, RemoteTarget
 from diffuspec.models.target import NOT_STATIC, Target, load_target, told
 from diffuspec.models.vocabulary import make_sure_they_share, names_of, special_ids, stop_ids
 from diffuspec.provenance import PairInfo
@@ -61,7 +63,7 @@ class Pair:
 
     info: PairInfo
     tokenizer: Any
-    target: Target
+    target: Target | RemoteTarget
     drafter: DiffusionDrafter
     proxy: NGram | None
     stop_ids: frozenset[int]
@@ -196,6 +198,8 @@ def load_pair(
     device: str | None = None,
     ngram: str | Path | None = None,
     static: bool | None = None,
+    target_url: str | None = None,
+    server: str | None = None,
     progress: weights.Progress = weights.silent,
     make_room: MakeRoom = _no_room,
 ) -> Pair:
@@ -210,9 +214,18 @@ def load_pair(
     for the proxy. static: whether all passes of the target have one shape, so that bfloat16 is exact as well; by
     default on a GPU. make_room: asked to free so many bytes more where the models do not fit, whether it could. What
     `progress` raises ends the loading. Raises `PairError` and `WeightsError`.
+    for the proxy. target_url: of a server that is the target (docs/servers.md); server: its kind, where it does not say
+    itself; target then names the model whose tokenizer it has, where that is not where the server says; no drafter is
+    needed. make_room: asked to free so many bytes more where the models do not fit, whether it could. What `progress`
+    raises ends the loading. Raises `PairError`, `WeightsError` and, of servers, `ServerError`.
     """
     if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > usable_cores():
         torch.set_num_threads(usable_cores())  # torch sees the machine's cores, not the container's
+    if target_url or server:
+        check_asked(name, target, drafter, convention, target_url, server)
+        table = _table(ngram) if ngram else None
+        pair = _load_remote(target_url, server, target, drafter, convention, dtype, device, progress)
+        return _with_ngram(pair, table) if table else pair
     name, at, dtype = _asked(name, target, drafter, convention, dtype, device)
     table = _table(ngram) if ngram else None
     if static and (name == CODER or is_gguf(target)):
@@ -245,11 +258,15 @@ def fetch_pair(
     device: str | None = None,
     ngram: str | Path | None = None,
     static: bool | None = None,
+    target_url: str | None = None,
+    server: str | None = None,
     progress: weights.Progress = weights.silent,
     make_room: MakeRoom = _no_room,
 ) -> None:
     """Put everything on the disk that `load_pair` needs, with the same arguments, and load nothing. Before anything is
     fetched the memory is counted; make_room: whether so many bytes more could be freed."""
+    if target_url or server:
+        return check_asked(name, target, drafter, convention, target_url, server)  # the server has the weights
     name, at, dtype = _asked(name, target, drafter, convention, dtype, device)
     if ngram:
         _table(ngram)
@@ -454,6 +471,43 @@ def load_drafter(
         return load_block_drafter(Path(source), target)
     read_as, device = _convention(source, config, convention), str(target.device)
     return _standalone(source, read_as, target.arithmetic, device, target, tokenizer, weights.silent)
+
+
+def _load_remote(url, kind, named, drafter_id, convention, dtype, device, progress) -> Pair:
+    progress(0.05, f"Asking the server {url}")
+    server = open_server(url, kind, named)
+    progress(0.2, "Comparing its tokenizer with ours")
+    tokenizer, ends, size = tokenizer_for(server, None if named == server.model and server.source else named)
+    make_sure_they_agree(server, tokenizer, named or server.source)
+    target, drafter, drafter_name = RemoteTarget(server, size), NoDrafter(), "none"
+    if drafter_id and is_custom(drafter_id):
+        drafter, drafter_name = custom_drafter(drafter_id, target, tokenizer), drafter_id
+    elif drafter_id:
+        config = _config(drafter_id)
+        if "target_layers" in config or reads_hidden_states(config):
+            raise PairError(NO_HIDDEN_STATES)
+        at = this_device(device, dtype)
+        dtype = choose_dtype(dtype, at, False)
+        read_as, drafter_name = _convention(drafter_id, config, convention), drafter_id
+        drafter = _standalone(drafter_id, read_as, dtype, at.name, target, tokenizer, progress)
+    if drafter.hidden_entries:
+        raise PairError(NO_HIDDEN_STATES)
+    info = PairInfo(
+        name=SERVER,
+        target=Path(server.model).name if server.model.startswith("/") else server.model,
+        drafter=drafter_name,
+        drafter_kind=drafter.kind,
+        dtype=server.kind,
+        device=SERVER,
+        context=target.context,
+        max_draft=drafter.max_block,
+        ngram=0,
+        drafter_edition=drafter.edition,
+    )
+    for search in ("cps", "tree"):
+        warm_up(search)
+    progress(1.0, "The server is ready")
+    return Pair(info, tokenizer, target, drafter, None, ends)
 
 
 def _convention(drafter_id: str, config: dict, convention: Convention | Mapping[str, object] | None) -> Convention:

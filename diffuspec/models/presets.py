@@ -29,6 +29,8 @@ class Preset:
 
 
 EMBEDDED = "embedded"
+SERVER = "server"  # the name of a pair whose target is one, see docs/servers.md
+SERVER_KINDS = ("llama.cpp",)
 CODER = "coder"  # Qwen2.5-Coder-1.5B-Instruct from its 4-bit GGUF, see `gguf.fetch`
 NEEDS_GB = {EMBEDDED: 0.8, CODER: 1.3}  # of memory, measured in their usual arithmetic on a CPU
 APACHE, LLAMA = "Apache-2.0", "Llama community licence"
@@ -56,11 +58,26 @@ def is_gguf(source: object) -> bool:
     return source is not None and str(source).lower().endswith(".gguf")
 
 
-def check_asked(name: str | None, target: object, drafter: object, convention: object = None) -> None:
+def check_asked(
+    name: str | None,
+    target: object,
+    drafter: object,
+    convention: object = None,
+    target_url: object = None,
+    server: object = None,
+) -> None:
     """Refuse what is no pair by its words alone: an unknown name, half a pair, options where nothing takes them.
 
     Raises `PairError`.
     """
+    if target_url:
+        if name:
+            raise PairError(f"A server is a target by itself: leave the pair {name} out, or the server's address.")
+        if convention and not drafter:
+            raise PairError("There is no drafter to be read in some way: leave its options out, or name one.")
+        return
+    if server:
+        raise PairError(f"{server} is the kind of a server: give its address too (--target-url).")
     if target or drafter:
         if name or not (target and (drafter or is_gguf(target))):
             raise PairError(

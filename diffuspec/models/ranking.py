@@ -22,7 +22,10 @@ def likeliest(values: torch.Tensor) -> torch.Tensor:
 
 class RankedLogits:
     """A pass's logits, float32 [n, V], of which a row is looked through once: by the threads of the pass itself where
-    it gives its `ranks`, else when it is asked for."""
+    it gives its `ranks`, else when it is asked for. drawn: whether the rows' tokens were drawn already, by the target
+    itself; they are not."""
+
+    drawn = False
 
     def __init__(self, values: torch.Tensor, ranks: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None):
         self.values = values
@@ -53,6 +56,10 @@ class RankedLogits:
                 self._ids[new], self._top[new], self._norm[new] = found
                 self._seen |= new
         return self._ids[rows], self._top[rows], self._norm[rows]
+
+    def gap(self, row: int, expected: int, got: int) -> float:
+        """By how much one token's logit lies above another's."""
+        return float(self.values[row, expected] - self.values[row, got])
 
     def are_numbers(self) -> bool:
         """False where a row holds NaN or +inf, or nothing but -inf."""

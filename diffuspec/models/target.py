@@ -24,6 +24,7 @@ from diffuspec.models.float.static import StaticCache, StaticDecoder, static_fit
 from diffuspec.models.hidden import HiddenStates, hidden_of
 from diffuspec.models.int8.decoder import Int8Cache, Int8Decoder, int8_fits
 from diffuspec.models.ranking import FEW, RankedLogits
+from diffuspec.settings import Settings
 
 NOT_STATIC = (
     "passes of one shape are made for Llama, Qwen2 and Qwen3 on one device, in float32 or bfloat16. Leave --static out."
@@ -40,8 +41,11 @@ class Target:
     arithmetic: "int8", or the model's own "float32" or "bfloat16".
     static: whether all passes have one shape (`float.static`); by default on a GPU, where the model allows it.
     A Llama on a CPU is run by `Int8Decoder` or `LlamaDecoder`; of any other model on a CPU the linear layers are
-    repacked in place, so that everything run on `model` gains.
+    repacked in place, so that everything run on `model` gains. remote: whether it is a server instead, which
+    chooses its tokens itself (`models.remote`).
     """
+
+    remote = False
 
     def __init__(
         self,
@@ -121,6 +125,15 @@ class Target:
                 raise PairError("8-bit targets give no hidden states: choose the dtype float32 or bfloat16.")
             cache.hidden = HiddenStates(hidden)
         return cache
+
+    def start(
+        self, prefix: Sequence[int], settings: Settings, hidden: Sequence[int] = (),
+        should_stop: Callable[[], bool] = lambda: False,
+    ):  # fmt: skip
+        """A new cache that has read all of a prompt but its last token, the first anchor; None where should_stop ended
+        the reading. settings: of the run, for targets that draw their tokens themselves."""
+        cache = self.new_cache(hidden)
+        return cache if self.prefill(cache, prefix[:-1], should_stop) else None
 
     @torch.inference_mode()
     def prefill(self, cache, ids: Sequence[int], should_stop: Callable[[], bool] = lambda: False) -> bool:

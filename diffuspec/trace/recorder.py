@@ -19,7 +19,7 @@ from diffuspec.models.ranking import RankedLogits, warm_up
 from diffuspec.provenance import provenance
 from diffuspec.settings import Settings
 from diffuspec.trace.model import Trace
-from diffuspec.trace.steps import Step, Timing, TreeVerification, Verification
+from diffuspec.trace.steps import ServerPass, Step, Timing, TreeVerification, Verification
 
 IMPOSSIBLE = -1e4  # stands for the log of a probability of 0: finite, so that it can be saved
 
@@ -98,7 +98,7 @@ class Recorder:
     def _as_sampled(self, logits: RankedLogits) -> RankedLogits:
         """Logits of the distribution that was sampled from; as they are where the run is greedy."""
         s = self.settings
-        if not s.temperature:
+        if not s.temperature or logits.drawn:
             return logits
         if not s.top_k and s.top_p == 1.0:
             return RankedLogits(logits.values / s.temperature)
@@ -163,6 +163,7 @@ def look(
         tree=tree,
         uniforms=verdict.uniforms,
         ratios=verdict.ratios,
+        server=ServerPass(**vars(logits.took)) if logits.drawn else None,
     )
 
 

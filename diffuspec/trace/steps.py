@@ -32,6 +32,22 @@ class TreeVerification:
 
 
 @dataclass(frozen=True)
+class ServerPass:
+    """What a verification took where the target is a server.
+
+    requests: HTTP requests, repeated ones counted; prompts: texts in them; total_ms: until the last byte was here;
+    server_ms: of these by the server's own clock; recomputed: tokens that it says it read anew, both None where it does
+    not tell.
+    """
+
+    requests: int
+    prompts: int
+    total_ms: float
+    server_ms: float | None
+    recomputed: int | None
+
+
+@dataclass(frozen=True)
 class Verification:
     """One target pass over a path of n tokens.
 
@@ -44,7 +60,8 @@ class Verification:
     where a path of a tree goes on by copying). Where a tree was
     verified the path is `SearchResult.nodes`, and `tree` tells of the other nodes. With top-k or top-p
     they are of the filtered distribution, -1e4 standing for probability 0. uniforms, ratios: where
-    drafted tokens were accepted by ratio, the two numbers compared at each one looked at.
+    drafted tokens were accepted by ratio, the two numbers compared at each one looked at. server: where the target is
+    one; log-probabilities that it did not tell are NaN, and such ranks -1.
     """
 
     accepted: int
@@ -59,6 +76,7 @@ class Verification:
     tree: TreeVerification | None = None
     uniforms: tuple[float, ...] = ()
     ratios: tuple[float, ...] = ()
+    server: ServerPass | None = None
 
 
 @dataclass(frozen=True)
@@ -182,7 +200,10 @@ def _numbers_hold(step: Step, foreign: bool) -> bool:
     """Whether probabilities are probabilities and times are times."""
     check = step.verification
     logs = (step.lattice.logq, check.path_logp, check.top_logp, check.cell_logp[: step.lattice.k], step.search.score)
-    logs = [log[~np.isnan(log)] for log in logs] if foreign else list(logs)
+    unknown = foreign or check.server is not None  # of what was not told
+    logs = [log[~np.isnan(log)] for log in logs] if unknown else list(logs)
     logs += [step.search.proxy_logp[~np.isnan(step.search.proxy_logp)], *(level.score for level in step.search.levels)]
     times = dataclasses.astuple(step.timing)
+    if check.server:
+        times += tuple(number for number in dataclasses.astuple(check.server) if number is not None)
     return all(((-1e6 <= log) & (log <= 1e-3)).all() for log in logs) and all(0 <= ms <= 1e9 for ms in times)

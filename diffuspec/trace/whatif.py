@@ -245,8 +245,7 @@ def verify_path(pair, trace: Trace, index: int, ranks: Sequence[int]) -> Step:
         proxy_logp=np.full((n, lattice.width), np.nan, np.float32),
     )
     with torch.inference_mode():
-        cache = pair.target.new_cache()
-        pair.target.prefill(cache, list(before[:-1]))
+        cache = pair.target.start(before, trace.settings)
         started = time.perf_counter()
         logits = pair.target.ranked(cache, [before[-1], *ids.tolist()])
         spent = (time.perf_counter() - started) * 1e3

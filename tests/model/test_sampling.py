@@ -60,17 +60,13 @@ class Stubborn(DiffusionDrafter):
 class TableTarget:
     """A target whose next token depends on the newest one only: thousands of runs take seconds."""
 
-    vocab_size, device = 16, torch.device("cpu")
+    vocab_size, device, remote = 16, torch.device("cpu"), False
 
     def __init__(self):
         self.table = 1.5 * torch.randn(16, 16, generator=torch.Generator().manual_seed(4))
 
-    def new_cache(self, entries=()):
-        return []
-
-    def prefill(self, cache, ids, should_stop=None):
-        cache.extend(ids)
-        return True
+    def start(self, prefix, settings, hidden=(), should_stop=None):
+        return list(prefix[:-1])
 
     def forward(self, cache, ids):
         cache.extend(ids)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from diffuspec.errors import MethodError
 from diffuspec.models.drafter import DiffusionDrafter
 
 if TYPE_CHECKING:
@@ -55,6 +56,11 @@ def record(
     lengths: the k to draft; width: candidates a column; whose: question, category and turn.
     """
     target, drafter, prefix = pair.target, pair.drafter, list(ids)
+    if target.remote:
+        raise MethodError(
+            "A diagnosis reads the target's probabilities of every token, which a server does not tell: diagnose the same "
+            "model on this machine, or measure the server with bench."
+        )
     cache = target.new_cache(drafter.hidden_entries)
     if not target.prefill(cache, prefix[:-1], should_stop):
         return None
@@ -92,17 +98,14 @@ class TapeDrafter(DiffusionDrafter):
 class TapeTarget:
     """Says what the tape's answer says, after every beginning of it; of what follows anything else it knows nothing."""
 
-    trees = True
+    trees, remote = True, False
 
     def __init__(self, tape: Tape, vocab_size: int):
         self.tape, self.vocab_size = tape, vocab_size
         self.place = 0
 
-    def new_cache(self, hidden=()):
-        return None
-
-    def prefill(self, cache, ids, should_stop=lambda: False):
-        return True
+    def start(self, prefix, settings, hidden=(), should_stop=lambda: False):
+        return self
 
     def ranked(self, cache, ids, parents=None) -> TapeLogits:
         answer, place = self.tape.answer, self.place
@@ -129,6 +132,7 @@ class TapeLogits:
     """The target's own tokens, int [n], `UNKNOWN` where the tape does not tell."""
 
     likeliest: np.ndarray
+    drawn = False
 
     def are_numbers(self) -> bool:
         return True

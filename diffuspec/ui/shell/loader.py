@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffuspec.errors import PairError
-from diffuspec.models.presets import APACHE, CODER, EMBEDDED, NAMES, NEEDS_GB, PRESETS, ROOM, check_asked, is_gguf
+from diffuspec.models.presets import (
+    APACHE,
+    CODER,
+    EMBEDDED,
+    NAMES,
+    NEEDS_GB,
+    PRESETS,
+    ROOM,
+    SERVER,
+    check_asked,
+    is_gguf,
+)
 
 Heard = Callable[[float | None, str], None]
 
@@ -38,18 +49,24 @@ class Loader:
 
     def __init__(self, asked: Mapping[str, Any] | None = None):
         self.asked = dict(asked or {})
-        check_asked(*(self.asked.get(word) for word in ("name", "target", "drafter", "convention")))
+        check_asked(
+            *(self.asked.get(word) for word in ("name", "target", "drafter", "convention", "target_url", "server"))
+        )
         self.make_room: Callable[[int], bool] = lambda lacking: False
         self.could_make_room: Callable[[int], bool] = lambda lacking: False
 
     @property
     def pair_name(self) -> str:
         """As its traces say."""
+        if self.asked.get("target_url"):
+            return SERVER
         return self.asked.get("name") or ("custom" if self.asked.get("target") else EMBEDDED)
 
     @property
     def key(self) -> str:
         """Tells it from all others of one program."""
+        if self.pair_name == SERVER:
+            return f"{SERVER} {self.asked['target_url']}"
         if self.pair_name != "custom":
             return self.pair_name
         drafter = self.asked.get("drafter")
@@ -59,6 +76,8 @@ class Loader:
         """What is computed in where `dtype` is asked for. Raises `PairError`."""
         from diffuspec.models.devices import choose_dtype, dtypes_on, this_device
 
+        if self.pair_name == SERVER:
+            return SERVER
         file = is_gguf(self.asked.get("target")) or self.pair_name == CODER
         wanted = self.asked.get("dtype")
         device = self.asked.get("device") or ("cpu" if file else None)
@@ -80,7 +99,7 @@ class Loader:
         return load_pair(**self._arguments(dtype), progress=progress, make_room=self.make_room)
 
     def _arguments(self, dtype: str) -> dict[str, Any]:
-        return {**self.asked, "dtype": self.arithmetic(dtype)}
+        return self.asked if self.pair_name == SERVER else {**self.asked, "dtype": self.arithmetic(dtype)}
 
     def facts(self) -> Facts:
         name = self.pair_name
@@ -102,6 +121,9 @@ class Loader:
                 2 * pair.needs_gb * ROOM,
                 pair.licence,
             )
+        if name == SERVER:
+            drafter = str(self.asked.get("drafter") or "none")
+            return Facts(f"the model that {self.asked['target_url']} serves", drafter, remark="A server verifies.")
         return Facts(str(self.asked["target"]), str(self.asked.get("drafter") or "none"))
 
 
