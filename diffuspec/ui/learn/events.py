@@ -14,7 +14,7 @@ from diffuspec.ui.gradio_internals import sent
 from diffuspec.ui.learn import view as quiz
 from diffuspec.ui.learn.lessons import Lesson, lesson
 from diffuspec.ui.learn.lessons.puzzles import solve
-from diffuspec.ui.shell.examples import EXAMPLES
+from diffuspec.ui.shell.examples import FIRST
 from diffuspec.ui.shell.notice import message
 from diffuspec.ui.shell.shared import Shared, show
 
@@ -55,7 +55,7 @@ class Learn:
                 settings = settings_of(shown)
                 words = f"The settings of lesson {shown.number} are set. Press Run."
                 said = [gr.skip(), gr.skip(), message(words, "note")]
-                return [*said, *self.shared.set_up(EXAMPLES["maths"], settings)]
+                return [*said, *self.shared.set_up(FIRST, settings)]
             outcome = solve(self.gallery, shown.compute)
             trace = self.gallery.trace(outcome.trace)
         except DiffuSpecError as error:

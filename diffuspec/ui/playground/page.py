@@ -13,7 +13,7 @@ from diffuspec.ui.player.component import player
 from diffuspec.ui.player.payload import payload
 from diffuspec.ui.playground.component import intro
 from diffuspec.ui.playground.events import Runs
-from diffuspec.ui.shell.examples import EXAMPLES
+from diffuspec.ui.shell.examples import EXAMPLES, FIRST
 from diffuspec.ui.shell.files import open_trace, save_trace
 from diffuspec.ui.shell.host import DTYPES
 from diffuspec.ui.shell.knobs import groups, knob_component, preset_knobs, without_effect
@@ -41,7 +41,7 @@ def build(shared: Shared) -> None:
     with gr.Row(elem_id="playground", equal_height=False):
         with gr.Column(elem_id="controls", min_width=280):
             prompt = shared.prompt = gr.Textbox(
-                value=first.prompt if first else EXAMPLES["maths"],
+                value=first.prompt if first else FIRST,
                 label="Prompt",
                 lines=3,
                 max_lines=6,

@@ -12,7 +12,7 @@ from diffuspec.ui.draw.chart import chart
 from diffuspec.ui.race.breakeven import FLAT, MEASURED
 from diffuspec.ui.race.component import race as race_component
 from diffuspec.ui.race.events import MOST_TOKENS, Races, recorded, save
-from diffuspec.ui.shell.examples import EXAMPLES
+from diffuspec.ui.shell.examples import FIRST
 from diffuspec.ui.shell.shared import IN_TURN, PRIVATE, QUIET, Shared
 
 NAME, TITLE = "race", "Race"
@@ -33,7 +33,7 @@ def build(shared: Shared) -> None:
         ticket = gr.Textbox(visible="hidden", elem_id="race-ticket", label="ticket", container=False)
         with gr.Row(elem_id="race-setup"):
             prompt = gr.Textbox(
-                value=first.prompt if first else EXAMPLES["maths"],
+                value=first.prompt if first else FIRST,
                 label="Prompt",
                 lines=2,
                 max_lines=4,

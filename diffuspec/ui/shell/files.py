@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 
 from diffuspec.errors import DiffuSpecError, TraceError, WeightsError
+from diffuspec.trace.gallery import Gallery
 from diffuspec.trace.model import Trace
 from diffuspec.ui import gradio_internals
 from diffuspec.ui.player.export import file_stem, replay_page, steps_csv, tokens_csv
@@ -115,9 +116,12 @@ def export(trace: Trace | None, name: str) -> str:
 
 
 def recorded(folder: Path) -> tuple[Trace | None, str | None]:
-    """The first recorded trace of a folder that can be read, and what is wrong where none can."""
+    """The first recorded trace of a folder, in the order of its gallery, that can be read, and what is wrong where
+    none can."""
     said = None
-    for path in sorted(folder.glob("*.jsonl.gz")):
+    listed = [folder / f"{entry.name}.jsonl.gz" for entry in Gallery(folder)]
+    found = sorted(folder.glob("*.jsonl.gz"))
+    for path in [*(path for path in listed if path in found), *(path for path in found if path not in listed)]:
         try:
             return Trace.load(path), None
         except DiffuSpecError as error:
