@@ -212,7 +212,7 @@ class Settings:
         0.5,
         "λ",
         "Drafter weight",
-        "weight of the drafter's log q against the causal proxy's log p (Eq. 8)",
+        "weight of the drafter's log q against the log of the causal proxy's probability (Eq. 8)",
         "search",
         low=0.0,
         high=1.0,

@@ -42,6 +42,36 @@ def test_equations_are_rendered_without_a_network(visit, site):
     assert page.locator("[data-lesson]").count() == len(lessons()) + 1
 
 
+def test_each_lesson_has_a_picture_between_its_paragraphs(visit, site):
+    page = learn(visit, site)
+    for entry in lessons():
+        page.locator(f"[data-lesson={entry.name}]").click()
+        expect(page.locator("#learn-text h1")).to_contain_text(entry.title.replace("'", "’").split("’")[0])
+        figure = page.locator("#learn-picture figure")
+        expect(figure).to_have_count(1)
+        expect(figure.locator("li").nth(1)).to_be_visible()
+        box, text = figure.bounding_box(), page.locator("#learn-text").bounding_box()
+        assert box["x"] + box["width"] <= text["x"] + text["width"] + 1
+        assert page.locator("#learn-text .learn-prose").last.bounding_box()["y"] > box["y"]
+    assert page.locator("#learn-picture .path").count() >= 5, "a tree"
+
+
+def test_the_glossary_is_searched(visit, site):
+    page = visit(site, "#learn/glossary")
+    field = page.get_by_role("searchbox", name="Find a term")
+    field.fill("eq. 7")
+    terms = page.locator("#learn-text .learn-prose p:visible")
+    expect(page.locator("#learn-picture [role=status]")).to_have_text(re.compile(r"^\d+ terms$"))
+    said = terms.all_inner_texts()
+    assert 2 <= len(said) < 10 and all("eq. 7" in text.lower() for text in said)
+    field.fill("no such thing")
+    expect(page.locator("#learn-picture [role=status]")).to_contain_text("No term has this")
+    field.fill("")
+    expect(terms).to_have_count(len(glossary()))
+    page.locator("[data-lesson=one-step]").click()
+    expect(page.locator("#learn-picture figure")).to_be_visible()
+
+
 def test_predict_then_reveal_is_computed_and_told(visit, site):
     page = learn(visit, site, "one-step")
     entry, outcome = lesson("one-step"), solve(gallery(), "one_step")

@@ -15,6 +15,7 @@ from diffuspec.ui.learn import view as quiz
 from diffuspec.ui.learn.glossary import glossary
 from diffuspec.ui.learn.lessons import lesson, lessons
 from diffuspec.ui.learn.lessons.puzzles import PUZZLES, solve
+from diffuspec.ui.learn.pictures import PASSES
 from diffuspec.ui.learn.terms import entries, glossary_page
 
 NAMES = [entry.name for entry in lessons()]
@@ -35,8 +36,8 @@ def braces(text: str) -> set[str]:
     return {name for _, name, _, _ in string.Formatter().parse(str(text)) if name}
 
 
-def test_there_are_eight_to_twelve_and_each_computes_something_else():
-    assert 8 <= len(NAMES) <= 12 and len(set(NAMES)) == len(NAMES)
+def test_there_are_thirteen_and_each_computes_something_else():
+    assert len(NAMES) == len(set(NAMES)) == 13
     assert {entry.compute for entry in lessons()} == set(PUZZLES)
     assert [entry.number for entry in lessons()] == list(range(1, len(NAMES) + 1))
 
@@ -127,7 +128,70 @@ def test_nonsense_from_the_page_is_answered_with_an_error(asked, recorded):
     assert set(quiz.reveal(recorded, asked)) == {"error"}
 
 
+# ---------------------------------------------------------------------------------------------- pictures
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_picture_stands_in_the_text_and_does_not_answer_the_question(name, recorded, outcomes):
+    assert lesson(name).body.count(quiz.PICTURE) == 1
+    before, after = quiz.article(name)
+    assert before.startswith("# ") and len(after.split()) > 10 and quiz.PICTURE not in before + after
+    drawn = json.loads(quiz.picture(recorded, name))
+    assert drawn["caption"].endswith(".") and len(drawn["rows"]) >= 2
+    assert all(row["tiles"] for row in drawn["rows"])
+    asked = outcomes[name].table
+    if asked and name in ("one-step", "lattice-and-pruning", "path-search"):
+        texts = {row[1] for row in asked.rows}
+        assert not any(texts <= {tile["text"] for tile in row["tiles"]} for row in drawn["rows"])
+
+
+def test_masks_are_filled_by_confidence_and_stay_filled(recorded):
+    """Eq. 5: after pass s of S, ceil(k s / S) masks are filled; in one pass all of them, neighbours alike."""
+    passes = json.loads(PASSES.read_text(encoding="utf-8"))
+    several, (empty, once) = passes["several"], passes["one"]
+    k, count = len(empty), len(several) - 1
+    assert empty == several[0] == [None] * k and None not in once
+    for s, block in enumerate(several):
+        assert sum(text is not None for text in block) == -(-k * s // count)
+        assert all(new == old for old, new in zip(several[s - 1], block, strict=True) if s and old is not None)
+    assert any(a == b for a, b in zip(once, once[1:], strict=False))
+    rows = json.loads(quiz.picture(recorded, "from-masks-to-text"))["rows"]
+    shown = [[tile["text"] for tile in row["tiles"][-k:]] for row in rows]
+    assert shown[1] == once and shown[-1] == several[-1]
+    assert [sum(tile["tone"] == "mask" for tile in row["tiles"]) for row in rows] == [k, 0, 4, 2, 0]
+
+
+def test_the_pictures_of_steps_show_what_was_recorded(recorded):
+    step_rows = {row["label"]: row for row in json.loads(quiz.picture(recorded, "one-step"))["rows"] if row["label"]}
+    path = [tile["text"] for tile in step_rows["3 search"]["tiles"] if tile["tone"] == "path"]
+    verified = [tile for tile in step_rows["4 verify"]["tiles"] if tile["tone"] != "none"]
+    accepted = [tile["text"] for tile in verified if tile["tone"] == "accepted"]
+    assert [tile["text"] for tile in verified] == path and path[: len(accepted)] == accepted
+    committed = [tile["text"] for tile in step_rows["5 commit"]["tiles"]]
+    own = step_rows["5 commit"]["tiles"][-1]
+    assert (
+        own["tone"] == "own" and committed[-1 - len(accepted) : -1] == accepted and own["text"] != path[len(accepted)]
+    )
+    kept = json.loads(quiz.picture(recorded, "lattice-and-pruning"))["rows"]
+    for column in zip(*(row["tiles"] for row in kept), strict=True):
+        tones = [tile["tone"] for tile in column]
+        assert tones == sorted(tones, key=["draft", "faint"].index), "the kept ones are the likeliest"
+        q = [float(tile["note"]) for tile in column]
+        assert q == sorted(q, reverse=True)
+
+
 # ------------------------------------------------------------------------- the truth, computed another way
+
+
+def test_masks_at_once_counts_what_the_target_wrote(outcomes, recorded):
+    outcome = outcomes["from-masks-to-text"]
+    trace = recorded.trace(outcome.trace)
+    step = trace.steps[outcome.step]
+    wrote = trace.token_ids[step.start : step.start + step.draft_length]
+    assert outcome.answer == sum(int(a) == b for a, b in zip(step.lattice.ids[:, 0], wrote, strict=True))
+    assert 0 < outcome.answer < step.draft_length
+    at = int(outcome.facts["first"]) - 1
+    assert step.lattice.ids[at, 0] == step.lattice.ids[at + 1, 0] and wrote[at] != wrote[at + 1]
 
 
 def test_one_step_counts_what_the_engine_emitted(outcomes, recorded):
@@ -238,6 +302,20 @@ def test_links_from_the_glossary_name_lessons():
     assert {term.lesson for term in glossary().values() if term.lesson} <= set(NAMES)
     targets = {entry["href"] for entry in entries().values() if entry["href"]}
     assert targets == {f"#learn/{name}" for name in NAMES}, "each lesson explains some term"
+
+
+def test_entries_link_the_papers_equations_by_number_and_title():
+    by_id = entries()
+    assert by_id["pruning"]["equations"] == [
+        {
+            "words": "Paper, Eq. 7: what pruning keeps of a column (section 3.2)",
+            "href": "https://arxiv.org/html/2510.02358v1#S3.E7",
+        }
+    ]
+    assert len(by_id["adl"]["equations"]) == 3
+    assert glossary()["pruning-miss"].equations == (7,), "an equation that the text names is linked"
+    assert glossary()["l_gen"].equations == (9,) and glossary()["token"].equations == ()
+    assert "[Paper, Eq. 8: the score of a path" in glossary_page()
 
 
 def test_every_knob_has_an_entry():

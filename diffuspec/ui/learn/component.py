@@ -32,6 +32,17 @@ def quiz(value: str, reveal: Callable[[dict], dict], **options) -> gr.HTML:
     )
 
 
+def picture(value: str, **options) -> gr.HTML:
+    """The picture in a lesson's text, or the glossary's search field, from the JSON text of `learn.view.picture`."""
+    return gr.HTML(
+        value=value,
+        html_template='<div class="ds ds-picture"></div>',
+        js_on_load=(HERE / "picture.js").read_text(encoding="utf-8"),
+        apply_default_css=False,
+        **options,
+    )
+
+
 def contents(value: str, **options) -> gr.HTML:
     """The list of lessons, from the JSON text of `learn.view.contents`. Triggers `select` with {"lesson": name}."""
     return gr.HTML(

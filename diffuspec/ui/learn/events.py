@@ -39,10 +39,16 @@ class Learn:
         return reveal
 
     def open(self, event: gr.EventData):
-        """A lesson from the list. -> text, quiz"""
+        """A lesson from the list. -> text, picture, text after it, quiz"""
         try:
             name = str(sent(event)["lesson"])
-            return quiz.article(name), self.question(name)
+            before, after = quiz.article(name)
+            return (
+                before,
+                quiz.picture(self.gallery, name),
+                gr.Markdown(after, visible=bool(after)),
+                self.question(name),
+            )
         except (KeyError, TypeError):
             raise gr.Error(UNKNOWN) from None
 

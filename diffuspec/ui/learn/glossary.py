@@ -13,7 +13,7 @@ FILE = Path(__file__).parent / "lessons" / "glossary.md"
 @dataclass(frozen=True)
 class Term:
     """text: plain, with `[[id]]` where it names another term; knob: the setting it explains; lesson: name of the one
-    that shows it.
+    that shows it; equations: numbers of the paper's that it names or belongs to.
     """
 
     id: str
@@ -21,6 +21,7 @@ class Term:
     text: str
     knob: str | None = None
     lesson: str | None = None
+    equations: tuple[int, ...] = ()
 
 
 @functools.cache
@@ -36,4 +37,7 @@ def _parse(entry: str) -> Term:
     name, *lines = head.split("\n")
     keys = dict(line.split(": ", 1) for line in lines)
     identity = keys.pop("id", re.sub(r"[^a-z0-9_]+", "-", name.lower()).strip("-"))
-    return Term(identity, name, " ".join(text.split()), **keys)
+    equations = {int(number) for number in keys.pop("eq", "").split()}
+    for first, last in re.findall(r"\bEqs?\. (\d+)(?: to (\d+))?", text):
+        equations |= set(range(int(first), int(last or first) + 1))
+    return Term(identity, name, " ".join(text.split()), equations=tuple(sorted(equations)), **keys)

@@ -1,7 +1,8 @@
 /* The glossary behind every term: a link `#term-ID`, an element with `data-term`, or the "?" that this script
    puts behind every knob and every element with `data-explain`, opens the entry as a card beside it.
 
-   window.DiffuSpecTerms.entries is `ui.learn.terms.entries`: id -> {name, text, knobs, lesson, href}. */
+   window.DiffuSpecTerms.entries is `ui.learn.terms.entries`: id -> {name, text, knobs, lesson,
+   href, equations}. */
 (() => {
   "use strict";
 
@@ -52,6 +53,14 @@
     const r = node.getBoundingClientRect();
     const width = Math.min(340, innerWidth - 16);
     card.style.width = `${width}px`;
+    const column = node.closest("#controls");
+    const beside = column && column.getBoundingClientRect().right + 10;
+    if (beside && beside + width < innerWidth) {
+      // What it explains, and the knobs around it, stay in sight.
+      card.style.left = `${beside}px`;
+      card.style.top = `${Math.max(8, Math.min(r.top - 12, innerHeight - card.offsetHeight - 8))}px`;
+      return;
+    }
     card.style.left = `${Math.max(8, Math.min(r.left, innerWidth - width - 8))}px`;
     const below = r.bottom + 6;
     card.style.top = `${below + card.offsetHeight < innerHeight ? below : Math.max(8, r.top - 6 - card.offsetHeight)}px`;
@@ -70,8 +79,10 @@
       a.href = href;
       a.addEventListener("click", () => card.hidePopover());
       foot.append(a);
+      return a;
     };
     if (entry.lesson) link(entry.href, entry.lesson);
+    for (const { words, href } of entry.equations) Object.assign(link(href, words), { target: "_blank", rel: "noopener noreferrer" });
     link("#learn/glossary", "All terms");
     const close = make("button", "ds-term-close", "×");
     close.type = "button";

@@ -11,8 +11,21 @@ from diffuspec.ui.learn.lessons import lessons
 OTHERS = ("dtype", "preset")  # choices of the page that are no knobs of `Settings`
 
 
+PAPER = "https://arxiv.org/html/2510.02358v1"
+# The paper's equations that the app names: number -> what it says, and the section it stands in.
+EQUATIONS = {
+    2: ("accepted tokens a step", ""),
+    5: ("refinement passes of the drafter", ""),
+    7: ("what pruning keeps of a column", "3.2"),
+    8: ("the score of a path", "3.3"),
+    9: ("generated and accepted length", "3.4"),
+    10: ("moving averages", "3.4"),
+    11: ("the next draft length", "3.4"),
+}
+
+
 def entries() -> dict[str, dict[str, Any]]:
-    """id -> name, text, selectors of the knobs it explains, and the lesson that shows it."""
+    """id -> name, text, selectors of the knobs it explains, the lesson that shows it, and the paper's equations."""
     return {term.id: _entry(term) for term in glossary().values()}
 
 
@@ -25,15 +38,24 @@ def _entry(term: Term) -> dict[str, Any]:
         "knobs": [knob] if knob else [],
         "lesson": shown and f"Lesson {shown.number}: {shown.title}",
         "href": shown and f"#learn/{shown.name}",
+        "equations": [_equation(number) for number in term.equations],
     }
+
+
+def _equation(number: int) -> dict[str, str]:
+    title, section = EQUATIONS[number]
+    where = f" (section {section})" if section else ""
+    return {"words": f"Paper, Eq. {number}: {title}{where}", "href": f"{PAPER}#S3.E{number}"}
 
 
 def glossary_page() -> str:
     """All entries as Markdown."""
-    parts = ["# Glossary"]
+    parts = []
     for term in glossary().values():
         entry = _entry(term)
         text = re.sub(r"\[\[([\w-]+)\]\]", lambda m: f"[{glossary()[m[1]].name}](#term-{m[1]})", term.text)
-        where = f" [{entry['lesson']}]({entry['href']})" if entry["lesson"] else ""
-        parts.append(f"**{term.name}**. {text}{where}")
+        places = [(entry["lesson"], entry["href"])] if entry["lesson"] else []
+        places += [(equation["words"], equation["href"]) for equation in entry["equations"]]
+        where = " · ".join(f"[{words}]({href})" for words, href in places)
+        parts.append(f"**{term.name}**. {text} {where}".strip())
     return "\n\n".join(parts)

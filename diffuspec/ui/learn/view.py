@@ -12,9 +12,11 @@ from diffuspec.trace.gallery import Gallery
 from diffuspec.ui.draw.palette import COLOURS
 from diffuspec.ui.learn.lessons import Lesson, lesson, lessons
 from diffuspec.ui.learn.lessons.puzzles import Outcome, Table, solve
+from diffuspec.ui.learn.pictures import picture as draw
 from diffuspec.ui.learn.terms import glossary_page
 
 GLOSSARY = "glossary"
+PICTURE = "<!-- picture -->"
 
 
 def contents() -> str:
@@ -25,12 +27,24 @@ def contents() -> str:
     return _json({"lessons": [*entries, {"name": GLOSSARY, "number": None, "title": "Glossary"}]})
 
 
-def article(name: str) -> str:
-    """A lesson's text, or the glossary, as Markdown. Raises `KeyError` for an unknown name."""
+def article(name: str) -> tuple[str, str]:
+    """A lesson's text before and after its picture, or the glossary, as Markdown. Raises `KeyError` for an unknown
+    name."""
     if name == GLOSSARY:
-        return glossary_page()
+        return "# Glossary", glossary_page()
     shown = lesson(name)
-    return f"# {shown.number}. {shown.title}\n\n{shown.body}"
+    before, _, after = shown.body.partition(PICTURE)
+    return f"# {shown.number}. {shown.title}\n\n{before.strip()}", after.strip()
+
+
+def picture(gallery: Gallery, name: str) -> str:
+    """JSON text of a lesson's picture; of the search field where the glossary stands; null where there is none."""
+    if name == GLOSSARY:
+        return _json({"search": "Find a term"})
+    try:
+        return _json(draw(gallery, name))
+    except DiffuSpecError as error:
+        return _json({"rows": [], "caption": str(error)})
 
 
 def question(gallery: Gallery, name: str) -> str:
@@ -129,5 +143,5 @@ def _table(table: Table | None) -> dict[str, Any] | None:
     return table and {"head": table.head, "rows": table.rows}
 
 
-def _json(body: dict[str, Any]) -> str:
+def _json(body: dict[str, Any] | None) -> str:
     return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY).decode()

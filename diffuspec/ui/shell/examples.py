@@ -1,5 +1,5 @@
-"""A prompt for each task family of Spec-Bench that a model of 135 million parameters answers truly, but for translation,
-which is beyond it. The first one stands on the page where no recorded trace does."""
+"""A prompt for each task family of Spec-Bench that a model of 135 million parameters answers truly, but for
+translation, which is beyond it. The first one stands on the page where no recorded trace does."""
 
 EXAMPLES = {
     "question": "What is photosynthesis, and why is it important for life on Earth?",

@@ -10,7 +10,8 @@
     inputs     sliders of the computation: name -> label, low, high, step, value
     phase      the phase in which the step is opened on the Playground; `settings` where the lesson sets knobs instead
 
-The body has equations in KaTeX and links `#term-ID` into the glossary.
+The body has a line `<!-- picture -->` where the picture of `learn.pictures` stands, equations in KaTeX and links
+`#term-ID` into the glossary.
 """
 
 from __future__ import annotations

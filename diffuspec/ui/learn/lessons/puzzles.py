@@ -153,6 +153,43 @@ def pass_cost(gallery: Gallery) -> Outcome:
     return Outcome(verify_ms / ar_ms, facts, after=after, figure=figure, trace=name, step=longest.index)
 
 
+def masks_at_once(gallery: Gallery) -> Outcome:
+    def favourites(step):
+        return step.lattice.ids[:, 0].tolist()
+
+    def right(trace, step):
+        return [a == b for a, b in zip(favourites(step), _continuation(trace, step), strict=False)]
+
+    def twins(trace, step):
+        """The first of two neighbours with the same favourite, of which one is wrong."""
+        ids, fits = favourites(step), right(trace, step)
+        return next((i for i in range(len(fits) - 1) if ids[i] == ids[i + 1] and fits[i] != fits[i + 1]), None)
+
+    def worth(trace, step):
+        if not _drafted(step) or len(right(trace, step)) < step.draft_length or twins(trace, step) is None:
+            return None
+        return sum(right(trace, step))
+
+    name, trace, step = _pick(gallery, worth)
+    label, ids, at = functools.partial(token_label, trace), favourites(step), twins(trace, step)
+    truth = _continuation(trace, step)
+    q = np.exp(step.lattice.logq[:, 0].astype(float))
+    rows = [(f"+{i + 1}", label(token), f"{q[i]:.2f}") for i, token in enumerate(ids)]
+    facts = {
+        "k": str(len(ids)),
+        "right": str(sum(right(trace, step))),
+        "doubled": label(ids[at]),
+        "first": str(at + 1),
+        "second": str(at + 2),
+    }
+    after = Table(
+        ("position", "favourite", "q", "the target wrote"),
+        tuple((*row, label(truth[i])) for i, row in enumerate(rows)),
+    )
+    table = Table(("position", "favourite", "q"), tuple(rows))
+    return Outcome(sum(right(trace, step)), facts, table, after, trace=name, step=step.index)
+
+
 def one_step(gallery: Gallery) -> Outcome:
     def worth(trace, step):
         n, accepted = len(step.path), step.accepted
@@ -639,6 +676,7 @@ PUZZLES: dict[str, Callable[..., Outcome]] = {
     function.__name__: function
     for function in (
         pass_cost,
+        masks_at_once,
         one_step,
         pruning,
         path_search,
