@@ -19,7 +19,7 @@ from diffuspec.trace.gallery import gallery
 from diffuspec.trace.model import Trace
 from diffuspec.ui.player.text import token_label
 
-K, PASSES, BEFORE = 6, 3, 2
+K, PASSES, BEFORE = 6, 3, 1
 FILE = Path(__file__).resolve().parents[1] / "diffuspec" / "ui" / "learn" / "lessons" / "passes.json"
 
 

@@ -30,5 +30,29 @@ window.DiffuSpecPages = (() => {
     }, 30);
     setTimeout(() => clearInterval(waiting), 20000);
   }
+
+  /* ------------------------------------------------------------------------------- by keyboard */
+
+  // The first stop of the page leads past the navigation and the controls.
+  const skip = () => {
+    const link = document.createElement("a");
+    link.className = "skip";
+    link.href = "#playground";
+    link.textContent = "Skip to the player";
+    link.addEventListener("click", (event) => {
+      event.preventDefault();
+      go("playground");
+      // The tab is drawn before what is in it can have the focus.
+      requestAnimationFrame(() => document.getElementById("text")?.focus());
+    });
+    document.body.prepend(link);
+  };
+  if (document.body) skip();
+  else addEventListener("DOMContentLoaded", skip);
+  // Gradio leaves a list open when Tab goes on from its field, and Escape closes it.
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Tab" || !event.target.matches?.("input[role=listbox], input[role=combobox]")) return;
+    event.target.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true }));
+  }, true);
   return { go, at };
 })();

@@ -27,6 +27,35 @@ def test_each_word_of_each_list_can_be_clicked(site, visit, width, height):
             expect(field).to_have_value(word)
 
 
+def test_a_list_that_tab_passes_closes(site, visit):
+    page = visit(site)
+    page.locator("#settings[data-ready] > button").click()
+    for knob in ("length", "search", "proxy"):
+        field = page.locator(f"#knob-{knob} input")
+        before = field.input_value()
+        field.focus()
+        expect(page.locator("ul[role=listbox]")).to_have_count(1)
+        page.keyboard.press("Tab")
+        expect(page.locator("ul[role=listbox]")).to_have_count(0)
+        expect(field).not_to_be_focused()
+        expect(field).to_have_value(before)
+
+
+def test_the_first_stop_leads_to_the_player(site, visit):
+    page = visit(site)
+    page.locator("#page-race-button").click()
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("Tab")
+    link = page.get_by_role("link", name="Skip to the player")
+    expect(link).to_be_focused()
+    assert link.bounding_box()["height"] > 20, "it is seen while it has the focus"
+    page.keyboard.press("Enter")
+    expect(page.locator("#text")).to_be_focused()
+    expect(page.locator("#page-playground-button")).to_have_attribute("aria-selected", "true")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#step-label")).to_contain_text("Step")
+
+
 def opened(page, field) -> list[str]:
     """Close what is open, open the list of a field, and give its words."""
     page.locator("#title h1").click()

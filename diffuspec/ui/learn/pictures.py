@@ -125,11 +125,12 @@ def one_token(gallery: Gallery) -> Picture:
     emitted = _labels(trace, step.emitted)
     weights = Tile("weights", "weights")
     plain = tuple(tile for text in emitted for tile in (weights, Tile(text, "own")))
+    checked = tuple(Tile(text, "accepted" if i < step.accepted else "own") for i, text in enumerate(emitted))
     n = len(emitted)
     return Picture(
         (
             Row("plain decoding", plain, f"{n} passes, each reads all weights"),
-            Row("with a draft", (weights, *(Tile(text, "own") for text in emitted)), "one pass over the draft"),
+            Row("with a draft", (weights, *checked), "one pass reads the draft"),
         ),
         f"The same {n} tokens of a recorded answer. Plain decoding reads all weights once a token; a check reads them "
         "once for the whole draft.",
@@ -167,7 +168,7 @@ def masks(gallery: Gallery) -> Picture:
 
 def phases(gallery: Gallery) -> Picture:
     trace, step = _steps(gallery, lambda trace, step: _corrected(step) and 4 <= len(step.path) <= 6, "one_step")
-    before, n = _before(trace, step), len(step.path)
+    before, n = _before(trace, step, 1), len(step.path)
     ranks = [tuple(Tile(text, "draft") for text in _labels(trace, step.lattice.ids[:n, rank])) for rank in range(3)]
     emitted = _labels(trace, step.emitted)
     own = step.accepted
@@ -257,8 +258,8 @@ def blame(gallery: Gallery) -> Picture:
             Row(
                 name,
                 (
-                    *_before(trace, step, 2),
-                    *(Tile(t, "accepted") for t in _labels(trace, step.path[:at])),
+                    *_before(trace, step, 1),
+                    *(Tile(t, "accepted") for t in _labels(trace, step.path[:at][-2:])),
                     Tile(drafted, "refused", "✗"),
                     Tile(right, "own", "↺"),
                 ),
@@ -333,7 +334,8 @@ def ends_early(gallery: Gallery) -> Picture:
     def fits(trace: Trace, step: Step) -> bool:
         raw = step.lattice.ids[:, 0] if step.draft_length else step.search.ids
         cut = 1 <= generated_length(raw, trace.stop_ids) < step.draft_length
-        return cut and step.accepted > 0 and step.draft_length <= 9
+        length = generated_length(raw, trace.stop_ids)
+        return cut and 0 < step.accepted <= length and step.draft_length <= 9
 
     trace, step = _steps(gallery, fits, "next_length")
     raw = step.lattice.ids[:, 0]
@@ -359,22 +361,14 @@ def feedback(gallery: Gallery) -> Picture:
     for place in range(3):
         k = policy.k
         made = policy.update(k, k - 1)
-        rows.append(
-            Row(
-                f"step {place + 1}",
-                (
-                    Tile(f"k = {k}", "draft"),
-                    Tile(f"EMA_gen {made.ema_gen:g}", "text"),
-                    Tile(f"EMA_acc {made.ema_acc:g}", "text", "one token refused"),
-                    Tile(f"wish {made.wanted:g}", "own"),
-                    Tile(
-                        f"next k = {made.next_k}",
-                        "path",
-                        f"clipped to {paper.k_min} … {paper.k_max}" if made.wanted < paper.k_min else "",
-                    ),
-                ),
-            )
+        tiles = (
+            Tile(f"k = {k}", "draft"),
+            Tile(f"EMA_gen = {made.ema_gen:g}"),
+            Tile(f"wish = {made.wanted:g}", "own"),
+            Tile(f"next k = {made.next_k}", "path"),
         )
+        why = f"EMA_acc = {made.ema_acc:g} is below EMA_gen: no δ; clipped to {paper.k_min} … {paper.k_max}"
+        rows.append(Row(f"step {place + 1}", tiles, why))
     return Picture(
         tuple(rows), "The project’s own ADL at the paper’s settings, where every draft but its last token is accepted."
     )
@@ -388,8 +382,8 @@ def ratios(gallery: Gallery) -> Picture:
     for i in range(len(p)):
         chance = accept_probability(p, q, i)
         bars = (
-            Tile(f"p {p[i]:.2g}", "accepted", "", float(p[i])),
-            Tile(f"q {q[i]:.2g}", "draft", "", float(q[i])),
+            Tile("", "accepted", f"p {p[i]:.2g}", float(p[i])),
+            Tile("", "draft", f"q {q[i]:.2g}", float(q[i])),
             Tile("", "none", "", float(2 - p[i] - q[i])),
         )
         rows.append(
