@@ -49,10 +49,9 @@ window.DiffuSpecPages = (() => {
   };
   if (document.body) skip();
   else addEventListener("DOMContentLoaded", skip);
-  // Gradio leaves a list open when Tab goes on from its field, and Escape closes it.
+  // A list answers every key, Tab too, by opening, and does so after its field has lost the focus: it would stay open.
   document.addEventListener("keydown", (event) => {
-    if (event.key !== "Tab" || !event.target.matches?.("input[role=listbox], input[role=combobox]")) return;
-    event.target.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true }));
+    if (event.key === "Tab" && event.target.matches?.("input[role=listbox], input[role=combobox]")) event.stopPropagation();
   }, true);
   return { go, at };
 })();
