@@ -41,6 +41,7 @@ SOURCES = (
     "method/compiled/tree.py",
     "models/gguf/blocks.py",
     "models/int8/__init__.py",
+    "models/int8/arguments.py",
     "models/int8/arithmetic.py",
     "models/int8/attention.py",
     "models/int8/layers.py",

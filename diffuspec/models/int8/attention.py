@@ -188,36 +188,20 @@ def _norm_head(vector, gain, eps):
         vector[i] = vector[i] * factor * gain[i]
 
 
-@compiled(**OPTIONS)
-def attend_text(first, last, projected, keys, values, text, shape, gain, hidden, place, cos, sin, scores, mixed):
-    """Queries first .. last - 1 of a text's rows, key head by key head, into mixed [n, heads d]."""
-    room = np.empty((CHUNK, shape[2]), np.float32), np.empty((CHUNK, len(values[0]) * SPAN), np.float32)
-    rows, totals = np.empty(CHUNK, np.int64), np.empty(CHUNK, np.float32)
-    _attend_queries(
-        first,
-        last,
-        projected,
-        keys,
-        values,
-        text,
-        shape,
-        gain,
-        hidden,
-        place,
-        cos,
-        sin,
-        scores,
-        mixed,
-        room,
-        rows,
-        totals,
-    )
+@compiled(forceinline=True, **OPTIONS)
+def attend_text(first, last, keys, values, text, rows, shape, gain, buffers, t):
+    """Queries first .. last - 1 of a text's rows, key head by key head, into mixed [n, heads d]; rows, shape, buffers:
+    see `arguments`. Scores go to those of thread t."""
+    room = np.empty((CHUNK, shape.d), np.float32), np.empty((CHUNK, len(values[0]) * SPAN), np.float32)
+    sums = np.empty(CHUNK, np.int64), np.empty(CHUNK, np.float32)
+    _attend_queries(first, last, keys, values, text, rows, shape, gain, buffers, t, room, sums)
 
 
-@compiled(**BARE)
-def _attend_queries(
-    first, last, projected, keys, values, text, shape, gain, hidden, place, cos, sin, scores, mixed, room, rows, totals
-):
+@compiled(forceinline=True, **BARE)
+def _attend_queries(first, last, keys, values, text, rows, shape, gain, buffers, t, room, sums):
+    projected, mixed, scores = buffers.projected, buffers.mixed, buffers.scores[t]
+    hidden, place, cos, sin = rows.hidden, rows.place, rows.cos, rows.sin
+    numbers, totals = sums
     heads, kv_heads, d, _, eps = shape
     group, shrink, n, start = heads // kv_heads, np.float32(1.0 / math.sqrt(d)), text[ROWS], text[FIRST]
     query, out = room
@@ -227,22 +211,24 @@ def _attend_queries(
         size = min(CHUNK, last - first, n * group - skip)
         for i in range(size):
             head = (g * group + (skip + i) % group) * d
-            r = rows[i] = start + (skip + i) // group
+            r = numbers[i] = start + (skip + i) // group
             _norm_head(projected[r, head : head + d], gain, eps)
             _rotate(projected[r, head : head + d], cos[place[r]], sin[place[r]], query[i], shrink)
         # A head's values are asked for while its keys are met, and the next head's keys while its values are.
         is_new, after, before = g != before, keys[min(g + 1, kv_heads - 1)], g
         part, into = scores[:size], out[:size]
-        _attend(query[:size], rows, keys[g], values[g], is_new, after, text[PAST], start, n, hidden, part, totals, into)
+        _attend(
+            query[:size], numbers, keys[g], values[g], is_new, after, text[PAST], start, n, hidden, part, totals, into
+        )
         for i in range(size):
             head = (g * group + (skip + i) % group) * d
-            copy_into(out[i, :d], mixed[rows[i], head : head + d])
+            copy_into(out[i, :d], mixed[numbers[i], head : head + d])
         first += size
 
 
 @compiled(**BARE)
 def move(keys, values, first, rows):
-    """In every layer of a cache (see `run`), put the tokens first + rows, ascending, to first, first + 1, ..."""
+    """In every layer of an `arguments.Cache`, put the tokens first + rows, ascending, to first, first + 1, ..."""
     for layer in range(len(keys)):
         for g in range(keys.shape[1]):
             for i in range(len(rows)):
@@ -256,13 +242,15 @@ def move(keys, values, first, rows):
                     copy_into(values[layer, g, panel, source], values[layer, g, panel, target])
 
 
-SLOT, FIRST, ROWS, PAST = range(4)  # what is said of a text: see `run`
+SLOT, FIRST, ROWS, PAST = range(4)  # what is said of a text: see `arguments.Rows`
 
 
-@compiled(**BARE)
-def append_rows(t, threads, projected, shape, gain, keys, values, at, texts, place, cos, sin):
+@compiled(forceinline=True, **BARE)
+def append_rows(t, threads, at, rows, shape, gain, cache, projected):
     """Put thread t's share of the rows' keys and values into cache layer `at`."""
     heads, kv_heads, d, _, eps = shape
+    keys, values, _ = cache
+    texts, place, cos, sin = rows.texts, rows.place, rows.cos, rows.sin
     for text in range(len(texts)):
         slot, first_row, past = texts[text, SLOT], texts[text, FIRST], texts[text, PAST]
         for i in range(t, texts[text, ROWS], threads):

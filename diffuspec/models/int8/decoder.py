@@ -313,7 +313,7 @@ class Int8Stack:
 
     @classmethod
     def packed(cls, weights: tuple, shape: tuple, inverse: torch.Tensor, positions: int) -> Int8Stack:
-        """weights, shape: as `run` reads them; inverse: float32 [d / 2], angles of the rotation a position."""
+        """weights, shape: see `arguments`; inverse: float32 [d / 2], angles of the rotation a position."""
         stack = cls.__new__(cls)
         stack._take(weights, shape, inverse, positions)
         return stack
@@ -375,25 +375,9 @@ class Int8Stack:
             buffers = room_for(len(x), len(asked), longest, self._weights, self.shape, threads_now)
             ranks = no_ranks(len(asked), min(few, buffers[-1].shape[1]))
             counter = new_counter()
-            pass_ = (
-                threads_now,
-                counter,
-                x,
-                self._weights,
-                self.shape,
-                source,
-                keys,
-                values,
-                texts,
-                hidden,
-                asked,
-                place,
-                self._cos,
-                self._sin,
-                buffers,
-                rounding_room(len(x), self._weights, self.shape),
-                ranks,
-            )
+            rows = x, texts, hidden, asked, place, self._cos, self._sin
+            cache, rooms = (keys, values, source), rounding_room(len(x), self._weights, self.shape)
+            pass_ = threads_now, counter, rows, self._weights, self.shape, cache, buffers, rooms, ranks
             _share_out(counter, pass_, threads_now)
             if threads > 1:
                 choice.took(together, time.perf_counter() - started)
