@@ -275,9 +275,9 @@ def _begin(command: Callable, arguments: argparse.Namespace, progress: Callable[
 def _arithmetic(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
-        choices=("int8", "float32"),
-        help="the target's arithmetic (default: int8, as the "
-        "embedded target decodes, where machine and layout allow it)",
+        choices=("int8", "float32", "bfloat16"),
+        help="the target's arithmetic (default: int8, as the embedded target decodes, where machine and layout allow "
+        "it; bfloat16 on a GPU)",
     )
 
 
@@ -289,6 +289,12 @@ def _common(parser: argparse.ArgumentParser, seed: bool = True) -> None:
         "or a GGUF file of one (default: the embedded target)",
     )
     parser.add_argument("--threads", metavar="N", type=positive, help="CPU threads (default: torch's choice)")
+    parser.add_argument(
+        "--device",
+        metavar="NAME",
+        default="cpu",
+        help="where it computes: cpu, cuda, cuda:1, mps (default %(default)s)",
+    )
     if seed:
         parser.add_argument("--seed", metavar="N", type=int, default=0)
 
@@ -348,17 +354,27 @@ def _load(arguments: argparse.Namespace, progress: Callable):
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    source = arguments.target or embedded_target(progress)
+    source, device = arguments.target or embedded_target(progress), _device(arguments.device)
     if is_gguf(source):
         file, tokenizer, ends = _open_gguf(source)
-        return stock_model(source, torch.float32), tokenizer, ends
+        return stock_model(source, torch.float32).to(device), tokenizer, ends
     try:
-        model, tokenizer = stock_model(source, torch.float32), AutoTokenizer.from_pretrained(source)
+        model = stock_model(source, torch.float32).to(device)
+        tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise DiffuSpecError(
             f"The target {source} could not be loaded: {str(error).strip().splitlines()[0]}"
         ) from error
     return model, tokenizer, stop_ids(model, tokenizer)
+
+
+def _device(name: str):
+    """The torch device of this name. Raises `DiffuSpecError` where this machine has none."""
+    import torch
+
+    from diffuspec.models.devices import this_device
+
+    return torch.device(this_device(name).name)
 
 
 def _open_gguf(source):
@@ -376,7 +392,8 @@ def _load_slots(arguments: argparse.Namespace, count: int, capacity: int, progre
 
     from diffuspec.models.presets import is_gguf
 
-    if is_gguf(arguments.target) and arguments.dtype != "float32":
+    on_cpu = _device(arguments.device).type == "cpu"
+    if is_gguf(arguments.target) and on_cpu and arguments.dtype in (None, "int8"):
         from diffuspec.models.gguf.decoder import decoder
         from diffuspec.training.slots import CompiledSlots
 
@@ -395,11 +412,14 @@ def _slots(model, count: int, capacity: int, dtype: str | None):
     from diffuspec.models.int8.decoder import Int8Decoder, int8_fits
     from diffuspec.training.slots import CompiledSlots, StockSlots
 
-    fits = llama_fits(model) and int8_fits()
+    on_cpu = model.device.type == "cpu"
+    fits = on_cpu and llama_fits(model) and int8_fits()
     if dtype == "int8" and not fits:
         raise DiffuSpecError("8-bit arithmetic needs a Llama on a CPU: use --dtype float32.")
-    if fits and dtype != "float32":
+    if fits and dtype in (None, "int8"):
         return CompiledSlots(Int8Decoder(model), count, capacity)
+    if dtype == "bfloat16" or (dtype is None and not on_cpu):
+        model = model.bfloat16()
     if packed_fits(model.dtype, model.device):
         pack_linears(model)
     return StockSlots(model, count, capacity)
@@ -547,6 +567,7 @@ def _drafter(arguments: argparse.Namespace, progress: Callable) -> None:
     network = DrafterNetwork(model, layers, vocabulary, arguments.kind, arguments.inner)
     if arguments.start:
         network.start_from(arguments.start)
+    network.move(model.device)
     recipe = Recipe(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Recipe)})
     trainer = adapt.Trainer(network, conversations, stops, eos, recipe, arguments.out)
 
@@ -582,6 +603,7 @@ def _evaluate(arguments: argparse.Namespace, progress: Callable) -> None:
             raise DiffuSpecError(f"{drafter} reads layers {list(layers)}, the data's caches hold others.")
         network = DrafterNetwork(model, layers, adapt.vocabulary_of(drafter), inner=inner)
         network.start_from(drafter)
+        network.move(model.device)
         figures = adapt.acceptance(network, conversations, stops, eos, k=arguments.k, blocks_each=arguments.anchors)
         print(f"{drafter}: {adapt.summary(figures)}")
 

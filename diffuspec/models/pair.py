@@ -212,11 +212,9 @@ def load_pair(
     bfloat16 on a GPU, and on a CPU int8 for the embedded pair, where this machine can, and float32 for others: both
     keep the output identical to plain decoding. ngram: a table that `diffuspec train ngram` made for this tokenizer,
     for the proxy. static: whether all passes of the target have one shape, so that bfloat16 is exact as well; by
-    default on a GPU. make_room: asked to free so many bytes more where the models do not fit, whether it could. What
-    `progress` raises ends the loading. Raises `PairError` and `WeightsError`.
-    for the proxy. target_url: of a server that is the target (docs/servers.md); server: its kind, where it does not say
-    itself; target then names the model whose tokenizer it has, where that is not where the server says; no drafter is
-    needed. make_room: asked to free so many bytes more where the models do not fit, whether it could. What `progress`
+    default on a GPU. target_url: of a server that is the target (docs/servers.md); server: its kind, where it does not
+    say itself; target then names the model whose tokenizer it has, where that is not where the server says; no drafter
+    is needed. make_room: asked to free so many bytes more where the models do not fit, whether it could. What `progress`
     raises ends the loading. Raises `PairError`, `WeightsError` and, of servers, `ServerError`.
     """
     if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > usable_cores():
@@ -328,6 +326,8 @@ def _bytes_of(target: str, drafter: str, convention, dtype: str) -> int:
     if is_custom(drafter):
         return BYTES[dtype] * parameters(shapes[0])
     config = _config(drafter)
+    if _is_block_drafter(config):
+        return BYTES[dtype] * parameters(shapes[0]) + (Path(drafter) / "model.safetensors").stat().st_size
     if reads_hidden_states(config):
         own = sum(math.prod(size) for size in expected_tensors(read_shape(config, drafter)).values())
         return BYTES[dtype] * (parameters(shapes[0]) + own)
@@ -420,8 +420,8 @@ def _load_gguf(name, path, drafter_id, convention, dtype, device, progress, prox
     title = str(file.metadata.get("general.name") or path.stem).removesuffix(" GGUF")
     drafter, drafter_name = NoDrafter(), "none"
     if drafter_id:
-        read_as, drafter_name = _convention(drafter_id, _config(drafter_id), convention), drafter_id
-        drafter = _standalone(drafter_id, read_as, dtype, device, target, tokenizer, progress)
+        progress(0.9, f"Loading the drafter {drafter_id}")
+        drafter, drafter_name = load_drafter(drafter_id, target, tokenizer, convention), drafter_id
     return _pair(
         name,
         f"{title}, {path.name}",
@@ -440,7 +440,7 @@ def _load_gguf(name, path, drafter_id, convention, dtype, device, progress, prox
 def _load_standalone(name, target_id, drafter_id, convention, dtype, device, spread, progress, static) -> Pair:
     _download(target_id, drafter_id, progress)
     progress(0.8, f"Loading the target {target_id}")
-    if is_custom(drafter_id) or is_hidden_state_drafter(drafter_id):
+    if is_custom(drafter_id) or is_hidden_state_drafter(drafter_id) or _is_block_drafter(_config(drafter_id)):
         target, tokenizer = load_target(target_id, dtype=dtype, device=device, spread=spread, static=static)
         progress(0.9, f"Loading the drafter {drafter_id}")
         drafter = load_drafter(drafter_id, target, tokenizer)
@@ -467,7 +467,7 @@ def load_drafter(
     if is_hidden_state_drafter(source):
         return load_hidden_state_drafter(source, target)
     config = _config(source)
-    if "target_layers" in config:
+    if _is_block_drafter(config):
         return load_block_drafter(Path(source), target)
     read_as, device = _convention(source, config, convention), str(target.device)
     return _standalone(source, read_as, target.arithmetic, device, target, tokenizer, weights.silent)
@@ -484,7 +484,7 @@ def _load_remote(url, kind, named, drafter_id, convention, dtype, device, progre
         drafter, drafter_name = custom_drafter(drafter_id, target, tokenizer), drafter_id
     elif drafter_id:
         config = _config(drafter_id)
-        if "target_layers" in config or reads_hidden_states(config):
+        if _is_block_drafter(config) or reads_hidden_states(config):
             raise PairError(NO_HIDDEN_STATES)
         at = this_device(device, dtype)
         dtype = choose_dtype(dtype, at, False)
@@ -542,6 +542,11 @@ def _standalone(drafter_id, convention, dtype, device, target, tokenizer, progre
         if mask_id is None:
             raise PairError(f"The drafter {drafter_id} has no token {convention.mask_token!r}.")
     return StandaloneDrafter(model, mask_id, convention, target.vocab_size)
+
+
+def _is_block_drafter(config: dict) -> bool:
+    """Whether `train drafter` made it: it reads the target's own keys and values."""
+    return "target_layers" in config
 
 
 def _config(source: str) -> dict:

@@ -97,8 +97,8 @@ class Trainer:
             families[conversation.family if recipe.balance else "all"].append(conversation)
         self._families = [families[name] for name in sorted(families)]
         vocab = len(network._embedding[0])
-        self._column = torch.full((vocab,), -1)
-        self._column[network.draft_vocab] = torch.arange(len(network.draft_vocab))
+        self._column = torch.full((vocab,), -1, device=network.device)
+        self._column[network.draft_vocab] = torch.arange(len(network.draft_vocab), device=network.device)
         decayed = [p for p in network.parameters() if p.ndim >= 2]
         plain = [p for p in network.parameters() if p.ndim < 2]
         self.optimizer = torch.optim.AdamW(
@@ -198,7 +198,7 @@ class Trainer:
             filled=self.recipe.filled,
             choose=self._choose,
             dtype=self._worker.mask_embedding.dtype,
-        )
+        ).to(self.network.device)
         columns, correction = self._sampled_columns(batch, rng)
         logits = self._worker(batch, columns)
         loss, weight = self._loss(logits.float() + correction, columns, batch)
@@ -238,11 +238,11 @@ class Trainer:
         """
         asked = self._column[torch.cat([batch.targets[:, None], batch.soft_ids], 1)]
         asked = asked[asked >= 0].unique()
-        rest = np.setdiff1d(np.arange(len(self.network.draft_vocab)), asked.numpy(), assume_unique=True)
+        rest = np.setdiff1d(np.arange(len(self.network.draft_vocab)), asked.cpu().numpy(), assume_unique=True)
         drawn = rng.choice(rest, min(self.recipe.negatives, len(rest)), replace=False)
-        correction = torch.zeros(len(asked) + len(drawn))
+        correction = torch.zeros(len(asked) + len(drawn), device=asked.device)
         correction[len(asked) :] = np.log(max(1, len(rest)) / max(1, len(drawn)))
-        return torch.cat([asked, torch.from_numpy(drawn)]), correction
+        return torch.cat([asked, torch.from_numpy(drawn).to(asked.device)]), correction
 
     def _loss(
         self, logits: torch.Tensor, columns: torch.Tensor, batch: blocks.Blocks
@@ -250,8 +250,8 @@ class Trainer:
         """(loss, weight), summed over rows: logits [N, M] of these columns against targets. What lies outside the
         draft vocabulary is not asked for."""
         recipe = self.recipe
-        place = torch.full((len(self.network.draft_vocab) + 1,), -1)  # the last stands for what is outside
-        place[columns] = torch.arange(len(columns))
+        place = torch.full((len(self.network.draft_vocab) + 1,), -1, device=columns.device)  # the last: what is outside
+        place[columns] = torch.arange(len(columns), device=columns.device)
         hard, soft = place[self._column[batch.targets]], place[self._column[batch.soft_ids]]
         normaliser = logits.logsumexp(-1)
         p = batch.soft_p * (soft >= 0)
@@ -290,7 +290,7 @@ class Trainer:
         path = self.folder / CHECKPOINT
         if not path.exists():
             return
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True, map_location=self.network.device)
         if state["recipe"] != dataclasses.asdict(self.recipe):
             changed = [k for k, v in dataclasses.asdict(self.recipe).items() if state["recipe"].get(k) != v]
             raise DiffuSpecError(f"{path} was trained with another {', '.join(changed)}: use a new folder.")
@@ -344,7 +344,7 @@ def acceptance(
             key_heads=network.key_heads,
             filled=0.0,
         )
-        return batch, network.draft_vocab[network(batch).argmax(-1)]
+        return batch, network.draft_vocab[network(batch.to(network.device)).argmax(-1)].cpu()
 
     network.eval()
     accepted, right, asked = defaultdict(list), np.zeros(k), np.zeros(k)
@@ -389,7 +389,7 @@ def visited(network: DrafterNetwork, conversation: Conversation, stop_ids: froze
             filled=0.0,
             choose=lambda *_: next(places),
         )
-        named = network.draft_vocab[network(batch).argmax(-1)]
+        named = network.draft_vocab[network(batch.to(network.device)).argmax(-1)].cpu()
         foreseen += _foreseen((named == batch.targets).numpy(), batch)
     found, start = [], 0
     for length in lengths:
@@ -403,7 +403,7 @@ def visited(network: DrafterNetwork, conversation: Conversation, stop_ids: froze
 
 def _reached(log_p: torch.Tensor, batch: blocks.Blocks) -> torch.Tensor:
     """[N]: the product of exp(log_p) [N] over the rows before each in its block; rows that are shown count as 1."""
-    spread = torch.zeros(int(batch.block.max()) + 1, int(batch.depth.max()) + 2)
+    spread = torch.zeros(int(batch.block.max()) + 1, int(batch.depth.max()) + 2, device=log_p.device)
     spread[batch.block, batch.depth + 1] = log_p
     return spread.cumsum(1)[batch.block, batch.depth].exp()
 

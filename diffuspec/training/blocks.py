@@ -14,7 +14,7 @@ Several blocks of a conversation share one copy of its prefix; each sees it up t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -49,6 +49,11 @@ class Blocks:
     inside: torch.Tensor
     block: torch.Tensor
     families: list[str]
+
+    def to(self, device: torch.device) -> Blocks:
+        """The same blocks on another device."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        return replace(self, **moved)
 
 
 def anywhere(conversation: Conversation, rng: np.random.Generator) -> int:

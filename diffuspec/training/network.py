@@ -114,9 +114,11 @@ class DrafterNetwork(nn.Module):
         if self.kind == "standalone":
             text = blocks.text
             rows = torch.cat([embedding[text], rows], 1)
-            own = torch.arange(text.shape[1]).expand(len(text), -1)
+            own = torch.arange(text.shape[1], device=text.device).expand(len(text), -1)
             positions = torch.cat([own, positions], 1)
-            causal = torch.full((text.shape[1], mask.shape[-1]), -torch.inf, dtype=mask.dtype).triu(1)
+            causal = torch.full((text.shape[1], mask.shape[-1]), -torch.inf, dtype=mask.dtype, device=mask.device).triu(
+                1
+            )
             mask = torch.cat([causal.expand(len(text), 1, -1, -1), mask], 2)
         else:
             prefix = _Prefix(blocks.prefix)
@@ -126,6 +128,19 @@ class DrafterNetwork(nn.Module):
             rows = rows[0] if isinstance(rows, tuple) else rows
         rows = self.norm(rows[:, -blocks.inputs.shape[1] :][blocks.supervised])
         return F.linear(rows, self._head[0][columns])
+
+    @property
+    def device(self) -> torch.device:
+        return self.mask_embedding.device
+
+    def move(self, device: str | torch.device) -> DrafterNetwork:
+        """Put the network, and what it borrows of the target, on a device."""
+        self.to(device)
+        self._rotary = [copy.deepcopy(self._rotary[0]).to(device)]
+        self._embedding, self._output, self._head = (
+            [part[0].to(device)] for part in (self._embedding, self._output, self._head)
+        )
+        return self
 
     def in_bfloat16(self) -> DrafterNetwork:
         """A copy in bfloat16, embeddings included."""

@@ -62,9 +62,9 @@ class CompiledSlots(Slots):
 class _SlotLayer(CacheLayerMixin):
     """One layer's keys and values [slots, key heads, capacity, head size], written in place."""
 
-    def __init__(self, cursor: dict, shape: tuple[int, ...], dtype: torch.dtype):
+    def __init__(self, cursor: dict, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device):
         super().__init__()
-        self.keys, self.values = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
+        self.keys, self.values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
         self.cursor, self.is_initialized = cursor, True
 
     def update(self, key_states, value_states, *args, **kwargs):
@@ -120,17 +120,21 @@ class StockSlots(Slots):
         size = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
         self._cursor: dict = {}
         store = (slots, shape.num_key_value_heads, capacity, size)
-        self._cache = Cache([_SlotLayer(self._cursor, store, model.dtype) for _ in range(shape.num_hidden_layers)])
+        self._device = model.device
+        self._cache = Cache(
+            [_SlotLayer(self._cursor, store, model.dtype, self._device) for _ in range(shape.num_hidden_layers)]
+        )
 
     @torch.inference_mode()
     def read(self, slot, start, ids):
         end = start + len(ids)
         self._cursor.update(slots=slot, at=start, end=end)
-        mask = torch.full((len(ids), end), -torch.inf).triu(start + 1)[None, None]
+        device, dtype = self._device, self._model.dtype
+        mask = torch.full((len(ids), end), -torch.inf, dtype=dtype, device=device).triu(start + 1)[None, None]
         self._model.base_model(
-            torch.tensor([ids]),
+            torch.tensor([ids], device=device),
             attention_mask=mask,
-            position_ids=torch.arange(start, end)[None],
+            position_ids=torch.arange(start, end, device=device)[None],
             past_key_values=self._cache,
             use_cache=True,
         )
@@ -141,9 +145,10 @@ class StockSlots(Slots):
         places, tokens = torch.zeros(self.slots, dtype=torch.long), torch.zeros(self.slots, dtype=torch.long)
         places[list(slots)], tokens[list(slots)] = torch.tensor(at), torch.tensor(ids)
         end = int(places.max()) + 1
-        self._cursor.update(slots=torch.arange(self.slots), at=places, end=end)
-        mask = torch.zeros(self.slots, 1, 1, end)
+        mask = torch.zeros(self.slots, 1, 1, end, dtype=self._model.dtype)
         mask.masked_fill_(torch.arange(end) > places[:, None, None, None], -torch.inf)
+        places, tokens, mask = (part.to(self._device) for part in (places, tokens, mask))
+        self._cursor.update(slots=torch.arange(self.slots, device=self._device), at=places, end=end)
         logits = (
             self._model(
                 tokens[:, None],
@@ -155,11 +160,11 @@ class StockSlots(Slots):
             .logits[:, -1]
             .float()
         )
-        return logits[list(slots)].numpy()
+        return logits[list(slots)].cpu().numpy()
 
     def kept(self, slot, layers, length):
         both = [
             torch.stack([self._cache.layers[i].keys[slot, :, :length], self._cache.layers[i].values[slot, :, :length]])
             for i in layers
         ]
-        return torch.stack(both).permute(3, 0, 1, 2, 4).flatten(3).half().numpy()
+        return torch.stack(both).permute(3, 0, 1, 2, 4).flatten(3).half().cpu().numpy()

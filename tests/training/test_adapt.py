@@ -202,6 +202,8 @@ class Foretold:
     key_heads = 2
     draft_vocab = torch.arange(264)
 
+    device = torch.device("cpu")
+
     def __init__(self, right):
         self.right = right
 
