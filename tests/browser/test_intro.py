@@ -128,10 +128,33 @@ def test_a_run_opens_at_a_step_that_tells_something(visit, recorded):
     at = int(re.search(r"Step (\d+)", page.inner_text("#step-label"))[1]) - 1
     step = trace.steps[at]
     assert 0 < step.accepted < len(step.path), "some of its draft was accepted and some was not"
+    cut = [step for step in trace.steps if 1 < step.accepted < len(step.path)]
+    assert step.accepted > 1 or not cut
+    assert shown_step(page) == at or step.accepted == 1, "the strip tells of the step in front"
     assert page.locator("#lattice [data-col]").count() > len(step.path)
     assert page.locator(f"{INTRO} .ds-pace:first-child .ds-token").all_inner_texts()[0] in [
         token_label(trace, trace.steps[i].emitted[0]) for i in range(len(trace.steps))
     ]
+
+
+SHIFTS = """() => new Promise((done) => {
+  const seen = [];
+  const watch = new PerformanceObserver((list) => seen.push(...list.getEntries()));
+  watch.observe({ type: "layout-shift", buffered: true });
+  const name = ({ node }) => node?.id || node?.className || String(node?.nodeName);
+  setTimeout(() => done(seen.map((one) => [one.value, ...one.sources.map(name)])), 300);
+})"""
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_nothing_moves_while_the_page_comes(visit, recorded, folded):
+    page = visit(recorded, viewport={"width": 1366, "height": 768})
+    page.evaluate("folded => DiffuSpecTour.remember(folded)", folded)
+    page.reload()
+    page.wait_for_selector("#adl .plot-container")
+    page.wait_for_timeout(1000)
+    moved = page.evaluate(SHIFTS)
+    assert sum(one[0] for one in moved) < 0.1, moved
 
 
 def test_a_loop_is_told(visit, serve):

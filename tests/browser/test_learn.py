@@ -150,6 +150,17 @@ def test_terms_open_from_text_knobs_and_cards_by_keyboard(visit, site):
     expect(page.locator("#learn-text h1")).to_contain_text("lattice")
 
 
+def test_help_stands_beside_the_settings_not_over_them(visit, site):
+    page = visit(site)
+    page.locator("#settings[data-ready] > button").click()
+    page.locator("#knob-length .ds-ask").click()
+    card = page.locator("#term-card")
+    expect(card.locator("dt")).to_have_text(list(Settings.knobs()["length"].choices))
+    column, box = page.locator("#controls").bounding_box(), card.bounding_box()
+    assert box["x"] >= column["x"] + column["width"]
+    assert box["y"] >= 0 and box["y"] + box["height"] <= page.viewport_size["height"]
+
+
 def test_the_glossary_is_a_page_of_its_own(visit, site):
     page = visit(site, "#learn/glossary")
     expect(page.locator("#learn-text h1")).to_have_text("Glossary")

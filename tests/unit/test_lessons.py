@@ -318,6 +318,15 @@ def test_entries_link_the_papers_equations_by_number_and_title():
     assert "[Paper, Eq. 8: the score of a path" in glossary_page()
 
 
+def test_an_entry_explains_each_choice_of_its_knob():
+    by_knob = {term.knob: entries()[term.id] for term in glossary().values() if term.knob}
+    for name, knob in Settings.knobs().items():
+        if name in ("length", "search", "rule"):
+            assert [choice for choice, does in by_knob[name]["choices"] if does] == list(knob.choices), name
+    assert by_knob["tau"]["choices"] == []
+    assert dict(by_knob["length"]["choices"])["adl"] == "adaptive draft length (Eqs. 9-11)"
+
+
 def test_every_knob_has_an_entry():
     knobs = {term.knob for term in glossary().values() if term.knob}
     assert set(Settings.knobs()) - knobs == set()

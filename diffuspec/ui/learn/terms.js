@@ -1,8 +1,8 @@
 /* The glossary behind every term: a link `#term-ID`, an element with `data-term`, or the "?" that this script
    puts behind every knob and every element with `data-explain`, opens the entry as a card beside it.
 
-   window.DiffuSpecTerms.entries is `ui.learn.terms.entries`: id -> {name, text, knobs, lesson,
-   href, equations}. */
+   window.DiffuSpecTerms.entries is `ui.learn.terms.entries`: id -> {name, text, choices, knobs,
+   lesson, href, equations}. */
 (() => {
   "use strict";
 
@@ -88,7 +88,9 @@
     close.type = "button";
     close.setAttribute("aria-label", "Close");
     close.addEventListener("click", () => card.hidePopover());
-    card.replaceChildren(close, title, prose(entry.text), foot);
+    const choices = make("dl");
+    for (const [name, does] of entry.choices) choices.append(make("dt", "", name), make("dd", "", does));
+    card.replaceChildren(close, title, prose(entry.text), ...(entry.choices.length ? [choices] : []), foot);
     if (!onward) {
       from = null;
       card.hidePopover();

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from diffuspec.settings import Settings
 from diffuspec.ui.learn.glossary import Term, glossary
 from diffuspec.ui.learn.lessons import lessons
 
@@ -25,7 +26,8 @@ EQUATIONS = {
 
 
 def entries() -> dict[str, dict[str, Any]]:
-    """id -> name, text, selectors of the knobs it explains, the lesson that shows it, and the paper's equations."""
+    """id -> name, text, choices of its knob, selectors of the knobs it explains, the lesson that shows it, and the
+    paper's equations."""
     return {term.id: _entry(term) for term in glossary().values()}
 
 
@@ -35,11 +37,21 @@ def _entry(term: Term) -> dict[str, Any]:
     return {
         "name": term.name,
         "text": term.text,
+        "choices": _choices(term.knob),
         "knobs": [knob] if knob else [],
         "lesson": shown and f"Lesson {shown.number}: {shown.title}",
         "href": shown and f"#learn/{shown.name}",
         "equations": [_equation(number) for number in term.equations],
     }
+
+
+def _choices(knob: str | None) -> list[list[str]]:
+    """(name, what it does) of each choice of a knob that has some, as its meaning tells."""
+    found = Settings.knobs().get(knob or "")
+    if found is None or not found.choices:
+        return []
+    told = {choice: re.search(rf"(?<![\w-]){re.escape(choice)}: ([^;]+)", found.meaning) for choice in found.choices}
+    return [[choice, said[1]] for choice, said in told.items() if said]
 
 
 def _equation(number: int) -> dict[str, str]:

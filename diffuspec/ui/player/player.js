@@ -178,13 +178,17 @@ window.DiffuSpecPlayer = (() => {
       this.root.dispatchEvent(new CustomEvent("diffuspec-trace", { bubbles: true, detail: this }));
     }
 
-    /** A step worth opening with: the first where the search could have done better, else one cut short. */
+    /** A step worth opening with: one cut short, with several tokens accepted if there is one, and where the search could
+        have done better. */
     tellingStep() {
       const { steps } = this.data;
       const cut = (s) => s.path.length > 1 && s.seen > 0 && s.seen < s.path.length;
-      let found = steps.findIndex((s) => cut(s) && s.oracle > s.accepted);
-      if (found < 0) found = steps.findIndex(cut);
-      return Math.max(found, 0);
+      const wishes = [(s) => s.accepted > 1 && s.oracle > s.accepted, (s) => s.accepted > 1, (s) => s.oracle > s.accepted, () => true];
+      for (const wish of wishes) {
+        const found = steps.findIndex((s) => cut(s) && wish(s));
+        if (found >= 0) return found;
+      }
+      return 0;
     }
 
     /** The newest step that drafted anything: the very last may have had one token of the budget left. */
