@@ -130,6 +130,7 @@ class Run:
         self.budget = min(settings.max_new_tokens, pair.room(ids))
         cost = pair.step_cost if settings.length == "throughput" else None
         self.policy = make_policy(settings, cost) if pair.drafter.max_block else NoDraft(cost)
+        self.policy.calibration = pair.calibration
         proxy = settings.proxy if settings.search != "argmax" else "none"
         self.learned = proxy in LEARNED
         self.proxy: Proxy = make_proxy(
@@ -216,6 +217,8 @@ class Run:
         logq = np.nan_to_num(logq, nan=IMPOSSIBLE, neginf=IMPOSSIBLE).clip(IMPOSSIBLE, 0.0)
         while more := self.policy.more(logq[:, 0].tolist(), self.budget - 1 - len(ids)):
             ids, logq = drafter.extend(self.prefix, ids, logq, more, width=options["width"], cache=self.cache)
+        if self.pair.calibration:
+            logq = self.pair.calibration.tempered(logq)
         best = logq[:, 0]
         if self.settings.length == "predicted":
             best = np.log(np.maximum(drafter.acceptance(self.cache, anchor, ids, logq), LEAST))

@@ -21,7 +21,8 @@ DTYPES = ("int8", "float32", "bfloat16")  # that a pair can compute in
 class PairInfo:
     """Which models made a trace. context: tokens the target can hold; max_draft: largest k; ngram: edition of the
     embedded pair's fitted n-gram (traces that do not say have the first), 0 for none, -1 for one of the user's own;
-    drafter_edition: of a block drafter's weights, "" where a trace does not say."""
+    drafter_edition: of a block drafter's weights, "" where a trace does not say; calibration: digest of what mended its
+    probabilities, "" for nothing."""
 
     name: str
     target: str
@@ -33,6 +34,7 @@ class PairInfo:
     max_draft: int
     ngram: int = 1
     drafter_edition: str = ""
+    calibration: str = ""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from diffuspec.errors import ResultsError
 from diffuspec.measure.questions import BUNDLED, read_questions
 
 LEAST_MINUTES, MOST_MINUTES = 0.2, 24 * 60
+SHOWN_EVERY = 0.05  # of the time, where nobody watches
 
 
 def add_commands(commands) -> None:
@@ -44,6 +46,12 @@ def add_commands(commands) -> None:
     )
     diagnose.add_argument("--json", metavar="OUT", type=Path, help="write all that was measured to this file")
     diagnose.add_argument("--html", metavar="OUT", type=Path, help="write a report with pictures, one page by itself")
+    diagnose.add_argument(
+        "--fit-calibration",
+        metavar="OUT",
+        type=Path,
+        help="write what mends the drafter's and the tree's probabilities, for --calibration",
+    )
     diagnose.add_argument("--quiet", action="store_true", help="no progress: the verdict alone")
     add_pair(diagnose)
     add_settings(diagnose, preset="fastest")
@@ -73,19 +81,21 @@ def _diagnose(arguments: argparse.Namespace) -> int:
     began = time.monotonic()
     chosen_settings(arguments)  # a bad one is told at once
     questions = read_questions(arguments.questions)
-    check_outputs([arguments.json, arguments.html], [arguments.questions])
+    check_outputs([arguments.json, arguments.html, arguments.fit_calibration], [arguments.questions])
     pair = open_pair(arguments)
     settings = chosen_settings(arguments, pair.settings)
     from diffuspec.measure.diagnose.run import stream_diagnosis
     from diffuspec.measure.diagnose.verdict import sentences
 
-    progress, result = Progress(arguments.quiet), None
+    progress, result, shown = Progress(arguments.quiet), None, -1.0
     with interruptible() as interrupted:
         try:
             for at in stream_diagnosis(
                 pair, settings, questions, minutes=arguments.minutes, began=began, should_stop=interrupted
             ):
-                progress(at.fraction, at.said)
+                if sys.stderr.isatty() or at.fraction >= shown + SHOWN_EVERY:  # a log needs no line an answer
+                    progress(at.fraction, at.said)
+                    shown = at.fraction
                 result = at.result
         finally:
             progress.close()
@@ -93,15 +103,23 @@ def _diagnose(arguments: argparse.Namespace) -> int:
         return INTERRUPTED
     if arguments.json:
         result.save(arguments.json)
+    if arguments.fit_calibration:
+        _write(arguments.fit_calibration, result.calibration and result.calibration.to_json(), "calibration")
     if arguments.html:
         from diffuspec.ui.diagnose.report import page
 
-        try:
-            codec.write(arguments.html, page(result).encode())
-        except OSError as error:
-            raise ResultsError(f"Cannot write the report to {arguments.html}: {error.strerror or error}.") from error
+        _write(arguments.html, page(result).encode(), "report")
     print("\n".join([*sentences(result), *result.notes]))
     return 0
+
+
+def _write(path: Path, data: bytes | None, what: str) -> None:
+    if data is None:
+        raise ResultsError("There were too few answers to fit a calibration on: give more minutes.")
+    try:
+        codec.write(path, data)
+    except OSError as error:
+        raise ResultsError(f"Cannot write the {what} to {path}: {error.strerror or error}.") from error
 
 
 def _compare(arguments: argparse.Namespace) -> None:

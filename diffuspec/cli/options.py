@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diffuspec.errors import DiffuSpecError, PromptError, SettingsError
+from diffuspec.method.calibration import Calibration
 from diffuspec.models.presets import CODER, EMBEDDED, SERVER_KINDS
 from diffuspec.models.presets import PRESETS as PAIRS
 from diffuspec.settings import PRESETS, Settings
@@ -189,6 +190,12 @@ def add_settings(parser: argparse.ArgumentParser, preset: str = "default") -> No
         dest="assignments",
         help="any setting by name, repeatable; the named flags below do the same",
     )
+    parser.add_argument(
+        "--calibration",
+        metavar="FILE",
+        type=Path,
+        help="mend the drafter's and the tree's probabilities by what `diagnose --fit-calibration` found",
+    )
     group = parser.add_argument_group("settings")
     for name, knob in Settings.knobs().items():
         symbol = f"{knob.symbol}: " if knob.symbol else ""
@@ -247,8 +254,11 @@ def open_pair(arguments: argparse.Namespace):
     from diffuspec.models.pair import load_pair
 
     logging.disable_progress_bar()
+    calibration = getattr(arguments, "calibration", None)
+    mended = Calibration.load(calibration) if calibration else None
     try:
-        return load_pair(**asked_pair(arguments), progress=show)
+        pair = load_pair(**asked_pair(arguments), progress=show)
+        return pair.calibrated(mended) if mended else pair
     finally:
         show.close()
 

@@ -46,9 +46,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffuspec.method.breakeven import verify_cost
+from diffuspec.method.calibration import Calibration
 from diffuspec.settings import Settings
 
 MOST_ROWS = 64  # of a pass that is weighed
+_NO_KNOTS = np.zeros(0)
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,12 @@ class TreeBudget:
     `least` = E b / t; E counts the target's own token, t is the time of the step so far, b that of one more row,
     row_ms[i] for node i (the last holds for all after it), never less than for the node before.
     With nodes in falling order of p the first that does not pay ends the tree: none after it would.
+    calibration: says how often nodes of a probability are walked to; None takes them at their word.
     """
 
-    def __init__(self, ms: float, row_ms: Sequence[float] | np.ndarray):
+    def __init__(self, ms: float, row_ms: Sequence[float] | np.ndarray, calibration: Calibration | None = None):
         self.nodes, self.expected, self.ms = 0, 1.0, ms
+        self.knots = (calibration.x, calibration.y) if calibration else (_NO_KNOTS, _NO_KNOTS)
         self.row_ms = np.asarray(row_ms, float)
         self._row_ms = self.row_ms.tolist()
 
@@ -105,7 +109,7 @@ class TreeBudget:
         return self.expected * self.next_ms / self.ms
 
     def take(self, p: float) -> None:
-        self.expected += p
+        self.expected += float(np.interp(p, *self.knots)) if len(self.knots[0]) else p
         self.ms += self.next_ms
         self.nodes += 1
 
@@ -137,9 +141,10 @@ Undrafted = Callable[[TreeBudget], object]
 
 
 class LengthPolicy(ABC):
-    """k: masks that the next draft fills."""
+    """k: masks that the next draft fills; calibration: of the scores of tree nodes, where there is one."""
 
     k: int
+    calibration: Calibration | None = None
 
     @abstractmethod
     def update(self, generated: int, accepted: int, undrafted: Undrafted | None = None) -> LengthDecision:
@@ -284,7 +289,7 @@ class ThroughputLength(LengthPolicy):
         return self._tree
 
     def _budget(self, draft_ms: float) -> TreeBudget:
-        return TreeBudget(draft_ms + self._verify_ms[0] + (self._other_ms or 0.0), self._row_ms)
+        return TreeBudget(draft_ms + self._verify_ms[0] + (self._other_ms or 0.0), self._row_ms, self.calibration)
 
     def took(self, other_ms: float) -> None:
         self._other_ms = _smoothed(self._other_ms, other_ms)
@@ -339,7 +344,8 @@ class NoDraft(LengthPolicy):
 
     def tree_budget(self) -> TreeBudget | None:
         if self._verify_ms is not None:
-            self._tree = TreeBudget(self._verify_ms[0] + (self._other_ms or 0.0), np.diff(self._verify_ms))
+            ms = self._verify_ms[0] + (self._other_ms or 0.0)
+            self._tree = TreeBudget(ms, np.diff(self._verify_ms), self.calibration)
         return self._tree
 
     def took(self, other_ms: float) -> None:

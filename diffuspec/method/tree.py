@@ -49,7 +49,7 @@ from diffuspec.method.length import TreeBudget
 from diffuspec.method.proxy import Proxy, last_tokens, searching
 
 FOLLOWER_TRUST = 0.85  # r
-_UNBOUNDED = (1.0, 1.0, np.zeros(0))
+_UNBOUNDED = (1.0, 1.0, np.zeros(0), np.zeros(0), np.zeros(0))
 
 
 @functools.cache
@@ -131,7 +131,7 @@ def best_first_tree(
         lattice.k if deepest is None else deepest,
         (source or _nothing()).copies(copied_after),
         (followers, FOLLOWER_TRUST),
-        (budget.ms, budget.expected, budget.row_ms) if budget else _UNBOUNDED,
+        (budget.ms, budget.expected, budget.row_ms, *budget.knots) if budget else _UNBOUNDED,
     )
     if budget:
         for p in np.exp(score[:n]).tolist():

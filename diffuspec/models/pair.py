@@ -20,6 +20,7 @@ from transformers.utils import cached_file
 from diffuspec import assets
 from diffuspec.cores import usable_cores
 from diffuspec.errors import PairError, PromptError, WeightsError
+from diffuspec.method.calibration import Calibration
 from diffuspec.method.length import StepCost
 from diffuspec.method.proxy import NGram
 from diffuspec.method.search import warm_up
@@ -59,7 +60,7 @@ def _no_room(lacking: int) -> bool:
 @dataclass(frozen=True)
 class Pair:
     """tokenizer: transformers' own; proxy: the fitted n-gram, None where the pair has none;
-    stop_ids: ids that end an answer."""
+    stop_ids: ids that end an answer; calibration: mends the probabilities of drafts and trees, None as they are."""
 
     info: PairInfo
     tokenizer: Any
@@ -67,6 +68,17 @@ class Pair:
     drafter: DiffusionDrafter
     proxy: NGram | None
     stop_ids: frozenset[int]
+    calibration: Calibration | None = None
+
+    def calibrated(self, calibration: Calibration) -> Pair:
+        """With probabilities mended. Raises `PairError` for a calibration of another pair."""
+        if (calibration.target, calibration.drafter) != (self.info.target, self.info.drafter):
+            raise PairError(
+                f"This calibration was fitted on {calibration.target} with the drafter {calibration.drafter}, not on "
+                f"{self.info.target} with {self.info.drafter}: fit one with `diffuspec diagnose --fit-calibration`."
+            )
+        info = dataclasses.replace(self.info, calibration=calibration.digest)
+        return dataclasses.replace(self, info=info, calibration=calibration)
 
     @property
     def settings(self) -> Settings:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from diffuspec import DiffuSpec, Settings
-from diffuspec.errors import ResultsError
+from diffuspec.errors import PairError, ResultsError
+from diffuspec.measure.baselines import AutoregressiveRun
 from diffuspec.measure.diagnose.diagnosis import Diagnosis
 from diffuspec.measure.diagnose.levers import to_pull, weigh
 from diffuspec.measure.diagnose.losses import (
@@ -26,19 +27,21 @@ from diffuspec.measure.diagnose.losses import (
     rows_of,
 )
 from diffuspec.measure.diagnose.machine import Costs, Machine, measure_machine, needed, roofline
+from diffuspec.measure.diagnose.reliability import fitted
 from diffuspec.measure.diagnose.replay import replay, replay_all
 from diffuspec.measure.diagnose.run import in_turns, stream_diagnosis
 from diffuspec.measure.diagnose.tape import record
 from diffuspec.measure.diagnose.verdict import compare, sentences
 from diffuspec.measure.questions import bundled_questions
 from diffuspec.method.acceptance import Verdict
+from diffuspec.method.calibration import Calibration
 from diffuspec.method.lattice import TokenLattice
 from diffuspec.method.length import StepCost
 
 ENDINGS = (UNKNOWN_TOKEN, PRUNED, NOT_CHOSEN, TOO_SMALL, TOO_DEAR, TOO_SHORT, NO_DRAFT, END)
 
 COST = StepCost(draft=((1, 1.0), (8, 2.0)), verify=((1, 10.0), (4, 11.0), (8, 14.0), (16, 24.0)))
-COSTS = Costs(COST, COST, level=1.5, host_ms=0.5)
+COSTS = Costs(COST, COST, levels=((1.0, 1.5),), draft_level=1.5, host_ms=0.5)
 PROMPT = "Tell me, tell me, tell me of the sea."
 USUAL = dict(proxy="context", max_new_tokens=40, k=5, k_min=2, k_max=6)
 SETTINGS = [
@@ -152,6 +155,26 @@ def test_a_prediction_is_the_ratio_of_what_two_settings_take(tiny_pairs):
     assert len(pulled) == 5 == len({x.name.split(" = ")[0] for x in pulled})
 
 
+def test_a_calibration_is_fitted_used_and_loses_nothing(tiny_pairs, tmp_path):
+    pair, settings = tiny_pairs["peeking"], Settings(**USUAL, search="tree", nodes=8, length="throughput")
+    tapes = []
+    for i in range(4):
+        ids = pair.encode(f"{PROMPT} {i}")
+        answer = list(AutoregressiveRun(pair, settings, ids))
+        tapes.append(record(pair, ids, answer, (6,), width=15, question=str(i), category="mt", turn=0))
+    found = fitted(tapes, pair, settings.replace(length="fixed", k=6), COSTS)
+    assert len(found.temperatures) == 6 and (np.diff(found.y) >= 0).all()
+    (tmp_path / "c.json").write_bytes(found.to_json())
+    mended = pair.calibrated(Calibration.load(tmp_path / "c.json"))
+    assert mended.info.calibration == found.digest and pair.info.calibration == ""
+    trace = DiffuSpec(mended, settings).run(ids=tapes[0].prompt_ids)
+    assert trace.token_ids == tapes[0].answer and trace.pair.calibration == found.digest
+    shown = next(step for step in trace.steps if step.lattice.k).lattice
+    assert 0 < np.exp(shown.logq).sum(1).max() <= 1 + 1e-5
+    with pytest.raises(PairError, match="was fitted on"):
+        tiny_pairs["block"].calibrated(found)
+
+
 def test_rates_of_the_machine_and_what_a_pass_needs(tiny_pair):
     machine = measure_machine(tiny_pair.target)
     assert machine.gigabytes_s > 0.1 and machine.giga_multiply_adds_s > 0.1
@@ -217,6 +240,15 @@ def test_a_diagnosis_travels(diagnosed, tmp_path):
     for bad in (b"", b"[]", b"\xff", b"{" * 1000):
         with pytest.raises(ResultsError):
             Diagnosis.loads(bad)
+
+
+def test_what_a_pass_takes_is_what_it_took_in_the_run():
+    """Twice as long as alone for one row, three times for nine; halfway between for five, and so on beyond nine."""
+    costs = Costs(COST, COST, levels=((1.0, 2.0), (9.0, 3.0)))
+    alone = COST.verify_ms(256)
+    assert [costs.verify_ms(n) / alone[n - 1] for n in (1, 5, 9, 12)] == pytest.approx([2, 2.5, 3, 3])
+    falling = Costs(COST, COST, levels=((1.0, 2.0), (9.0, 1.0)))
+    assert all(falling.verify_ms(n) <= falling.verify_ms(n + 1) for n in range(1, 30))
 
 
 def test_two_diagnoses_side_by_side(diagnosed):

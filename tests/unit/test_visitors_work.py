@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from diffuspec.ui.diagnose.events import Diagnoses
 from diffuspec.ui.lab.events import Lab
 from diffuspec.ui.measure.events import Studies
 from diffuspec.ui.playground.events import Runs
@@ -18,6 +19,7 @@ PAGES = {
     "lab": (Lab, [None], "work"),
     "race": (Races, [None, {}, []], "works"),
     "measure": (Studies, [None, []], "works"),
+    "diagnose": (Diagnoses, [None, []], "works"),
 }
 
 
@@ -44,7 +46,7 @@ def test_leaving_stops_that_visitors_work_on_that_page_alone(handlers, page):
     assert stopped(handlers) == {(page, "me")}
 
 
-@pytest.mark.parametrize("page", ["playground", "race", "measure"])
+@pytest.mark.parametrize("page", ["playground", "race", "measure", "diagnose"])
 def test_stop_stops_that_visitors_work_on_that_page_alone(handlers, page):
     handlers[page][0].stop(OTHER)
     assert stopped(handlers) == {(page, "other")}

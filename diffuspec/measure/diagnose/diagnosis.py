@@ -19,6 +19,7 @@ from diffuspec.measure.diagnose.splits import Split
 from diffuspec.measure.results import YARDSTICK, Measured
 from diffuspec.measure.statistics import Estimate
 from diffuspec.measure.studies.result import QuestionsUsed
+from diffuspec.method.calibration import Calibration
 from diffuspec.plaintext import brief
 from diffuspec.provenance import PairInfo, Provenance
 from diffuspec.settings import Settings
@@ -63,7 +64,8 @@ class Diagnosis:
     questions.count: how many were answered by every method; minutes: that it was given, took_s: that it took; results:
     plain AR, plain AR again, the settings (`AS_SET`) and other methods; pulled: plain AR, the settings and the levers
     that were pulled; draft_nodes: mean drafted tokens a step; cells: of the drafter's q; notes: what could not be
-    done, and why.
+    done, and why; calibration: fitted on every other question, None where there were too few; recalibrated: speed
+    with it over speed without, by replay of the rest.
     """
 
     pair: PairInfo
@@ -88,6 +90,8 @@ class Diagnosis:
     positions: tuple[Position, ...]
     splits: tuple[Split, ...]
     notes: tuple[str, ...] = ()
+    calibration: Calibration | None = None
+    recalibrated: Estimate | None = None
 
     def cost(self, part: str, size: int) -> float | None:
         """Milliseconds of a pass that was measured."""

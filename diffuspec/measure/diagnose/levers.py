@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from diffuspec.models.pair import Pair
 
 TRIED = 5  # that are measured
+MAY_GAIN = 1.005
 WORTH = 1.01  # a gain below a hundredth is not worth a sentence
 
 
@@ -112,8 +113,11 @@ def weigh(
 
 
 def to_pull(levers: Sequence[Lever]) -> list[Lever]:
-    """The recommended ones first, then those of the largest difference, one a knob."""
-    ranked = sorted(levers, key=lambda lever: (not lever.recommended, -abs(lever.predicted.value - 1)))
+    """The recommended ones first, then others that may gain, then those of the largest difference; one a knob."""
+    ranked = sorted(
+        levers,
+        key=lambda x: (not x.recommended, x.predicted.value < MAY_GAIN, -abs(x.predicted.value - 1)),
+    )
     chosen: dict[str, Lever] = {}
     for lever in ranked:
         chosen.setdefault(lever.name.split(" = ")[0], lever)

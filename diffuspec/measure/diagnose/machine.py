@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from diffuspec.method.length import StepCost
 
 if TYPE_CHECKING:
@@ -30,21 +32,26 @@ MOST_ROWS = 256  # of a pass that is reckoned with
 
 @dataclass(frozen=True)
 class Costs:
-    """What the parts of a step take in a run here, in milliseconds. steps: measured over as much text as the answers
-    have; weighed: the curves that a run's policy weighs; level: how much longer a pass takes in a run than in the
-    burst it was measured in; host_ms: all of a step that is no pass."""
+    """What the parts of a step take in a run here, in milliseconds.
+
+    steps: curves measured in bursts, over as much text as the answers have; weighed: the curves that a run's policy
+    weighs; levels: (rows, how much longer a pass over so many takes in a run than in a burst), straight lines between;
+    draft_level: the same of drafts; host_ms: all of a step that is no pass.
+    """
 
     steps: StepCost
     weighed: StepCost
-    level: float = 1.0
+    levels: tuple[tuple[float, float], ...] = ((1.0, 1.0),)
+    draft_level: float = 1.0
     host_ms: float = 0.0
 
     def draft_ms(self, k: int) -> float:
-        return self.level * self.steps.draft_ms(k)
+        return self.draft_level * self.steps.draft_ms(k)
 
     @functools.cached_property
     def _verify_ms(self) -> list[float]:
-        return (self.level * self.steps.verify_ms(MOST_ROWS)).tolist()
+        level = np.interp(np.arange(1, MOST_ROWS + 1), *np.array(self.levels).T)
+        return np.maximum.accumulate(level * self.steps.verify_ms(MOST_ROWS)).tolist()
 
     def verify_ms(self, rows: int) -> float:
         return self._verify_ms[rows - 1]

@@ -11,18 +11,27 @@ isotonic map over all of them, by pooling adjacent violators. Both keep the orde
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffuspec.measure.diagnose.replay import Replayed
+from diffuspec.measure.diagnose.machine import Costs
+from diffuspec.measure.diagnose.replay import Replayed, replay_all
 from diffuspec.measure.diagnose.tape import Tape
+from diffuspec.method.calibration import Calibration
+from diffuspec.settings import Settings
+
+if TYPE_CHECKING:
+    from diffuspec.models.pair import Pair
 
 BINS = 15
+_ENDS = np.array([0.0, 1.0])
 TEMPERATURES = np.geomspace(0.4, 2.5, 43)
 DEEPEST = 16  # deeper ones share a temperature
-LEAST, KNOTS = 1e-6, 64
+LEAST, KNOTS, FEWEST_EVENTS = 1e-6, 32, 100
 DRAFTER, SCORE, NODES = "drafter's q", "search's score", "tree nodes"
 
 
@@ -156,6 +165,43 @@ def fit(events: Events) -> Recalibration:
     return Recalibration(temperatures, *isotonic(tempered, events.walked))
 
 
+def fitted(tapes: Sequence[Tape], pair: Pair, settings: Settings, costs: Costs) -> Calibration | None:
+    """For the tree of these settings: the temperatures of each column of the likeliest drafts, then g of what nodes say
+    under them. None where there are too few nodes."""
+    columns = max((k for tape in tapes for k in tape.drafts), default=0)
+    temperatures = np.array([_hottest(tapes, column) for column in range(columns)] or [1.0])
+    flat = Calibration(temperatures, _ENDS, _ENDS, pair.info.target, pair.info.drafter)
+    nodes = of_search(replay_all(dataclasses.replace(pair, calibration=flat), settings, tapes, costs))
+    if len(nodes) < FEWEST_EVENTS:
+        return None
+    x, y = isotonic(nodes.p, nodes.walked)
+    return dataclasses.replace(flat, x=x, y=y)
+
+
+def _hottest(tapes: Sequence[Tape], column: int) -> float:
+    """The temperature under which the answers' tokens are likeliest in a column; 1 where too few say."""
+    rows, places = [], []
+    for tape in tapes:
+        known = [k for k in tape.drafts if k > column]
+        n = len(tape.answer) - column
+        if not known or n <= 0:
+            continue
+        ids, logq = tape.drafts[min(known)]
+        right = ids[:n, column] == np.array(tape.answer)[column:, None]
+        rows.append(logq[:n, column])
+        places.append(np.where(right.any(1), right.argmax(1), -1))
+    if sum(map(len, rows)) < FEWEST_EVENTS:
+        return 1.0
+    q, place = np.concatenate(rows), np.concatenate(places)
+
+    def loss(temperature: float) -> float:
+        one = Calibration(np.full(len(q), temperature), _ENDS, _ENDS).tempered(q).astype(float)
+        rest = np.log(np.maximum(1 - np.exp(one).sum(1), LEAST))
+        return -float(np.where(place >= 0, one[np.arange(len(q)), place], rest).mean())
+
+    return float(min(TEMPERATURES, key=loss))
+
+
 def isotonic(p: np.ndarray, walked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The rising map of the least squared error, as knots x, y, at most about `KNOTS`; from 0 to 1."""
     order = np.argsort(p, kind="stable")
@@ -190,11 +236,17 @@ def _coarse(blocks: list[list[float]], least: float) -> list[list[float]]:
 def judged(kind: str, events: Events) -> Reliability | None:
     """Fitted on every other question, judged on the rest; None where there are too few of either."""
     held = events.question % 2 == 1
-    fitted, rest = events.where(~held), events.where(held)
-    if len(fitted) < 100 or len(rest) < 100:
+    before, rest = events.where(~held), events.where(held)
+    if len(before) < FEWEST_EVENTS or len(rest) < FEWEST_EVENTS:
         return None
-    again = fit(fitted)
-    after = again(rest.p, rest.depth)
+    again = fit(before)
+    mended = dataclasses.replace(rest, p=again(rest.p, rest.depth))
+    return compared(kind, rest, mended, again)
+
+
+def compared(kind: str, rest: Events, mended: Events, again: Recalibration | Calibration, kept=None) -> Reliability:
+    """Held-out events before and after; kept: maps the probabilities of the latter, where that was not done."""
+    after = mended.p if kept is None else kept(mended.p)
     return Reliability(
         kind,
         len(rest),
@@ -203,9 +255,9 @@ def judged(kind: str, events: Events) -> Reliability | None:
         brier(rest.p, rest.walked),
         auroc(rest.p, rest.walked),
         bins(rest.p, rest.walked),
-        ece(after, rest.walked),
-        brier(after, rest.walked),
-        bins(after, rest.walked),
+        ece(after, mended.walked),
+        brier(after, mended.walked),
+        bins(after, mended.walked),
         tuple(again.temperatures.tolist()),
     )
 

@@ -18,8 +18,19 @@ from diffuspec.measure.baselines import PromptLookup
 from diffuspec.measure.diagnose.diagnosis import AS_SET, Budget, Cost, Diagnosis, Position
 from diffuspec.measure.diagnose.levers import Lever, replayable, to_pull, weigh
 from diffuspec.measure.diagnose.losses import losses, rows_of
-from diffuspec.measure.diagnose.machine import Costs, measure_machine, roofline
-from diffuspec.measure.diagnose.reliability import DRAFTER, NODES, SCORE, cells, judged, of_drafter, of_search
+from diffuspec.measure.diagnose.machine import MOST_ROWS, Costs, measure_machine, roofline
+from diffuspec.measure.diagnose.reliability import (
+    DRAFTER,
+    FEWEST_EVENTS,
+    NODES,
+    SCORE,
+    cells,
+    compared,
+    fitted,
+    judged,
+    of_drafter,
+    of_search,
+)
 from diffuspec.measure.diagnose.replay import replay_all
 from diffuspec.measure.diagnose.splits import Answer, splits
 from diffuspec.measure.diagnose.tape import Tape, record
@@ -39,7 +50,7 @@ FRONTIER = ("diffuspec", "plain", "tree+copy", "throughput", "prompt-lookup")
 NODES_TRIED = (1, 2, 4, 8, 16, 32, 64)
 LATTICE_ROWS = 15
 # Shares of the time left when the models are loaded, by the end of which a part is over.
-MEASURED, MEASURED_AT_MOST, TAPED, WEIGHED, PULLED = 0.45, 0.75, 0.62, 0.78, 0.95
+MEASURED, MEASURED_AT_MOST, TAPED, WEIGHED, PULLED = 0.38, 0.75, 0.62, 0.74, 0.93
 SHOWN_LEVERS = 12
 
 
@@ -150,7 +161,7 @@ def stream_diagnosis(
     levers = _with_measured(levers, pulled)
 
     yield At(clock.fraction(), "Adding up")
-    reliability, by_cell = found.reliability()
+    reliability, by_cell, mended, gain = found.reliability()
     result = Diagnosis(
         pair=pair.info,
         settings=settings,
@@ -174,6 +185,8 @@ def stream_diagnosis(
         positions=found.positions(),
         splits=_splits(pair, base, tapes, roof.pass_ms),
         notes=tuple(notes),
+        calibration=mended,
+        recalibrated=gain,
     )
     yield At(1.0, "Done", result)
 
@@ -244,14 +257,27 @@ def _pass_ms(plain: Sequence[_Part]) -> float:
 
 
 def _costs(pair: Pair, settings: Settings, base: Sequence[_Part], plain: Sequence[_Part]) -> tuple[Costs, float]:
-    """Of passes over as much text as the answers had; and a plain pass alone."""
+    """Of passes over as much text as the answers had; and a plain pass alone.
+
+    What a pass takes was measured in the run itself: of one row by plain decoding, of as many as the settings' passes
+    have on average by these. Bursts give the shape between and beyond.
+    """
     steps = [step for part in base for step in part.steps]
     context = round(statistics.fmean(len(part.ids) + step.start for part in base for step in part.steps))
     alone = measure_costs(pair.target, pair.drafter, max(context, 2))
     alone = dataclasses.replace(alone, draft=tuple((k, settings.passes * ms) for k, ms in alone.draft))
-    one = float(alone.verify_ms(1)[0])
+    curve = alone.verify_ms(MOST_ROWS)
+    rows = [rows_of(step) for step in steps]
+    levels = [(1.0, _pass_ms(plain) / float(curve[0]))]
+    if statistics.fmean(rows) > 1:
+        told = sum(step.timing.verify_ms for step in steps) / sum(float(curve[n - 1]) for n in rows)
+        levels.append((statistics.fmean(rows), told))
+    drafted = [step for step in steps if step.draft_length]
+    level = 1.0
+    if drafted:
+        level = sum(s.timing.draft_ms for s in drafted) / sum(alone.draft_ms(s.draft_length) for s in drafted)
     host = statistics.fmean(s.timing.search_ms + s.timing.commit_ms + s.timing.record_ms for s in steps)
-    return Costs(alone, pair.step_cost, _pass_ms(plain) / one, host), one
+    return Costs(alone, pair.step_cost, tuple(levels), level, host), float(curve[0])
 
 
 def _cost_rows(pair: Pair, costs: Costs) -> tuple[Cost, ...]:
@@ -299,7 +325,7 @@ class _Replays:
         return self.settings.replace(search="tree", rule="point-mass")
 
     def reliability(self):
-        found, k = [], max(self.settings.k_max, self.settings.k)
+        found, k, mended, gain = [], max(self.settings.k_max, self.settings.k), None, None
         drafter = of_drafter(self.tapes, min(k, self.pair.drafter.max_block)) if self.pair.drafter.max_block else None
         if drafter is not None and len(drafter):
             found.append(judged(DRAFTER, drafter))
@@ -307,10 +333,23 @@ class _Replays:
             path = self.settings.replace(search="cps", length="fixed", k=min(k, self.pair.drafter.max_block))
             found.append(judged(SCORE, of_search(replay_all(self.pair, path, self.tapes, self.costs))))
         if self.usable and self.pair.target.trees:
-            tree = replay_all(self.pair, self._tree(), self.tapes, self.costs)
-            found.append(judged(NODES, of_search(tree)))
+            nodes, mended, gain = self._mended()
+            found.append(nodes)
         by_cell = cells(drafter) if drafter is not None and len(drafter) else ()
-        return tuple(one for one in found if one), by_cell
+        return tuple(one for one in found if one), by_cell, mended, gain
+
+    def _mended(self):
+        """Tree nodes before and after a calibration, which is fitted on every other question; its gain on the rest."""
+        tree, questions = self._tree(), list(dict.fromkeys(tape.question for tape in self.tapes))
+        held = [tape for tape in self.tapes if questions.index(tape.question) % 2]
+        before = replay_all(self.pair, tree, held, self.costs)
+        mended = fitted([t for t in self.tapes if t not in held], self.pair, tree, self.costs)
+        if mended is None or len(of_search(before)) < FEWEST_EVENTS:
+            return None, None, None
+        after = replay_all(dataclasses.replace(self.pair, calibration=mended), tree, held, self.costs)
+        shown = compared(NODES, of_search(before), of_search(after), mended, mended.kept)
+        speed = [made.tokens / made.seconds(self.prompts_ms) for made in (after, before)]
+        return shown, mended, ratio(*speed)
 
     def budgets(self) -> tuple[Budget, ...]:
         """Tokens a step against the nodes of a tree whose length is as set."""

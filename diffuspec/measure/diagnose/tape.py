@@ -58,8 +58,8 @@ def record(
     target, drafter, prefix = pair.target, pair.drafter, list(ids)
     if target.remote:
         raise MethodError(
-            "A diagnosis reads the target's probabilities of every token, which a server does not tell: diagnose the same "
-            "model on this machine, or measure the server with bench."
+            "A diagnosis reads the target's probabilities of every token, which a server does not tell: diagnose the "
+            "same model on this machine, or measure the server with bench."
         )
     cache = target.new_cache(drafter.hidden_entries)
     if not target.prefill(cache, prefix[:-1], should_stop):

@@ -138,6 +138,7 @@ def _kept(found: Diagnosis) -> str:
     return (
         f"Scores of tree nodes are off by {nodes.ece:.3f} on average (ECE, on held-out answers), recalibrated by "
         f"{nodes.ece_after:.3f}; chance alone makes {nodes.by_chance:.3f} of {nodes.count} nodes."
+        + (f" Recalibrated, replay is {found.recalibrated} times as fast." if found.recalibrated else "")
     )
 
 

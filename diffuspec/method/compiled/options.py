@@ -40,5 +40,6 @@ tokens that must match; w of 1, 2, ... matching tokens, float64."""
 Followers = tuple[int, float]
 """How many of an n-gram's followers a tree may hold after a node, and the factor r of their probability."""
 
-Spending = tuple[float, float, np.ndarray]
-"""Of a `TreeBudget` t in milliseconds, E in tokens, and b, float64, milliseconds a row; b empty for no bound."""
+Spending = tuple[float, float, np.ndarray, np.ndarray, np.ndarray]
+"""Of a `TreeBudget` t in milliseconds, E in tokens, and b, float64, milliseconds a row; b empty for no bound. Then the
+knots of a `Calibration`'s map, x and y, float64; empty where nodes are taken at their word."""

@@ -23,7 +23,7 @@ def grow_tree(proxy, cells, stops, context, lam, nodes, deepest, copies, followe
     ids, logq, kept = cells
     text, newest, size, copied_after, weights = copies
     most_followers, trust = followers
-    spent, expected, row_ms = spending
+    spent, expected, row_ms, claimed, kept_to = spending
     k, width = ids.shape
     # Row i of these tells what may come after the anchor (0) or after node i - 1. chance: log P of a copied token, of
     # the column's rows, of the n-gram's followers; -inf for what may not come, or has come already.
@@ -42,7 +42,7 @@ def grow_tree(proxy, cells, stops, context, lam, nodes, deepest, copies, followe
     for n in range(nodes):
         if len(row_ms):
             more = row_ms[min(n, len(row_ms) - 1)]
-            worth = expected * more / spent
+            worth = _claim(expected * more / spent, claimed, kept_to)
 
         # What may come after the newest node?
         log_p, column = (reached[n - 1], depth[n - 1] + 1) if n else (0.0, 0)
@@ -99,7 +99,7 @@ def grow_tree(proxy, cells, stops, context, lam, nodes, deepest, copies, followe
         if len(row_ms):
             if math.exp(log_p) <= worth:
                 break
-            expected, spent = expected + math.exp(log_p), spent + more
+            expected, spent = expected + _kept(math.exp(log_p), claimed, kept_to), spent + more
         if slot == 0:
             token[n], rank[n] = text[place[above]], COPIED
         elif slot <= width:
@@ -111,6 +111,31 @@ def grow_tree(proxy, cells, stops, context, lam, nodes, deepest, copies, followe
         best[above] = _largest(chance, above)
         grown = n + 1
     return grown, token, parent, depth, rank, reached, judged
+
+
+@compiled(**OPTIONS)
+def _kept(p, x, y):
+    """The calibrated probability: from x to y by straight lines, p itself without knots."""
+    for i in range(1, len(x)):
+        if p <= x[i]:
+            return y[i - 1] + (p - x[i - 1]) / (x[i] - x[i - 1]) * (y[i] - y[i - 1])
+    return p
+
+
+@compiled(**OPTIONS)
+def _claim(worth, x, y):
+    """The largest p that is not kept to more than `worth`: the way back."""
+    if len(x) == 0:
+        return worth
+    last = -1
+    for i in range(len(y)):
+        if y[i] <= worth:
+            last = i
+    if last < 0:
+        return 0.0
+    if last == len(y) - 1:
+        return 1.0
+    return x[last] + (worth - y[last]) / (y[last + 1] - y[last]) * (x[last + 1] - x[last])
 
 
 @compiled(forceinline=True, **OPTIONS)
