@@ -103,13 +103,13 @@ def _diagnose(arguments: argparse.Namespace) -> int:
         return INTERRUPTED
     if arguments.json:
         result.save(arguments.json)
-    if arguments.fit_calibration:
-        _write(arguments.fit_calibration, result.calibration and result.calibration.to_json(), "calibration")
     if arguments.html:
         from diffuspec.ui.diagnose.report import page
 
         _write(arguments.html, page(result).encode(), "report")
     print("\n".join([*sentences(result), *result.notes]))
+    if arguments.fit_calibration:
+        _write(arguments.fit_calibration, result.calibration and result.calibration.to_json(), "calibration")
     return 0
 
 
