@@ -59,7 +59,8 @@ def taped(pair, settings, ids):
     run = DiffuSpec(pair, settings).run
     trace = run(ids=ids)
     whose = dict(question="1", category="mt", turn=0)
-    lengths = sorted({settings.k_max} | {step.draft_length for step in trace.steps if step.draft_length})
+    used = {step.draft_length for step in trace.steps if step.draft_length}  # of all columns but with confidence
+    lengths = range(1, settings.k_max + 1) if settings.length == "confidence" else sorted(used)
     return trace, record(pair, ids, trace.token_ids, lengths, width=max(15, settings.m_max), **whose)
 
 
