@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import json
 import re
 from xml.etree import ElementTree
 
@@ -16,6 +17,8 @@ from diffuspec import DiffuSpec, Settings
 from diffuspec.method.tree import COPIED, FOLLOWER
 from diffuspec.trace.model import Trace
 from diffuspec.training.ngram import fit
+from diffuspec.ui.lab.view import KNOBS
+from diffuspec.ui.shell.knobs import without_effect
 from tests.browser.conftest import serious
 from tests.fakes.scripted import fake_trace
 
@@ -163,6 +166,16 @@ def test_a_search_that_is_refused_or_unanswered_says_so(visit, site):
     page.click("[data-reset]")
     slide(page, "tau", 0.3)
     page.wait_for_function("JSON.parse(document.querySelector('.ds-lab').dataset.settings).tau === 0.3")
+
+
+@pytest.mark.parametrize("search", ["cps", "argmax", "tree"])
+def test_the_lab_greys_the_knobs_that_the_settings_panel_greys(visit, site, search):
+    page = at_lab(visit, site)
+    page.select_option("#lab-search", search)
+    page.wait_for_function(f"JSON.parse(document.querySelector('.ds-lab').dataset.settings).search === '{search}'")
+    settings = json.loads(page.locator(".ds-lab").get_attribute("data-settings"))
+    greyed = {name for name in KNOBS if without_effect(settings)[name]}
+    assert {name for name in KNOBS if page.locator(f"#lab-{name}").is_disabled()} == greyed != set()
 
 
 def test_the_lab_asks_the_models_and_shows_branches_side_by_side(visit, serve):

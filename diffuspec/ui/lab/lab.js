@@ -21,6 +21,7 @@ window.DiffuSpecLab = (() => {
       this.cell = null;
       this.show = { path: true, before: true, argmax: false, oracle: false, target: false, beams: false, rows: false };
       this.lifetime = new AbortController();
+      this.knobs = knobs;
       this.makeKnobs(knobs);
       this.wire();
     }
@@ -241,12 +242,9 @@ window.DiffuSpecLab = (() => {
       const missing = this.find("[data-missing]");
       missing.textContent = again.missing;
       missing.hidden = !again.missing;
-      const method = settings.search;
-      this.inputs.beam.disabled = method !== "cps";
-      this.inputs.nodes.disabled = this.inputs.copy.disabled = method !== "tree";
-      this.inputs.followers.disabled = method !== "tree" || !settings.proxy.startsWith("ngram");
-      for (const name of ["lam", "proxy", "tau", "m_max"]) this.inputs[name].disabled = method === "argmax";
-      this.inputs.context_weight.disabled = method === "argmax" || settings.proxy !== "ngram+context";
+      for (const { name, when } of this.knobs) {
+        this.inputs[name].disabled = Object.entries(when).some(([other, choices]) => !choices.includes(settings[other]));
+      }
       this.find("[data-reset]").disabled = !this.changes;
     }
 

@@ -15,6 +15,7 @@ from diffuspec.trace.steps import Step
 from diffuspec.trace.whatif import Again, as_step, context, continuation, judged, proxies, search_again, why_not
 from diffuspec.ui.player import lattice
 from diffuspec.ui.player.text import answer_units, token_label
+from diffuspec.ui.shell.knobs import WHEN
 
 # The knobs that a search can be changed by, without a model.
 KNOBS = ("search", "beam", "nodes", "copy", "followers", "tau", "m_max", "lam", "proxy", "context_weight")
@@ -24,7 +25,7 @@ LEAD = 14  # tokens of the text before the step that are shown
 
 
 def knob_specs() -> list[dict[str, Any]]:
-    """Symbol, label, meaning and bounds of each of KNOBS."""
+    """Symbol, label, meaning and bounds of each of KNOBS, and under which other choices it has an effect."""
     knobs = Settings.knobs()
     return [
         {
@@ -36,6 +37,7 @@ def knob_specs() -> list[dict[str, Any]]:
             "high": knobs[name].high,
             "step": knobs[name].step,
             "choices": list(knobs[name].choices),
+            "when": WHEN.get(name, {}),
         }
         for name in KNOBS
     ]

@@ -15,7 +15,7 @@ import orjson
 from diffuspec.errors import PromptError
 from diffuspec.trace.gallery import gallery
 from diffuspec.trace.model import Trace
-from diffuspec.trace.steps import Step
+from diffuspec.trace.steps import STAGES, Step
 from diffuspec.ui.draw.palette import COLOURS
 from diffuspec.ui.player import lattice
 from diffuspec.ui.player.acceptance import acceptance_figure
@@ -84,6 +84,7 @@ def payload(
         "settings": trace.settings.to_dict(),
         "pair": {"target": trace.pair.target, "drafter": trace.pair.drafter, "dtype": trace.pair.dtype},
         "merits": merits(trace, source),
+        "stages": STAGES,
         "prompt": [_unit(unit) for unit in prompt_units(trace)],
         "units": [_unit(unit) for unit in answer_units(trace)],
         "steps": steps,

@@ -16,7 +16,6 @@ window.DiffuSpecPlayer = (() => {
   const { Presenter } = window.DiffuSpecPresenter;
 
   const PHASES = ["mask", "lattice", "search", "verify", "commit"];
-  const STAGES = ["draft", "search", "verify", "commit", "record"];
   const SEARCHES = { cps: "CPS path", exact: "exact path", tree: "tree", argmax: "argmax path" };
   const PROXIES = { ngram: "3-gram", "ngram+context": "3-gram + context", context: "3-gram of this text", none: "no proxy" };
   const TOLD_MS = { mask: 700, lattice: 1000, search: 1400, verify: 1600, commit: 1000 }; // how long play stays in a phase
@@ -375,18 +374,18 @@ window.DiffuSpecPlayer = (() => {
       const differs = m.verdict.state === "differs" ? `Differs ${m.verdict.detail}. ` : "";
       this.find("[data-why-speed]").textContent = `${differs}${m.why || ""}`;
 
-      const total = Math.max(STAGES.reduce((sum, name) => sum + m.stage_ms[name], 0), 1e-9);
+      const total = Math.max(this.data.stages.reduce((sum, name) => sum + m.stage_ms[name], 0), 1e-9);
       const bar = this.find(".ds-stages");
-      bar.replaceChildren(...STAGES.map((name) => {
+      bar.replaceChildren(...this.data.stages.map((name) => {
         const part = make("i", `ds-stage-${name}`);
         part.style.flexGrow = String(m.stage_ms[name] / total);
         part.title = `${name}: ${m.stage_ms[name].toFixed(0)} ms`;
         return part;
       }));
       const percent = (name) => `${name} ${((100 * m.stage_ms[name]) / total).toFixed(0)}`;
-      bar.setAttribute("aria-label", `Time by stage in percent: ${STAGES.map(percent).join(", ")}`);
+      bar.setAttribute("aria-label", `Time by stage in percent: ${this.data.stages.map(percent).join(", ")}`);
       const note = this.find("[data-merit=stages] .ds-note");
-      note.replaceChildren(...STAGES.map((name) => make("span", `ds-key ds-stage-${name}`, percent(name))), document.createTextNode("%"));
+      note.replaceChildren(...this.data.stages.map((name) => make("span", `ds-key ds-stage-${name}`, percent(name))), document.createTextNode("%"));
 
       const badge = this.find("[data-badge]");
       badge.textContent = m.provenance.badge;
@@ -706,7 +705,7 @@ window.DiffuSpecPlayer = (() => {
       const say = (name, text) => this.figures[name].setAttribute("aria-label", `${text}; the table below has the numbers`);
       say("adl", steps.length ? `Draft length over ${steps.length} steps, from ${Math.min(...lengths)} to ${Math.max(...lengths)}` : "Draft length, no step yet");
       say("acceptance", `Acceptance by position; ${merits.accepted_per_step.toFixed(2)} accepted a step`);
-      say("stages", `Milliseconds of each step by stage, ${STAGES.join(", ")}`);
+      say("stages", `Milliseconds of each step by stage, ${this.data.stages.join(", ")}`);
     }
 
     /** Show in the figures over steps which step is in front. */
@@ -714,7 +713,7 @@ window.DiffuSpecPlayer = (() => {
       const { step } = this;
       const known = step && !this.guessing;
       this.find("[data-adl-caption]").textContent = step && !known ? `Step ${this.at + 1}: k = ${step.k}` : step ? `Step ${this.at + 1}: L_gen ${step.length.generated}, L_acc ${step.length.accepted}; ${step.length.words}.` : "";
-      this.find("[data-stages-caption]").textContent = step ? `Step ${this.at + 1}: ${STAGES.map((name, i) => `${name} ${step.ms[i].toFixed(1)}`).join(" · ")} ms` : "";
+      this.find("[data-stages-caption]").textContent = step ? `Step ${this.at + 1}: ${this.data.stages.map((name, i) => `${name} ${step.ms[i].toFixed(1)}`).join(" · ")} ms` : "";
       for (const name of ["adl", "stages"]) {
         const node = this.figures[name];
         const layout = node._fullLayout;
@@ -800,7 +799,7 @@ window.DiffuSpecPlayer = (() => {
     }
 
     stagesTable() {
-      return { head: ["step", ...STAGES.map((name) => `${name} ms`)], rows: this.data.steps.map(({ i, ms }) => [i + 1, ...ms]) };
+      return { head: ["step", ...this.data.stages.map((name) => `${name} ms`)], rows: this.data.steps.map(({ i, ms }) => [i + 1, ...ms]) };
     }
 
     acceptanceTable() {
