@@ -86,9 +86,9 @@ class Settings:
         "adl",
         "",
         "Length policy",
-        "adl: adaptive draft length (Eqs. 9-11); fixed: always k; throughput: the most tokens per second; "
-        "confidence: as far as the drafter is sure; failfast: k_min more while it is sure of all of them; "
-        "predicted: as far as a trained head of the drafter (DSpark) expects acceptance",
+        "adl: adaptive draft length (Eqs. 9-11); fixed: always k; throughput: the length that promises the most tokens per "
+        "second; confidence: as far as the drafter is sure; failfast: k_min more, as long as it is sure of every column; "
+        "predicted: as far as a trained head of the drafter (DSpark) expects tokens to be accepted",
         "length",
         choices=("adl", "fixed", "throughput", "confidence", "failfast", "predicted"),
     )
@@ -103,13 +103,13 @@ class Settings:
         step=1,
     )
     k_min: int = _knob(
-        3, "k_min", "Shortest draft", "lower guard rail of the adaptive length", "length", low=1, high=100, step=1
+        3, "k_min", "Shortest draft", "lower bound of the adaptive length", "length", low=1, high=100, step=1
     )
     k_max: int = _knob(
         8,
         "k_max",
         "Longest draft",
-        "upper guard rail of the adaptive length, and the length of the first draft",
+        "upper bound of the adaptive length, and the length of the first draft",
         "length",
         low=1,
         high=100,
@@ -139,8 +139,8 @@ class Settings:
         0.1,
         "",
         "Least confidence",
-        "confidence: a draft ends where the product of its likeliest q falls below this; failfast: it grows while no "
-        "likeliest q does; predicted: it ends where the expected acceptance does",
+        "confidence: the draft ends where the product of the largest q of each column falls below this; failfast: it grows "
+        "until the largest q of a column does; predicted: it ends where the expected acceptance does",
         "length",
         low=0.001,
         high=1.0,
@@ -169,7 +169,7 @@ class Settings:
         1,
         "c",
         "Copy after",
-        "the tree also holds what followed the same words earlier in the text, where at least "
+        "the tree also holds what followed the same words earlier in the text, if at least "
         "this many tokens match; 0 copies nothing",
         "search",
         low=0,
@@ -180,8 +180,8 @@ class Settings:
         0,
         "F",
         "N-gram followers",
-        "the tree also holds so many of the tokens that the fitted 3-gram saw most often "
-        "after a node, where the lattice leaves room for others or has no column; 0 adds none",
+        "the tree also holds up to F tokens that the fitted 3-gram saw most often after a node, "
+        "where the lattice is unsure or has no column; 0 adds none",
         "search",
         low=0,
         high=16,
@@ -201,8 +201,8 @@ class Settings:
     m_max: int = _knob(
         15,
         "M_max",
-        "Candidates at most",
-        "upper bound on the tokens a column keeps (Eq. 7)",
+        "Max candidates",
+        "a column keeps at most this many tokens (Eq. 7)",
         "search",
         low=1,
         high=64,
@@ -222,8 +222,8 @@ class Settings:
         "ngram+context",
         "",
         "Causal proxy",
-        "what judges left-to-right fluency: a 3-gram, a 3-gram of this text so far, both, or nothing; or what the "
-        "drafter itself learned of it: the Markov head of DSpark, the selector of DFlash 2",
+        "what judges left-to-right fluency: a fitted 3-gram, a 3-gram of the text so far, both, or nothing; or what the "
+        "drafter itself has learned: the Markov head of DSpark, the selector of DFlash 2",
         "search",
         choices=("ngram", "ngram+context", "context", "none", "markov", "selector"),
     )
@@ -231,7 +231,7 @@ class Settings:
         0.5,
         "μ",
         "In-context weight",
-        "share of the text-so-far 3-gram in the mixture ngram+context",
+        "share of the 3-gram of the text so far in the mixture ngram+context",
         "search",
         low=0.0,
         high=1.0,
@@ -251,20 +251,20 @@ class Settings:
         0.0,
         "T",
         "Temperature",
-        "of the target; 0 is greedy, above 0 it is sampled",
+        "of the target; 0 is greedy, above 0 it samples",
         "verify",
         low=0.0,
         high=2.0,
         step=0.05,
     )
     top_k: int = _knob(
-        0, "", "Top k", "sample among the k likeliest tokens only; 0 is all", "verify", low=0, high=1000, step=1
+        0, "", "Top k", "sample from the k likeliest tokens only; 0: from all", "verify", low=0, high=1000, step=1
     )
     top_p: float = _knob(
         1.0,
         "",
         "Top p",
-        "sample among the likeliest tokens whose probability reaches this",
+        "sample from the smallest set of likeliest tokens whose probability reaches this",
         "verify",
         low=0.05,
         high=1.0,
@@ -274,9 +274,9 @@ class Settings:
         "point-mass",
         "",
         "Acceptance rule",
-        "when sampling. point-mass: draw from the target, go on while it drew the drafted token; "
-        "sampled-path: draw the path from the drafter, accept by ratio; sampled-search: draw it from drafter and "
-        "proxy together, accept by ratio; paper: ratio on a searched path, which is biased",
+        "when sampling. point-mass: sample from the target, and go on as long as it samples the drafted token; "
+        "sampled-path: sample the path from the drafter, accept by ratio; sampled-search: sample it from drafter and "
+        "proxy together, accept by ratio; paper: accept a searched path by ratio, which is biased",
         "verify",
         choices=("point-mass", "sampled-path", "sampled-search", "paper"),
     )
@@ -284,14 +284,14 @@ class Settings:
         0,
         "",
         "Seed",
-        "of the random numbers used when the temperature is above 0",
+        "of the random numbers, used at a temperature above 0",
         "verify",
         low=0,
         high=2**31 - 1,
         step=1,
     )
     max_new_tokens: int = _knob(
-        128, "", "Max tokens", "exact bound on the tokens of the answer", "verify", low=1, high=4096, step=1
+        128, "", "Max tokens", "the answer has at most this many tokens", "verify", low=1, high=4096, step=1
     )
 
     def __post_init__(self):

@@ -255,7 +255,7 @@ def add_stages(parser: argparse.ArgumentParser, progress: Callable[[], Callable]
         metavar="N",
         type=int,
         help="keep the N draft tokens most frequent in --data "
-        "(and what ends an answer): a draft pass is the sooner done",
+        "(and those that end an answer), which makes a draft pass faster",
     )
     pack.add_argument("--data", metavar="FOLDER", type=Path, nargs="+", help="shards of answers to count them in")
     _common(pack, seed=False)

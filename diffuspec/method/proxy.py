@@ -192,7 +192,7 @@ def _by_history(keys: np.ndarray, histories: int, vocab_size: int) -> tuple[np.n
 
 
 def _likeliest_first(starts: np.ndarray, logp: np.ndarray) -> np.ndarray:
-    """The rows of each history in turn, its likeliest word's first; of equals that of the smaller token id. int32."""
+    """The rows of each history in turn, its likeliest word's first; ties: the smaller token id. int32."""
     # Without their signs, floats are ordered as integers are; one sort of one key takes a tenth of a sort by two.
     size = np.abs(logp, dtype=np.float32).view(np.int32)
     return np.argsort(_histories(starts) << 32 | size, kind="stable").astype(np.int32)

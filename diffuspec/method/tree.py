@@ -113,7 +113,7 @@ def best_first_tree(
     """The `nodes` likeliest nodes over the kept cells of `lattice`; `context`: token ids before the draft.
 
     source: the same context, to copy from where `copied_after` tokens match; None copies nothing.
-    followers: so many of the tokens that the proxy's fitted n-gram saw most often after a node may stand there too.
+    followers: up to this many tokens that the proxy's fitted n-gram saw most often after a node may stand there too.
     deepest: bound on the tokens of a path, which copies and followers may make longer than the lattice; by default k.
     budget: ends the tree before `nodes` where one more would not pay.
     Also log p_proxy of the next column after the anchor and each inner node: float32 [inner nodes + 1, W], NaN where

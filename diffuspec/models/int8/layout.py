@@ -1,4 +1,4 @@
-"""A Llama pass over a few rows in 4- and 8-bit weights, compiled by numba: every row has the same bits in any company.
+"""A Llama pass over a few rows in 4- and 8-bit weights, compiled by numba: no row's bits depend on the other rows.
 
 Losslessness is a matter of arithmetic. In bfloat16 a pass over one token and one over nine round
 differently, logits tie, and speculative decoding ends up with another answer than plain decoding.

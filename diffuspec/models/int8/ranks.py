@@ -22,7 +22,7 @@ def _sum_of_exponentials(x, largest):
 
 @compiled(**OPTIONS)
 def likeliest_one(logits):
-    """Where each row of logits float32 [rows, V] is highest, int64 [rows]; of equals the first."""
+    """Where each row of logits float32 [rows, V] is highest, int64 [rows]; ties: the first."""
     places = np.empty(len(logits), np.int64)
     for r in range(len(logits)):
         row, start = logits[r], 0
@@ -65,7 +65,7 @@ def no_ranks(rows: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @compiled(**OPTIONS)
 def likeliest_of(logits, rows, n):
-    """The n largest of these rows, int64 [m], of logits float32 [.., V], best first, of equals the first; n at most V.
+    """The n largest of these rows, int64 [m], of logits float32 [.., V], best first (ties: the first); n at most V.
 
     ids int32 [m, n]; their logits float32 [m, n]; logsumexp float32 [m], to about 1e-6: for what is written
     down or proposed, not for what is decided. On one thread: it has too little to do to wake others for.

@@ -69,7 +69,7 @@ def solve(gallery: Gallery, compute: str, inputs: dict[str, float] | None = None
 
 
 def _pick(gallery: Gallery, worth: Callable[[Trace, Step], float | None]) -> tuple[str, Trace, Step]:
-    """The worthiest recorded step, the first of equals; `worth` gives None for a step that will not do."""
+    """The worthiest recorded step (ties: the first); `worth` gives None for a step that will not do."""
     found, most = None, -np.inf
     for entry in gallery:
         trace = gallery.trace(entry.name)
