@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from diffuspec.measure.statistics import ratio
 from diffuspec.measure.studies.fixed_k import fixed_lengths
-from diffuspec.measure.studies.study import Column, Study, plain_ar
+from diffuspec.measure.studies.study import Column, Study, bounds, plain_ar
 
+GENERATED = Column("generated", "L_gen", "tokens a step")
+ACCEPTED = Column("accepted", "L_acc", "tokens a step")
 _COLUMNS = (
     Column("k", "k", digits=0),
     Column("steps", "steps", digits=0),
-    Column("generated", "L_gen", "tokens a step"),
-    Column("accepted", "L_acc", "tokens a step"),
+    GENERATED,
+    ACCEPTED,
+    *bounds(GENERATED, ACCEPTED),
 )
 
 
@@ -23,8 +27,11 @@ def _rows(results, variants):
         counts = [n for r in results if r.variant == variant.name for n in r.lengths if n[0] == variant.settings.k]
         steps = sum(n[1] for n in counts)
         if steps:
-            generated, accepted = (sum(n[i] for n in counts) / steps for i in (2, 3))
-            rows.append({"k": variant.settings.k, "steps": steps, "generated": generated, "accepted": accepted})
+            row = {"k": variant.settings.k, "steps": steps}
+            for column, i in ((GENERATED, 2), (ACCEPTED, 3)):
+                found = ratio([n[i] for n in counts], [n[1] for n in counts])
+                row |= {column.key: found.value, f"{column.key}_low": found.low, f"{column.key}_high": found.high}
+            rows.append(row)
     return rows
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from diffuspec.measure import paper
 from diffuspec.measure.methods import Variant
-from diffuspec.measure.studies.study import VARIANT, Column, Study, plain_ar
+from diffuspec.measure.statistics import ratio
+from diffuspec.measure.studies.study import VARIANT, Column, Study, bounds, plain_ar
 from diffuspec.trace.steps import STAGES
 
 _SPLIT = {"DiffuSpec": "diffuspec", "SPS": "ar-drafter"}
+SHARE = Column("share", "share")
 _COLUMNS = (
     VARIANT,
     Column("stage", "stage"),
     Column("ms_per_step", "a step", "ms"),
     Column("ms_per_token", "a token", "ms"),
-    Column("share", "share"),
+    SHARE,
     Column("paper_share", "share, paper", paper=True),
     Column("paper_seconds", "paper", "s", paper=True),
+    *bounds(SHARE),
 )
 
 
@@ -31,6 +34,8 @@ def _rows(results, variants):
         steps, tokens, total = sum(r.steps for r in mine), sum(r.tokens for r in mine), sum(ms.values())
         seconds = paper.SECONDS[name]
         for stage in STAGES if total else ():
+            spent = [sum(getattr(r, f"{other}_ms") for other in STAGES) for r in mine]
+            found = ratio([getattr(r, f"{stage}_ms") for r in mine], spent)
             rows.append(
                 {
                     "variant": name,
@@ -38,6 +43,8 @@ def _rows(results, variants):
                     "ms_per_step": ms[stage] / steps,
                     "ms_per_token": ms[stage] / tokens,
                     "share": ms[stage] / total,
+                    "share_low": found.low,
+                    "share_high": found.high,
                     "paper_seconds": seconds.get(stage),
                     "paper_share": seconds[stage] / sum(seconds.values()) if stage in seconds else None,
                 }

@@ -210,8 +210,11 @@ def _draft_length(rows: Sequence[dict]) -> go.Figure:
 
 def _lengths(rows: Sequence[dict]) -> go.Figure:
     figure = go.Figure()
-    _lines(figure, [r["k"] for r in rows], [r["generated"] for r in rows], "L_gen, before the first EOS", 0)
-    _lines(figure, [r["k"] for r in rows], [r["accepted"] for r in rows], "L_acc, accepted", 1)
+    k = [r["k"] for r in rows]
+    for place, (key, label) in enumerate(
+        (("generated", "L_gen, before the first EOS"), ("accepted", "L_acc, accepted"))
+    ):
+        _lines(figure, k, [r[key] for r in rows], label, place, error_y=_errors(rows, key))
     return figure.update_xaxes(title_text="k, tokens drafted a step").update_yaxes(
         title_text="tokens a step", rangemode="tozero"
     )
