@@ -86,9 +86,9 @@ class Settings:
         "adl",
         "",
         "Length policy",
-        "adl: adaptive draft length (Eqs. 9-11); fixed: always k; throughput: the length that promises the most tokens per "
-        "second; confidence: as far as the drafter is sure; failfast: k_min more, as long as it is sure of every column; "
-        "predicted: as far as a trained head of the drafter (DSpark) expects tokens to be accepted",
+        "adl: adaptive draft length (Eqs. 9-11); fixed: always k; throughput: the length that promises the most tokens "
+        "per second; confidence: as far as the drafter is sure; failfast: k_min more, as long as it is sure of every "
+        "column; predicted: as far as a trained head of the drafter (DSpark) expects tokens to be accepted",
         "length",
         choices=("adl", "fixed", "throughput", "confidence", "failfast", "predicted"),
     )
@@ -139,8 +139,8 @@ class Settings:
         0.1,
         "",
         "Least confidence",
-        "confidence: the draft ends where the product of the largest q of each column falls below this; failfast: it grows "
-        "until the largest q of a column does; predicted: it ends where the expected acceptance does",
+        "confidence: the draft ends where the product of the largest q of each column falls below this; failfast: it "
+        "grows until the largest q of a column does; predicted: it ends where the expected acceptance does",
         "length",
         low=0.001,
         high=1.0,
@@ -222,8 +222,8 @@ class Settings:
         "ngram+context",
         "",
         "Causal proxy",
-        "what judges left-to-right fluency: a fitted 3-gram, a 3-gram of the text so far, both, or nothing; or what the "
-        "drafter itself has learned: the Markov head of DSpark, the selector of DFlash 2",
+        "what judges left-to-right fluency: a fitted 3-gram, a 3-gram of the text so far, both, or nothing; or what "
+        "the drafter itself has learned: the Markov head of DSpark, the selector of DFlash 2",
         "search",
         choices=("ngram", "ngram+context", "context", "none", "markov", "selector"),
     )

@@ -38,7 +38,10 @@ class Emission:
 
 
 class Decoding(Protocol):
-    """trace: everything so far, None for methods that write none."""
+    """A run of a method: an iterator of `Emission`s.
+
+    trace: everything so far, None for methods that write none.
+    """
 
     trace: Trace | None
 
@@ -53,7 +56,9 @@ def never() -> bool:
 
 @dataclass(frozen=True)
 class Method:
-    """name: for the command line; label, about: for people; lossless: greedy answers must equal plain AR's.
+    """A way to decode, as benchmark, races and tables know it.
+
+    name: for the command line; label, about: for people; lossless: greedy answers must equal plain AR's.
 
     start(pair, settings, ids, should_stop): a decoding of the token ids `ids`. should_stop is asked during
     a pass by those methods that give their whole answer at once.

@@ -23,7 +23,10 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class Question:
-    """category: the Spec-Bench task family (its eight MT-Bench categories are one: mt)."""
+    """A question of a benchmark, with its turns.
+
+    category: the Spec-Bench task family (its eight MT-Bench categories are one: mt).
+    """
 
     id: str
     category: str

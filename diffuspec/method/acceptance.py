@@ -30,10 +30,13 @@ from diffuspec.method.tree import PrefixTree
 
 @dataclass(frozen=True)
 class Verdict:
-    """accepted: drafted tokens accepted; token: the target's own next one (None after a stop token);
+    """What the target made of a drafted path or tree.
+
+    accepted: drafted tokens accepted; token: the target's own next one (None after a stop token);
     kind: "correction", "bonus" or None; draws: the target's token at each position looked at (for the
     ratio rule: the token emitted there); nodes: the accepted ones, as indices into the path or the tree;
-    uniforms, ratios: of the ratio rule, at each drafted token looked at: accepted where uniform < ratio."""
+    uniforms, ratios: of the ratio rule, at each drafted token looked at: accepted where uniform < ratio.
+    """
 
     accepted: int
     token: int | None

@@ -141,7 +141,10 @@ Undrafted = Callable[[TreeBudget], object]
 
 
 class LengthPolicy(ABC):
-    """k: masks that the next draft fills; calibration: of the scores of tree nodes, where there is one."""
+    """Sets how many masks the next draft fills.
+
+    k: masks that the next draft fills; calibration: of the scores of tree nodes, where there is one.
+    """
 
     k: int
     calibration: Calibration | None = None

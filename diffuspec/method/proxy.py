@@ -38,7 +38,10 @@ def last_tokens(context: Sequence[int], n: int) -> tuple[int, ...]:
 
 
 class Proxy(Protocol):
-    """order: tokens an n-gram spans; a path is judged by its last `order - 1` tokens."""
+    """A cheap judge of left-to-right fluency.
+
+    order: tokens an n-gram spans; a path is judged by its last `order - 1` tokens.
+    """
 
     order: int
 

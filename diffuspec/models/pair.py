@@ -59,8 +59,11 @@ def _no_room(lacking: int) -> bool:
 
 @dataclass(frozen=True)
 class Pair:
-    """tokenizer: transformers' own; proxy: the fitted n-gram, None where the pair has none;
-    stop_ids: ids that end an answer; calibration: mends the probabilities of drafts and trees, None as they are."""
+    """A target and its drafter, loaded and ready to decode.
+
+    tokenizer: transformers' own; proxy: the fitted n-gram, None where the pair has none;
+    stop_ids: ids that end an answer; calibration: mends the probabilities of drafts and trees, None as they are.
+    """
 
     info: PairInfo
     tokenizer: Any
@@ -226,8 +229,8 @@ def load_pair(
     for the proxy. static: whether all passes of the target have one shape, so that bfloat16 is exact as well; by
     default on a GPU. target_url: of a server that is the target (docs/servers.md); server: its kind, where it does not
     say itself; target then names the model whose tokenizer it has, where that is not where the server says; no drafter
-    is needed. make_room: asked to free so many bytes more where the models do not fit, whether it could. What `progress`
-    raises ends the loading. Raises `PairError`, `WeightsError` and, of servers, `ServerError`.
+    is needed. make_room: asked to free so many bytes more where the models do not fit, whether it could. What
+    `progress` raises ends the loading. Raises `PairError`, `WeightsError` and, of servers, `ServerError`.
     """
     if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > usable_cores():
         torch.set_num_threads(usable_cores())  # torch sees the machine's cores, not the container's

@@ -26,7 +26,10 @@ LANGUAGES = "JavaScript", "TypeScript", "Java", "C", "C++", "Go", "Rust", "Ruby"
 
 @dataclass(frozen=True)
 class Piece:
-    """name, code: of a function or class; doc: its docstring; bare: its code without."""
+    """A function or class of a Python package.
+
+    name, code: of a function or class; doc: its docstring; bare: its code without.
+    """
 
     name: str
     code: str

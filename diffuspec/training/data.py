@@ -26,9 +26,12 @@ SHARD_TOKENS = 16_000
 
 @dataclass
 class Conversation:
-    """number, family: of its prompt; ids: int32 [n]; spans: int32 [answers, 2], where each answer starts and ends;
+    """A conversation with the target's answers, as training reads it.
+
+    number, family: of its prompt; ids: int32 [n]; spans: int32 [answers, 2], where each answer starts and ends;
     top_ids int32, top_p float16 [answer tokens, TOP]: what the target thought came there, likeliest first;
-    cache: float16 [at least n - 1, layers, 2, key heads * head size], or None where it was not computed."""
+    cache: float16 [at least n - 1, layers, 2, key heads * head size], or None where it was not computed.
+    """
 
     number: int
     family: str

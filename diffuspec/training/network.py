@@ -68,8 +68,11 @@ def _narrowed(mlp: nn.Module, inner: int) -> None:
 
 
 class DrafterNetwork(nn.Module):
-    """layers: which of the target's layers are copied; draft_vocab: ids that the output ranks, int64 [V']; inner:
-    channels of their feed-forwards that are kept, by default all: fewer make room for more layers at the same cost."""
+    """The block drafter as it is trained: layers copied from the target.
+
+    layers: which of the target's layers are copied; draft_vocab: ids that the output ranks, int64 [V']; inner:
+    channels of their feed-forwards that are kept, by default all: fewer make room for more layers at the same cost.
+    """
 
     def __init__(
         self,

@@ -28,7 +28,10 @@ class Say:
 
 @dataclass(frozen=True)
 class Invent:
-    """start: the first words; limit: the most tokens to sample."""
+    """Let the target go on from a beginning, sampling.
+
+    start: the first words; limit: the most tokens to sample.
+    """
 
     start: str = ""
     limit: int = 96

@@ -20,7 +20,10 @@ from diffuspec.models.int8.decoder import PROMPT_ROWS, Int8Decoder
 
 
 class Slots(ABC):
-    """slots: how many; capacity: tokens of each."""
+    """Several texts that one model decodes side by side.
+
+    slots: how many; capacity: tokens of each.
+    """
 
     slots: int
     capacity: int

@@ -212,7 +212,10 @@ class Synthesis:
 
 @dataclass
 class Speed:
-    """answered, read: tokens since `started` (seconds of `time.monotonic`)."""
+    """How fast answers are made.
+
+    answered, read: tokens since `started` (seconds of `time.monotonic`).
+    """
 
     answered: int = 0
     read: int = 0

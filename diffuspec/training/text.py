@@ -32,7 +32,10 @@ MAX_WORDS = 700
 
 @dataclass(frozen=True)
 class Passage:
-    """language: a key of `LANGUAGES`; source: the package's folder; text: one to a few paragraphs of prose."""
+    """A piece of prose out of a package.
+
+    language: a key of `LANGUAGES`; source: the package's folder; text: one to a few paragraphs of prose.
+    """
 
     language: str
     source: str

@@ -32,7 +32,9 @@ class Column:
 
 @dataclass(frozen=True)
 class Study:
-    """source: the paper's table or figure, empty where it has none; about: one sentence on what it asks.
+    """A table or figure of the paper, measured here.
+
+    source: the paper's table or figure, empty where it has none; about: one sentence on what it asks.
 
     variants(settings, longest) of a comparison: longest is the largest k the pair's drafter fills;
     probe(pair, settings, should_stop) of a study without questions: yields (done, total, now, rows).

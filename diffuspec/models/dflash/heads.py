@@ -19,7 +19,10 @@ Weights = dict[str, torch.Tensor]
 
 
 class FollowingTerm:
-    """kind: "markov" or "selector"; recurrent: what is added depends on all tokens of the path, not on the last one."""
+    """What a drafter learned of the order of tokens.
+
+    kind: "markov" or "selector"; recurrent: what is added depends on all tokens of the path, not on the last one.
+    """
 
     def __init__(self, shape: DraftShape, weights: Weights):
         self.kind = "selector" if shape.selector else "markov"

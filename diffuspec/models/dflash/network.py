@@ -52,7 +52,10 @@ class ContextKeys:
 
 
 class Backbone:
-    """weights: float, by the names that all three makers use."""
+    """The layers of a drafter that reads hidden states of the target.
+
+    weights: float, by the names that all three makers use.
+    """
 
     def __init__(self, shape: DraftShape, weights: Weights):
         self.shape, self.weights = shape, weights

@@ -23,7 +23,10 @@ _STRING, _ARRAY = 8, 9
 
 @dataclass(frozen=True)
 class Tensor:
-    """shape: as numpy has it, [out, in] of a matrix; kind: how its rows are stored; start: its first byte."""
+    """Where a tensor lies in a GGUF file, and how.
+
+    shape: as numpy has it, [out, in] of a matrix; kind: how its rows are stored; start: its first byte.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -41,7 +44,9 @@ class Tensor:
 
 
 class GGUF:
-    """metadata: key -> number, str, bool or list; tensors: name -> `Tensor`.
+    """A GGUF file: its metadata, and where its tensors lie.
+
+    metadata: key -> number, str, bool or list; tensors: name -> `Tensor`.
 
     Raises `WeightsError` where the file is none, or is cut off, or uses types that are not known.
     """

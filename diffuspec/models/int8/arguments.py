@@ -12,7 +12,10 @@ import numpy as np
 
 
 class Shape(NamedTuple):
-    """heads, kv_heads: of queries, and of keys and values; d: numbers of a head; vocab: V; eps: of the norms."""
+    """Sizes of the layers.
+
+    heads, kv_heads: of queries, and of keys and values; d: numbers of a head; vocab: V; eps: of the norms.
+    """
 
     heads: int
     kv_heads: int
@@ -41,7 +44,9 @@ class Weights(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """x: float32 [n, h], replaced in place; texts: int64 [texts, 4], each text's slot of the cache, its first row of
+    """The rows of a pass.
+
+    x: float32 [n, h], replaced in place; texts: int64 [texts, 4], each text's slot of the cache, its first row of
     the pass, how many there are, and the tokens that the slot holds, behind which its rows are appended; hidden: bool
     [n, n], True where row i must not look at row j, both of one text; asked: int64 [m], the rows whose logits are
     wanted, or none (x is then not finished); place: int64 [n], positions; cos, sin: float32 [context, d / 2].
@@ -57,8 +62,11 @@ class Rows(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """keys: float32 [slots, layers, kv heads, room / SPAN, d, SPAN]; values: [.., kv heads, d / SPAN rounded up, room,
-    SPAN], with room for SPAN tokens more than are appended; source: int32 [layers], the cache layer of each layer."""
+    """Keys and values of all layers.
+
+    keys: float32 [slots, layers, kv heads, room / SPAN, d, SPAN]; values: [.., kv heads, d / SPAN rounded up, room,
+    SPAN], with room for SPAN tokens more than are appended; source: int32 [layers], the cache layer of each layer.
+    """
 
     keys: np.ndarray
     values: np.ndarray

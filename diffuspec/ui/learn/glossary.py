@@ -12,7 +12,9 @@ FILE = Path(__file__).parent / "lessons" / "glossary.md"
 
 @dataclass(frozen=True)
 class Term:
-    """text: plain, with `[[id]]` where it names another term; knob: the setting it explains; lesson: name of the one
+    """An entry of the glossary.
+
+    text: plain, with `[[id]]` where it names another term; knob: the setting it explains; lesson: name of the one
     that shows it; equations: numbers of the paper's that it names or belongs to.
     """
 

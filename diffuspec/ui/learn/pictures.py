@@ -53,7 +53,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Picture:
-    """rows: from top to bottom; caption: what they show, in a sentence or two."""
+    """A small picture of a lesson, made of rows.
+
+    rows: from top to bottom; caption: what they show, in a sentence or two.
+    """
 
     rows: tuple[Row, ...]
     caption: str

@@ -26,7 +26,10 @@ NOTE = {
 
 @dataclass(frozen=True)
 class Table:
-    """heads: (label, whether the column is the paper's); rows: texts; paper_rows: which rows are the paper's."""
+    """A table of a study, as the page draws it.
+
+    heads: (label, whether the column is the paper's); rows: texts; paper_rows: which rows are the paper's.
+    """
 
     heads: tuple[tuple[str, bool], ...]
     rows: tuple[tuple[str, ...], ...]

@@ -27,7 +27,10 @@ PAPER_K = 25  # the paper's k runs from 20 to 30
 
 @dataclass(frozen=True)
 class Point:
-    """draft_cost: in one-token target passes; acceptance: per judged token; k: mean draft; measured: speed-up."""
+    """A run on the break-even map.
+
+    draft_cost: in one-token target passes; acceptance: per judged token; k: mean draft; measured: speed-up.
+    """
 
     name: str
     draft_cost: float

@@ -36,7 +36,10 @@ MAIN = "1-maths"  # the run that lessons about a whole run look at
 
 @dataclass(frozen=True)
 class Table:
-    """head: column titles; rows: as many texts each."""
+    """A table that stands below a puzzle.
+
+    head: column titles; rows: as many texts each.
+    """
 
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
