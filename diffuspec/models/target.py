@@ -24,6 +24,7 @@ from diffuspec.models.float.static import StaticCache, StaticDecoder, static_fit
 from diffuspec.models.hidden import HiddenStates, hidden_of
 from diffuspec.models.int8.decoder import Int8Cache, Int8Decoder, int8_fits
 from diffuspec.models.ranking import FEW, RankedLogits
+from diffuspec.models.vocabulary import has_tokenizer
 from diffuspec.settings import Settings
 
 NOT_STATIC = (
@@ -288,6 +289,8 @@ def load_target(source: str | Path, *, dtype: str, device: str, spread: bool = F
     with told(f"The target {source}"):
         options = {"device_map": "auto"} if spread else {}
         model = stock_model(source, torch.float32 if dtype == "int8" else getattr(torch, dtype), **options)
+        if not has_tokenizer(source):
+            raise WeightsError(f"The target {source} holds no tokenizer: put the files of its tokenizer beside it.")
         tokenizer = AutoTokenizer.from_pretrained(source)
     return Target(model if spread else model.to(device), source, dtype, static), tokenizer
 

@@ -50,8 +50,21 @@ def _behind_an_answer(tokenizer) -> list[int]:
     return tokenizer(text.rpartition("answer")[2], add_special_tokens=False).input_ids
 
 
+def has_tokenizer(source: str | Path) -> bool:
+    """Whether a checkpoint comes with a tokenizer: without one, transformers makes an empty one of its model type."""
+    for name in ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model", "vocab.txt", "tekken.json"):
+        try:
+            if cached_file(source, name) is not None:
+                return True
+        except (OSError, ValueError):
+            continue
+    return False
+
+
 def names_of(source: str | Path) -> Mapping[str, int] | None:
     """Token -> id of a checkpoint's tokenizer, read without running its code; None where it has none."""
+    if not has_tokenizer(source):
+        return None
     try:
         return AutoTokenizer.from_pretrained(source).get_vocab()
     except (OSError, ValueError, KeyError, ImportError):

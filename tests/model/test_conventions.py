@@ -54,11 +54,12 @@ def save(folder, network, config, model_type=None):
     return model
 
 
-def qwen2_by_hand(model, ids, see) -> torch.Tensor:
-    """Qwen2 in plain arithmetic: logits [n, V]. see(i, j): whether row i may look at column j."""
+def by_hand(model, ids, see) -> torch.Tensor:
+    """Llama, Qwen2 (biases) and Qwen3 (norms of each head) in plain arithmetic: logits [n, V]. see(i, j): whether row i
+    may look at column j."""
     state, config = {k: v.detach() for k, v in model.state_dict().items()}, model.config
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-    size, n = config.hidden_size // heads, len(ids)
+    size, n = getattr(config, "head_dim", None) or config.hidden_size // heads, len(ids)
     theta = config.rope_parameters["rope_theta"]
     angles = torch.arange(n)[:, None] * theta ** (-torch.arange(0, size, 2) / size)[None]
     cos, sin = angles.cos(), angles.sin()
@@ -75,11 +76,20 @@ def qwen2_by_hand(model, ids, see) -> torch.Tensor:
     for layer in range(config.num_hidden_layers):
         at = f"model.layers.{layer}."
         h = norm(x, state[at + "input_layernorm.weight"])
-        q, k, v = (h @ state[f"{at}self_attn.{p}_proj.weight"].T + state[f"{at}self_attn.{p}_proj.bias"] for p in "qkv")
+        q, k, v = (
+            h @ state[f"{at}self_attn.{p}_proj.weight"].T + state.get(f"{at}self_attn.{p}_proj.bias", 0.0)
+            for p in "qkv"
+        )
+        norms = [state.get(f"{at}self_attn.{p}_norm.weight") for p in "qk"]
+
+        def part(x, number, scale):
+            mine = x[:, number * size : (number + 1) * size]
+            return turn(mine if scale is None else norm(mine, scale))
+
         seen = []
         for head in range(heads):
             group = head // (heads // kv_heads)
-            query, key = turn(q[:, head * size : (head + 1) * size]), turn(k[:, group * size : (group + 1) * size])
+            query, key = part(q, head, norms[0]), part(k, group, norms[1])
             score = (query @ key.T / math.sqrt(size)).masked_fill(~visible, -torch.inf)
             seen.append(score.softmax(-1) @ v[:, group * size : (group + 1) * size])
         x = x + torch.cat(seen, 1) @ state[at + "self_attn.o_proj.weight"].T
@@ -111,7 +121,7 @@ def test_dream_attends_both_ways_and_is_read_one_row_earlier(tiny_folder, dream,
     folder, model = dream
     pair = load(tiny_folder, folder, Convention(MASK, shifted=shifted, layout="qwen2"))
     ids = [*PREFIX, *(MASK if token == MASKED else token for token in block)]
-    expected = qwen2_by_hand(model, ids, see=lambda i, j: True)
+    expected = by_hand(model, ids, see=lambda i, j: True)
     first = len(PREFIX) - shifted
     made = drafted(pair, PREFIX, block)
     assert made.shape == (len(block), 264), "the rows end with the target's vocabulary"
@@ -122,7 +132,7 @@ def test_block_causal_attention_is_as_by_hand(tiny_folder, dream):
     folder, model = dream
     convention = Convention(MASK, attention="block-causal", block=4, shifted=True, layout="qwen2")
     made = drafted(load(tiny_folder, folder, convention), PREFIX, [MASKED] * 6)
-    expected = qwen2_by_hand(model, [*PREFIX, *[MASK] * 6], see=lambda i, j: j // 4 <= i // 4)
+    expected = by_hand(model, [*PREFIX, *[MASK] * 6], see=lambda i, j: j // 4 <= i // 4)
     torch.testing.assert_close(made, expected[6:12, :264], rtol=1e-3, atol=1e-3)
 
 
@@ -150,11 +160,63 @@ def moved_rows(pair, changed_at):
     return {i for i in range(6) if not torch.allclose(before[i], after[i], rtol=1e-5, atol=1e-5)}
 
 
+FAMILIES = {
+    # name: (network, its config's class, model_type of the checkpoint, what its config.json says, see, shifted)
+    "dream": (Qwen2ForCausalLM, Qwen2Config, "Dream", {}, lambda i, j: True, True),
+    "fast-dllm": (
+        Qwen2ForCausalLM,
+        Qwen2Config,
+        "Fast_dLLM_Qwen",
+        {"bd_size": 4},
+        lambda i, j: j // 4 <= i // 4,
+        True,
+    ),
+    "sdar": (Qwen3ForCausalLM, Qwen3Config, "sdar", {"block_size": 4}, lambda i, j: j // 4 <= i // 4, False),
+    "mdlm": (Qwen3ForCausalLM, Qwen3Config, "a2d-qwen3", {}, lambda i, j: True, False),
+}
+
+
+@pytest.mark.parametrize("block", [[MASKED] * 6, [MASKED, 33, MASKED, 44, MASKED]])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_family_drafts_as_its_forward_written_out_says(tiny_folder, tmp_path, family, block):
+    """Known by its config.json alone; DiffuCoder is a Dream."""
+    network, config, kind, said, see, shifted = FAMILIES[family]
+    more = {"head_dim": 8} if config is Qwen3Config else {}
+    model = save(tmp_path, network, config(**SHAPE, **more), model_type=kind)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "mask_token_id": MASK, **said}))
+    made = drafted(load_pair(target=str(tiny_folder), drafter=str(tmp_path)), PREFIX, block)
+    ids = [*PREFIX, *(MASK if token == MASKED else token for token in block)]
+    expected = by_hand(model, ids, see)
+    first = len(PREFIX) - shifted
+    torch.testing.assert_close(made, expected[first : first + len(block), :264], rtol=1e-3, atol=1e-3)
+    assert (made.argmax(1) == expected[first : first + len(block), :264].argmax(1)).all()
+
+
+def test_sdar_is_read_as_its_own_loop_reads_it(tiny_folder, tmp_path):
+    """Its loop puts whole blocks of the text into a cache, then denoises one block of masks after another, the first
+    of which begins with what is left of the text: a later block sees the masks of the one before."""
+    model = save(tmp_path, Qwen3ForCausalLM, Qwen3Config(**SHAPE, head_dim=8))
+    pair = load(tiny_folder, tmp_path, Convention(MASK, attention="block-causal", block=4))
+    ids = [*PREFIX, *[MASK] * 5]
+    with torch.inference_mode():
+        cache = model(torch.tensor([ids[:4]]), attention_mask=torch.zeros(1, 1, 4, 4)).past_key_values
+        rows = []
+        for start in (4, 8):
+            out = model(
+                torch.tensor([ids[start : start + 4]]),
+                attention_mask=torch.zeros(1, 1, 4, start + 4),
+                position_ids=torch.arange(start, start + 4)[None],
+                past_key_values=cache,
+            )
+            rows.append(out.logits[0])
+    torch.testing.assert_close(drafted(pair, PREFIX, [MASKED] * 5), torch.cat(rows)[3:, :264], rtol=1e-3, atol=1e-3)
+
+
 def test_llada_like_models_are_not_shifted_and_load_by_their_own_type(tiny_folder, tmp_path):
     model = save(tmp_path, LlamaForCausalLM, LlamaConfig(**SHAPE, head_dim=8))
     made = drafted(load(tiny_folder, tmp_path, Convention(MASK)), PREFIX, [MASKED] * 4)
-    full = torch.zeros(1, 1, 11, 11)
-    expected = model(torch.tensor([[*PREFIX, *[MASK] * 4]]), attention_mask=full).logits[0, 7:11, :264]
+    expected = by_hand(model, [*PREFIX, *[MASK] * 4], see=lambda i, j: True)[7:11, :264]
     torch.testing.assert_close(made, expected, rtol=1e-3, atol=1e-3)
 
 
@@ -241,6 +303,14 @@ def test_what_is_not_known_is_a_pair_error(tiny_folder, tmp_path):
     ):
         with pytest.raises(PairError, match=said):
             load_pair(**arguments)
+
+
+def test_a_target_without_a_tokenizer_is_refused_and_a_drafter_without_one_is_not(tiny_folder, tmp_path):
+    """transformers makes an empty tokenizer of the model's type for a folder that holds none."""
+    save(tmp_path, Qwen3ForCausalLM, Qwen3Config(**SHAPE, head_dim=8))
+    assert load(tiny_folder, tmp_path, Convention(MASK)).drafter.max_block
+    with pytest.raises(WeightsError, match="holds no tokenizer: put the files"):
+        load_pair(target=str(tmp_path), drafter=str(tmp_path), convention=Convention(MASK))
 
 
 def test_a_folder_that_holds_no_model_is_a_weights_error(tiny_folder, tmp_path):
