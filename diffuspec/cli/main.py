@@ -102,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     from diffuspec.cli import diagnose, measure
 
     measure.add_commands(commands)
+    measure.add_check(commands)
     diagnose.add_commands(commands)
 
     train = commands.add_parser("train", help="make the files in assets/", allow_abbrev=False)

@@ -10,6 +10,7 @@ from diffuspec import codec
 from diffuspec.cli.interrupt import interruptible
 from diffuspec.cli.options import (
     INTERRUPTED,
+    Progress,
     Stderr,
     add_pair,
     add_settings,
@@ -73,6 +74,34 @@ def add_commands(commands) -> None:
     add_pair(race)
     add_settings(race)
     race.set_defaults(command=_race, quiet=False)
+
+
+def add_check(commands) -> None:
+    check = commands.add_parser(
+        "check-device",
+        help="what this GPU, or this CPU, makes of a pair: tests, bits, costs and speeds in one file",
+        allow_abbrev=False,
+    )
+    check.add_argument("--json", metavar="OUT", type=Path, default=Path("diffuspec-device.json"))
+    check.add_argument("--minutes", type=float, default=5.0, metavar="M", help="for the methods (default: %(default)g)")
+    add_pair(check)
+    check.set_defaults(command=_check, quiet=False)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    if not 0 < arguments.minutes < 24 * 60:
+        raise SettingsError("--minutes: give a number above 0.")
+    check_outputs([arguments.json])
+    pair = open_pair(arguments)
+    from diffuspec.measure.device import check_device, save, words
+
+    show = Progress()
+    with interruptible() as interrupted:
+        found = check_device(pair, arguments.minutes, lambda text: show(None, text), interrupted)
+        show.close()
+        save(found, arguments.json)
+        print(words(found))
+        return INTERRUPTED if interrupted() else 0
 
 
 def _add_measuring(parser: argparse.ArgumentParser) -> None:

@@ -33,13 +33,12 @@ def download(source: str | Path, progress: Progress) -> None:
     what = f"The model {source}"
     try:
         files = snapshot_download(source, allow_patterns=[*NEEDED, *OLDER], ignore_patterns=list(TWICE), dry_run=True)
-    except DryRunError as error:
-        if isinstance(error.__cause__, GatedRepoError | RepositoryNotFoundError):
+    except (OSError, ValueError) as error:
+        why = error.__cause__ if isinstance(error, DryRunError) else error
+        if isinstance(why, GatedRepoError | RepositoryNotFoundError):
             with told(what):
-                raise error.__cause__ from None
-        return
-    except (OSError, ValueError):  # no id, or no network: the loader finds words for it
-        return
+                raise why from None
+        return  # no id, or no network: the loader finds words for it
     safe = any(file.filename.endswith(".safetensors") for file in files)
     files = [file for file in files if file.will_download and not (safe and file.filename.endswith(".bin"))]
     total = sum(file.file_size or 0 for file in files)

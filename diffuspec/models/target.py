@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
@@ -27,6 +28,7 @@ from diffuspec.models.ranking import FEW, RankedLogits
 from diffuspec.models.vocabulary import has_tokenizer
 from diffuspec.settings import Settings
 
+T = TypeVar("T")
 NOT_STATIC = (
     "passes of one shape are made for Llama, Qwen2 and Qwen3 on one device, in float32 or bfloat16. Leave --static out."
 )
@@ -107,6 +109,11 @@ class Target:
     def weight_bytes(self) -> int | None:
         """Bytes of weights that a pass reads, of 8-bit targets; None of others."""
         return self._passes.weight_bytes if isinstance(self._passes, Int8Decoder) else None
+
+    @property
+    def static(self) -> bool:
+        """Whether all passes have one shape."""
+        return isinstance(self._passes, StaticDecoder)
 
     @property
     def embedding(self):
@@ -305,8 +312,24 @@ def told(what: str) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise WeightsError(f"{what} does not fit into memory: choose a smaller model or --dtype bfloat16.") from error
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        # transformers wraps what the Hub said in words of its own.
+        if refused := _of_kind(error, RepositoryNotFoundError):
+            raise WeightsError(f"{what} {_refusal(refused)}") from error
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise WeightsError(f"{what} could not be loaded: {first} {_advice(error)}") from error
+
+
+def _of_kind(error: BaseException | None, kind: type[T]) -> T | None:
+    """The error, or the nearest one behind it, that is of a kind."""
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _refusal(error: RepositoryNotFoundError) -> str:
+    if isinstance(error, GatedRepoError):
+        return "is gated: accept its licence on its page, then log in with `hf auth login`."
+    return "is not on the Hub, or is private: check the name, or log in with `hf auth login`."
 
 
 def _advice(error: Exception) -> str:
@@ -316,10 +339,6 @@ def _advice(error: Exception) -> str:
         return "Free some space, or name another folder in HF_HOME."
     if isinstance(error, ImportError):
         return "Install what it names."
-    if isinstance(error, GatedRepoError):
-        return "Accept its licence on its page, then log in with `hf auth login`."
-    if isinstance(error, RepositoryNotFoundError):
-        return "Check the name; for a private model log in with `hf auth login`."
     if isinstance(error, OSError):
         return "Check the name or the folder, and the network."
     return "transformers cannot read this kind of checkpoint: check that it is a causal language model."
