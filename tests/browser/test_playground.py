@@ -103,6 +103,7 @@ def test_run_streams_and_is_compared_with_ar(visit, site):
 
 def test_bfloat16_shows_the_first_difference_and_its_gap(visit, site):
     page = visit(site)
+    unfold(page)
     page.click("#dtype label:has-text('bfloat16')")
     run(page)
     finish(page)
