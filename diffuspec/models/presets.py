@@ -30,7 +30,7 @@ class Preset:
 
 EMBEDDED = "embedded"
 SERVER = "server"  # the name of a pair whose target is one, see docs/servers.md
-SERVER_KINDS = ("llama.cpp",)
+SERVER_KINDS = ("llama.cpp", "vllm", "sglang", "ray")
 CODER = "coder"  # Qwen2.5-Coder-1.5B-Instruct from its 4-bit GGUF, see `gguf.fetch`
 NEEDS_GB = {EMBEDDED: 0.8, CODER: 1.3}  # of memory, measured in their usual arithmetic on a CPU
 APACHE, LLAMA = "Apache-2.0", "Llama community licence"

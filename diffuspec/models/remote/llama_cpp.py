@@ -53,7 +53,7 @@ class LlamaCpp(Server):
 
     @classmethod
     def open(cls, wire: Wire, listed: dict) -> LlamaCpp:
-        said = wire.get("/props")
+        said = wire.get("/props", absent=(404,))
         context = int(said["default_generation_settings"]["n_ctx"])
         size = (listed.get("meta") or {}).get("n_vocab")
         return cls(wire, str(listed["id"]), str(said.get("model_path", "")), context, size, slots=said["total_slots"])

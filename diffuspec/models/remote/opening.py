@@ -14,12 +14,14 @@ from diffuspec.models.gguf.file import GGUF
 from diffuspec.models.gguf.tokenizer import ENDS, end_ids, tokenizer_of
 from diffuspec.models.remote.llama_cpp import LlamaCpp
 from diffuspec.models.remote.server import Server
+from diffuspec.models.remote.sglang import Sglang
+from diffuspec.models.remote.vllm import RayServe, Vllm
 from diffuspec.models.remote.wire import Wire
 from diffuspec.models.vocabulary import special_ids, stop_ids
 from diffuspec.plaintext import brief
 
-KINDS: dict[str, type[Server]] = {"llama.cpp": LlamaCpp}
-OWNERS = {"llamacpp": "llama.cpp"}  # what servers call themselves in the list of their models
+KINDS: dict[str, type[Server]] = {made.kind: made for made in (LlamaCpp, Vllm, Sglang, RayServe)}
+OWNERS = {"llamacpp": "llama.cpp", "vllm": "vllm", "sglang": "sglang"}  # as servers call themselves in /v1/models
 
 # Texts that tokenizers of different models cut in different places, or normalise: runs of spaces and line breaks,
 # digits, contractions, scripts, accents in one code point or two, joined emoji, bytes that no token holds.

@@ -57,7 +57,7 @@ class Conversation:
 
     first: of them those of the prompt, anchor included; settings: of the run, whose temperature and filters the server
     draws by; should_stop: asked while a request is under way; row: what comes after the prompt, where that is known;
-    warm: slots of the server that hold the prompt.
+    warm: slots of the server that hold the prompt; salt: of its part of the server's cache, where it has one.
     """
 
     settings: Settings
@@ -66,6 +66,7 @@ class Conversation:
     first: int = 0
     row: Row | None = None
     warm: int = 0
+    salt: str = ""
 
     def get_seq_length(self) -> int:
         return len(self.ids)

@@ -115,7 +115,7 @@ def _quoted(trace: Trace, tokens: Iterable[int]) -> str:
 
 
 def _number(value: float | None) -> float | str:
-    return "" if value is None else round(value, 6)
+    return "" if value is None or np.isnan(value) else round(value, 6)
 
 
 PAGE = """<!doctype html>

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,7 @@ def detail(step: Step) -> dict[str, Any]:
         "draws": check.draws,
         "uniforms": [round(value, 4) for value in check.uniforms],
         "ratios": [round(value, 4) for value in check.ratios],
+        "server": dataclasses.asdict(check.server) if check.server else None,
         "pathLogp": _round(check.path_logp),
         "pathRank": check.path_rank.tolist(),
         "topIds": check.top_ids.tolist(),

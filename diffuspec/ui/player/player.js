@@ -11,6 +11,12 @@ window.DiffuSpecPlayer = (() => {
 
   const { make, prob, signed, plural } = window.DiffuSpecDraw;
   const { cellFacts, reason, defaultCell, lostBeams, story, searched, p } = window.DiffuSpecReasons;
+  /** What a verification by a server took. */
+  const serverWords = (took) => [
+    `the target’s p where the server told it (–: it did not); ${took.prompts} texts in ${took.requests === 1 ? "one request" : `${took.requests} requests`}, ${took.total_ms.toFixed(0)} ms`,
+    took.server_ms === null ? "" : `, ${took.server_ms.toFixed(0)} of them in the server`,
+    took.recomputed === null ? "" : `, which read ${took.recomputed} tokens`,
+  ].join("");
   const Draw = window.DiffuSpecDraw;
   const Lattice = window.DiffuSpecLattice;
   const { Presenter } = window.DiffuSpecPresenter;
@@ -604,7 +610,7 @@ window.DiffuSpecPlayer = (() => {
         const lost = step.detail.levels.length ? lostBeams(step).filter((beam) => beam.depth === f.col && beam.ranks[f.col] === f.rank) : [];
         if (lost.length) rowsOf.push([lost.length === 1 ? "beam lost here by" : `${lost.length} beams lost here, best by`, signed(Math.min(...lost.map((beam) => beam.best)), 1)]);
       }
-      if (!this.guessing) rowsOf.push(["target p", f.target === null ? "–" : `${prob(f.target)} · rank ${f.targetRank === null ? "> 8" : f.targetRank}`]);
+      if (!this.guessing) rowsOf.push(["target p", f.target === null ? (step.detail.server ? "not told by this server" : "–") : `${prob(f.target)} · rank ${f.targetRank === null ? "> 8" : f.targetRank}`]);
       const list = make("dl", "ds-facts");
       for (const [name, value] of rowsOf) list.append(make("dt", "", name), make("dd", "", value));
       return list;
@@ -621,8 +627,9 @@ window.DiffuSpecPlayer = (() => {
         item.append(make("span", "ds-token", this.label(id)));
         const meter = make("i");
         const value = p(step.detail.topLogp[f.col][i]);
-        meter.style.setProperty("--p", value.toFixed(3));
+        meter.style.setProperty("--p", (value ?? 0).toFixed(3));
         item.append(meter, make("span", "ds-q", prob(value)));
+        if (value === null) item.title = "The server did not tell its p.";
         list.append(item);
       });
       box.append(list);
@@ -642,7 +649,8 @@ window.DiffuSpecPlayer = (() => {
         return;
       }
       this.find("[data-bars-hint]").textContent = step.detail.ratios.length
-        ? "the ratio each was accepted by; the line is its u, below the top: accepted" : "the target’s p of each drafted token";
+        ? "the ratio each was accepted by; the line is its u, below the top: accepted"
+        : step.detail.server ? serverWords(step.detail.server) : "the target’s p of each drafted token";
       const list = make("ol", "ds-bar-list");
       step.path.forEach((id, col) => {
         const fate = col < step.seen ? "accepted" : col === step.seen ? "rejected" : "unseen";
@@ -651,7 +659,7 @@ window.DiffuSpecPlayer = (() => {
         const ratio = step.detail.ratios[col];
         const u = step.detail.uniforms[col];
         const compared = ratio === undefined ? "" : `, ratio ${prob(ratio)}, u ${prob(u)}`;
-        item.title = `+${col + 1} “${this.label(id)}”: p ${prob(value)}, rank ${step.detail.pathRank[col] + 1}${compared}, ${fate === "unseen" ? "not looked at" : fate}`;
+        item.title = `+${col + 1} “${this.label(id)}”: ${value === null ? "p not told" : `p ${prob(value)}, rank ${step.detail.pathRank[col] + 1}`}${compared}, ${fate === "unseen" ? "not looked at" : fate}`;
         const well = make("i");
         const fill = make("b");
         const shown = ratio === undefined ? value : ratio;
@@ -818,7 +826,7 @@ window.DiffuSpecPlayer = (() => {
       return {
         head: ["position", "drafted", "target p", "rank under the target", "ratio", "u", "result"],
         rows: path.map((id, col) => [
-          `+${col + 1}`, this.label(id), prob(p(step.detail.pathLogp[col])), step.detail.pathRank[col] + 1,
+          `+${col + 1}`, this.label(id), prob(p(step.detail.pathLogp[col])), step.detail.pathRank[col] < 0 ? "–" : step.detail.pathRank[col] + 1,
           prob(step.detail.ratios[col]), prob(step.detail.uniforms[col]),
           col < step.seen ? "accepted" : col === step.seen ? "rejected" : "not looked at",
         ]),
