@@ -81,7 +81,7 @@ class _Recorded:
         self.kind = type(generator).__name__.removesuffix("CandidateGenerator")
         self.drafts, self.looks = generator.get_candidates, generator.update_candidate_strategy
         self.candidates = True
-        generator.get_candidates, generator.update_candidate_strategy = self.draft, self.look
+        generator.get_candidates, generator.update_candidate_strategy = self.draft, self.verified
 
     def draft(self, input_ids, *args, **kwargs):
         started = time.perf_counter()
@@ -92,7 +92,7 @@ class _Recorded:
         self.draft_s = self.verifying - started
         return ids, logits
 
-    def look(self, input_ids, scores, num_matches, *args, **kwargs):
+    def verified(self, input_ids, scores, num_matches, *args, **kwargs):
         emitted = input_ids[0, self.before :].tolist()
         verify_s = time.perf_counter() - self.verifying
         drafted, accepted = self.drafted, 0
@@ -111,7 +111,7 @@ class _Recorded:
         elif n:
             self.candidates = False
         rows = RankedLogits(scores.detach().float().cpu().clamp_min(IMPOSSIBLE))
-        top_ids, top, norm = rows.look(np.arange(n + 1))
+        top_ids, top, norm = rows.top(np.arange(n + 1))
         path_logp, path_rank, cell_logp = rows.along(np.arange(n), np.array(drafted, np.int32), ids)
         return Looked(
             ids=ids,

@@ -44,7 +44,7 @@ class RankedLogits:
         """Each row's argmax, int [n]; ties: the first."""
         return self._ids[:, 0] if self._all_seen else likeliest(self.values).cpu().numpy()
 
-    def look(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def top(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of these rows, int64 [m]: ids and logits of the `FEW` likeliest tokens, best first, [m, ..], and
         logsumexp [m]."""
         if not self._all_seen:
@@ -63,19 +63,19 @@ class RankedLogits:
 
     def are_numbers(self) -> bool:
         """False where a row holds NaN or +inf, or nothing but -inf."""
-        return bool(np.isfinite(self.look(np.arange(len(self._norm)))[2]).all())
+        return bool(np.isfinite(self.top(np.arange(len(self._norm)))[2]).all())
 
     def along(self, rows: np.ndarray, path: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """log p and 0-based rank of each token of a path, float32 and int32 [n], and log p of cells int32 [columns, W]
         beside it, float32 [n, W], NaN behind the last column; rows int64 [n]: what the target thought came there."""
-        _, top, norm = self.look(rows)
+        _, top, norm = self.top(rows)
         return _along(
             self.array, rows, top, norm, np.require(path, np.int32, ["C", "W"]), np.require(cells, np.int32, "CW")
         )
 
     def logp(self, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """log p of a token in each of these rows, float32 [m]."""
-        return self.array[rows, tokens] - self.look(rows)[2]
+        return self.array[rows, tokens] - self.top(rows)[2]
 
 
 @functools.cache

@@ -72,11 +72,13 @@ class Recorder:
         if isinstance(found, TreeSearch):
             path = found.along(verdict.nodes[-1] if verdict.nodes else -1)
             assert path.nodes is not None
-            tree = look_at_tree(logits, found.tree, verdict)
-            verification = look(logits, lattice, path, verdict, tree, np.concatenate([[0], path.nodes + 1]))
+            tree = tree_verification(logits, found.tree, verdict)
+            verification = path_verification(
+                logits, lattice, path, verdict, tree, np.concatenate([[0], path.nodes + 1])
+            )
         else:
             path = found
-            verification = look(logits, lattice, path, verdict)
+            verification = path_verification(logits, lattice, path, verdict)
         clock.lap("record")
         timing = Timing(**{f"{stage}_ms": ms for stage, ms in clock.ms.items()})
         step = Step(
@@ -137,7 +139,7 @@ class Recorder:
         return {**known, **{i: self.pair.piece(i).decode("latin-1") for i in ids if i not in known}}
 
 
-def look(
+def path_verification(
     logits: RankedLogits,
     lattice: TokenLattice,
     path: SearchResult,
@@ -148,7 +150,7 @@ def look(
     """What the target thought of the path and of its neighbours; places: the row after each number of its tokens."""
     n = len(path)
     places = np.arange(n + 1) if places is None else places
-    top_ids, top, norm = logits.look(places)
+    top_ids, top, norm = logits.top(places)
     path_logp, path_rank, cell_logp = logits.along(places[:n], path.ids, lattice.ids[:n])
     return Verification(
         accepted=verdict.accepted,
@@ -167,7 +169,7 @@ def look(
     )
 
 
-def look_at_tree(logits: RankedLogits, tree: PrefixTree, verdict: Verdict) -> TreeVerification:
+def tree_verification(logits: RankedLogits, tree: PrefixTree, verdict: Verdict) -> TreeVerification:
     """What the target thought of every node."""
     accepted = np.zeros(len(tree), bool)
     accepted[list(verdict.nodes)] = True

@@ -227,7 +227,7 @@ def verify_path(pair, trace: Trace, index: int, ranks: Sequence[int]) -> Step:
     import torch
 
     from diffuspec.method.acceptance import verify
-    from diffuspec.trace.recorder import look
+    from diffuspec.trace.recorder import path_verification
 
     step, before = trace.steps[index], context(trace, index)
     n, lattice = len(ranks), step.lattice
@@ -254,7 +254,7 @@ def verify_path(pair, trace: Trace, index: int, ranks: Sequence[int]) -> Step:
     return dataclasses.replace(
         step,
         search=path,
-        verification=look(logits, lattice, path, verdict),
+        verification=path_verification(logits, lattice, path, verdict),
         emitted=emitted,
         timing=dataclasses.replace(step.timing, verify_ms=spent),
     )

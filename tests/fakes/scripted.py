@@ -115,7 +115,7 @@ class FakeRun:
         n = len(path)
         verdict = verify(path.ids, lambda i: self.truth(self.made + i), self.pair.stop_ids)
         emitted = tuple(path.ids[: verdict.accepted].tolist()) + ((verdict.token,) if verdict.token is not None else ())
-        check = self.look(lattice, path, verdict, n)
+        check = self.verification(lattice, path, verdict, n)
         raw = lattice.ids[:, 0] if k else path.ids
         decision = self.policy.update(generated_length(raw, self.pair.stop_ids), verdict.accepted)
         timing = Timing(*(self.random.uniform(0.9, 1.1, 5) * (12, 0.4, 48, 0.1, 0.6)).tolist())
@@ -149,7 +149,7 @@ class FakeRun:
             logq[column] = np.log(row * 0.98 + 1e-4)
         return prune(ids, logq, tau=self.settings.tau, m_max=self.settings.m_max, stop_ids=self.pair.stop_ids)
 
-    def look(self, lattice, path, verdict, n) -> Verification:
+    def verification(self, lattice, path, verdict, n) -> Verification:
         vocab = len(self.pair.pieces)
         p = self.random.dirichlet(np.full(vocab, 0.02), n + 1)
         for i in range(n + 1):
@@ -198,7 +198,7 @@ def fake_verify(pair: FakePair, trace: Trace, index: int, ranks: list[int]) -> S
     path = dataclasses.replace(argmax_path(step.lattice, ()), ids=ids, ranks=np.array(ranks, np.int32))
     run = FakeRun(pair, trace.settings, trace.prompt_ids + trace.token_ids[: step.start])
     verdict = verify(ids, run.truth, pair.stop_ids)
-    return dataclasses.replace(step, search=path, verification=run.look(step.lattice, path, verdict, len(ids)))
+    return dataclasses.replace(step, search=path, verification=run.verification(step.lattice, path, verdict, len(ids)))
 
 
 def fake_compare(

@@ -183,7 +183,7 @@ def test_a_pass_says_itself_what_is_likely(tiny, arithmetic):
         found = target.ranked(cache, ids, tree)
         later = RankedLogits(found.values.clone())
         assert torch.equal(found.values.argmax(-1), torch.from_numpy(found.likeliest).long())
-        for one, other in zip(found.look(np.arange(5)), later.look(np.arange(5)), strict=True):
+        for one, other in zip(found.top(np.arange(5)), later.top(np.arange(5)), strict=True):
             assert np.array_equal(one, other)
         cache.crop(-5)
         again = target.forward_tree(cache, ids, tree) if tree else target.forward(cache, ids)

@@ -39,18 +39,18 @@ def test_looks_at_a_run_are_small_and_add_up_to_the_whole(trace, monkeypatch):
     stream, shown = Stream("one"), {}
     total = len(trace.steps)
     for count in [*range(0, total, 5), total]:
-        body = orjson.loads(stream.look(so_far(trace, count), SOURCE))
+        body = orjson.loads(stream.payload(so_far(trace, count), SOURCE))
         assert body["live"] and len(body["steps"]) == count
         assert body["figures"] is None, "figures are for a run that goes on for a while"
         full = [step["i"] for step in body["steps"] if "detail" in step]
         assert full == list(range(max(count - RECENT, 0), count))
         shown.update({step["i"]: step for step in body["steps"] if "detail" in step})
-    again = orjson.loads(stream.look(so_far(trace, total), SOURCE))
+    again = orjson.loads(stream.payload(so_far(trace, total), SOURCE))
     assert not any("detail" in step for step in again["steps"]) and again["figures"] is None
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + FIGURES_S)
-    assert orjson.loads(stream.look(so_far(trace, total - 1), SOURCE))["figures"]
-    assert orjson.loads(stream.look(so_far(trace, total), SOURCE))["figures"] is None
+    assert orjson.loads(stream.payload(so_far(trace, total - 1), SOURCE))["figures"]
+    assert orjson.loads(stream.payload(so_far(trace, total), SOURCE))["figures"] is None
     whole = orjson.loads(payload(trace, "one", SOURCE))
     assert [shown[i]["detail"] for i in range(total)] == [step["detail"] for step in whole["steps"]]
 
@@ -59,7 +59,7 @@ def test_outlines_that_are_kept_say_what_they_would_say_anew(trace):
     stream = Stream("one")
     for count in range(1, len(trace.steps) + 1):
         running = so_far(trace, count)
-        drawn = orjson.loads(stream.look(running, SOURCE))["steps"]
+        drawn = orjson.loads(stream.payload(running, SOURCE))["steps"]
         anew = orjson.loads(payload(running, "one", SOURCE))["steps"]
         assert [{**one, "detail": 0} for one in drawn] == [{**one, "detail": 0} for one in anew]
 
@@ -76,6 +76,6 @@ def test_a_look_costs_little_beside_a_step(trace):
         return min(times)
 
     running, stream = so_far(trace, len(trace.steps)), Stream("one")
-    stream.look(so_far(trace, 0), SOURCE)
-    stream.look(so_far(trace, len(trace.steps) - 1), SOURCE)
-    assert cost(lambda: stream.look(running, SOURCE)) < cost(lambda: payload(running, "one", SOURCE)) / 3
+    stream.payload(so_far(trace, 0), SOURCE)
+    stream.payload(so_far(trace, len(trace.steps) - 1), SOURCE)
+    assert cost(lambda: stream.payload(running, SOURCE)) < cost(lambda: payload(running, "one", SOURCE)) / 3

@@ -74,10 +74,10 @@ def test_a_row_is_normalised_and_its_top_is_topk(width):
     values[2, : width // 2] = -1e4  # what top-k or top-p took out
     rows = RankedLogits(values)
     expected = values.topk(min(8, width))
-    alone = RankedLogits(values).look(np.array([2]))
-    rows.look(np.array([1, 1]))
-    assert all(np.array_equal(a, b) for a, b in zip(alone, rows.look(np.array([2])), strict=True))
-    for row, ids, found, norm in zip(range(3), *rows.look(np.arange(3)), strict=True):
+    alone = RankedLogits(values).top(np.array([2]))
+    rows.top(np.array([1, 1]))
+    assert all(np.array_equal(a, b) for a, b in zip(alone, rows.top(np.array([2])), strict=True))
+    for row, ids, found, norm in zip(range(3), *rows.top(np.arange(3)), strict=True):
         assert found.tolist() == expected.values[row].tolist()
         assert values[row, torch.from_numpy(ids)].tolist() == found.tolist() and len(set(ids.tolist())) == len(ids)
         assert np.isclose(norm, values[row].double().logsumexp(-1).item(), rtol=1e-6)

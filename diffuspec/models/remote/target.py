@@ -44,8 +44,8 @@ class ToldRows:
     def are_numbers(self) -> bool:
         return True
 
-    def look(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """As `RankedLogits.look`, of log-probabilities: their logsumexp is 0."""
+    def top(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As `RankedLogits.top`, of log-probabilities: their logsumexp is 0."""
         return self._ids[rows], self._top[rows], np.zeros(len(rows), np.float32)
 
     def along(self, rows: np.ndarray, path: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

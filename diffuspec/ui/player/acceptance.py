@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import plotly.graph_objects as go
 
 from diffuspec.trace.model import Trace
-from diffuspec.trace.steps import Step
 from diffuspec.ui.draw.palette import COLOURS
 
 
@@ -14,13 +12,6 @@ def reached(trace: Trace) -> list[int]:
     """Steps whose accepted length reaches position i + 1, for i from 0 to the longest draft."""
     longest = max((step.draft_length for step in trace.steps), default=0)
     return [sum(step.accepted > place for step in trace.steps) for place in range(longest)]
-
-
-def step_marks(step: Step) -> list[tuple[float, str]]:
-    """(target's p, "accepted" | "rejected" | "unseen") of each drafted token of a step."""
-    seen = step.verification.accepted
-    marks = ["accepted"] * seen + ["rejected"] + ["unseen"] * len(step.path)
-    return list(zip(np.exp(step.verification.path_logp.astype(float)).tolist(), marks, strict=False))
 
 
 def acceptance_figure(trace: Trace) -> go.Figure:

@@ -39,8 +39,8 @@ class Stream:
         self._outlines: dict[int, dict[str, Any]] = {}
         self._sent, self._figures_at = -1, time.monotonic()
 
-    def look(self, trace: Trace, source: Source) -> str:
-        """JSON text; steps already sent in full by looks before this one, and figures just sent, are left out."""
+    def payload(self, trace: Trace, source: Source) -> str:
+        """JSON text; steps that were sent in full before, and figures just sent, are left out."""
         count, now = len(trace.steps), time.monotonic()
         detail_from = max(count - RECENT, 0) if count != self._sent else count
         figures = count != self._sent and now - self._figures_at >= FIGURES_S

@@ -62,7 +62,7 @@ class Runs:
                     yield keep, keep, loading(look.status.text, look.status.fraction), keep, keep
                     continue
                 last = look.trace
-                drawn = payload(last, ticket, look.source) if look.final else stream.look(last, look.source)
+                drawn = payload(last, ticket, look.source) if look.final else stream.payload(last, look.source)
                 yield drawn, last if look.final else keep, loading(None), keep, keep
             said = ended(job.cut) if job.cut else ended(job.note or None, "note")
         except Exception as error:  # whatever the engine raises must not take the page down

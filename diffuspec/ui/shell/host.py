@@ -136,7 +136,7 @@ class Job(Work):
         self.compared = count
         return self.stopped.is_set()
 
-    def look(self) -> Progress:
+    def progress(self) -> Progress:
         if self.run is None:
             return Progress(Status("Starting"))
         return Progress(trace=self.run.trace, source=Source(MEASURED, comparing=self.compared))
@@ -352,7 +352,7 @@ class Host:
             if pair is None:
                 return
             check_length(pair, job.prompt)
-            trace = yield from self.in_turn(job, lambda: self._answer(job, pair), waiting, job.look)
+            trace = yield from self.in_turn(job, lambda: self._answer(job, pair), waiting, job.progress)
             if trace is not None:
                 yield Progress(trace=trace, final=True)
         finally:
