@@ -218,6 +218,7 @@ def test_llada_like_models_are_not_shifted_and_load_by_their_own_type(tiny_folde
     made = drafted(load(tiny_folder, tmp_path, Convention(MASK)), PREFIX, [MASKED] * 4)
     expected = by_hand(model, [*PREFIX, *[MASK] * 4], see=lambda i, j: True)[7:11, :264]
     torch.testing.assert_close(made, expected, rtol=1e-3, atol=1e-3)
+    assert (made.argmax(1) == expected.argmax(1)).all()
 
 
 def test_the_mask_may_be_a_word_and_is_never_drafted(tiny_folder, tiny, tmp_path):
