@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
@@ -315,6 +315,8 @@ def told(what: str) -> Iterator[None]:
         # transformers wraps what the Hub said in words of its own.
         if refused := _of_kind(error, RepositoryNotFoundError):
             raise WeightsError(f"{what} {_refusal(refused)}") from error
+        if _of_kind(error, HFValidationError):
+            raise WeightsError(f"{what} could not be loaded: it is no folder here and no Hub id. Check it.") from error
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise WeightsError(f"{what} could not be loaded: {first} {_advice(error)}") from error
 

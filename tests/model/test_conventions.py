@@ -314,6 +314,11 @@ def test_a_target_without_a_tokenizer_is_refused_and_a_drafter_without_one_is_no
         load_pair(target=str(tmp_path), drafter=str(tmp_path), convention=Convention(MASK))
 
 
+def test_a_folder_that_is_not_there_is_told_as_that(tiny_folder):
+    with pytest.raises(WeightsError, match="/no/such/place could not be loaded: it is no folder here and no Hub id"):
+        load_pair(target="/no/such/place", drafter=str(tiny_folder), convention=Convention(4))
+
+
 def test_a_folder_that_holds_no_model_is_a_weights_error(tiny_folder, tmp_path):
     for target, drafter in ((tmp_path, tiny_folder), (tiny_folder, tmp_path)):
         with pytest.raises(WeightsError, match="could not be loaded"):
