@@ -184,10 +184,17 @@ def test_the_lab_asks_the_models_and_shows_branches_side_by_side(visit, serve):
     page.locator("#lab-lattice [data-col='0'][data-rank='1']").click()
     page.click("[data-ask=verify]")
     expect(page.locator("#lab-compare")).to_contain_text("your path")
+    # What was chosen stays chosen: the next button still speaks of it.
+    expect(page.locator("#lab-lattice [data-col='0'][data-rank='1']")).to_have_attribute("aria-selected", "true")
     page.click("[data-back]")
     page.locator("#lab-lattice [data-col='0'][data-rank='1']").click()
     page.click("[data-ask=branch]")
     expect(page.locator(".ds-lab-branch")).to_have_count(2)
+    recorded, branch = page.locator(".ds-lab-branch").all()
+    expect(branch.locator(".ds-forced")).to_have_count(1)
+    expect(branch.locator(".ds-apart")).to_have_count(1)
+    assert recorded.locator(".ds-apart, .ds-forced").count() == 0
+    assert page.locator("#lab [data-knobs] .ds-ask").count() > 3
     expect(page.locator("#lab [data-busy]")).to_have_text("")
     page.click("[data-open='0']")
     expect(page.locator("#page-playground-button")).to_have_attribute("aria-selected", "true")

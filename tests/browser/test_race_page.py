@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import pytest
@@ -42,7 +43,7 @@ def test_a_recorded_race_is_there_at_first_and_replays(visit, site):
     page.click("#race [data-restart]")
     page.click("#race [data-play]")
     early = clock(page)
-    page.click("#race [data-speed='0.25']")
+    page.click("#race [data-lasts='10']")
     page.click("#race [data-play]")
     page.wait_for_function(f"parseFloat(document.querySelector('{CLOCK}').textContent) > {early} + 0.1")
     page.click("#race [data-play]")
@@ -116,6 +117,28 @@ def test_the_map_follows_its_knobs(visit, site):
     expect(page.locator("#map [data-caption]")).not_to_have_text(said)
     page.click("#map summary")
     expect(page.locator("#map tbody")).to_contain_text("the paper")
+
+
+def test_a_slow_lane_does_not_make_the_others_a_blink(visit, site, tmp_path):
+    race = fake_race("Who is slow?", FakePair("One line\n    and one set in, said twice. " * 4), max_new_tokens=64)
+    slow = race.lanes[-1]
+    late = dataclasses.replace(slow, times_ms=tuple(40 * ms for ms in slow.times_ms))
+    race = dataclasses.replace(race, lanes=(*race.lanes[:-1], late))
+    page = at_race(visit, site)
+    open_race(page, race, tmp_path)
+    expect(page.locator("#race [data-lasts='20']")).to_have_attribute("aria-checked", "true")
+    page.focus("#race [data-scrub]")
+    page.keyboard.press("End")
+    times = sorted(lane.wall_ms for lane in race.lanes)
+    assert clock(page) == pytest.approx(5 * times[(len(times) - 1) // 2] / 1e3, abs=0.02)
+    done = page.locator("#race .ds-lane[data-state=done]")
+    assert done.count() == len(race.lanes) - 1
+    expect(page.locator("#race [data-said]")).to_contain_text(f"takes {late.wall_ms / 1e3:.2f} s")
+    # Code keeps its lines.
+    text = page.locator("#race [data-lane=ar] .ds-lane-text")
+    assert "\n    and one set in" in text.evaluate("node => node.innerText")
+    page.click("#race [data-abouts] summary")
+    expect(page.locator("#race [data-abouts] dt")).to_have_count(len(race.lanes))
 
 
 def test_hostile_tokens_and_files_change_nothing(visit, site, tmp_path):

@@ -25,7 +25,7 @@ const chart = (() => {
     draw();
   };
   find("table").addEventListener("toggle", () => said && table(find("table"), () => said.table));
-  find("save").append(downloads({ name: () => said.name, title: "picture", node: () => find("plot"), read: () => said.table }));
+  find("save").append(downloads({ name: () => said.name, title: () => (said ? said.title : "picture"), caption: () => said.caption, node: () => find("plot"), read: () => said.table }));
   const life = new AbortController();
   onTheme(draw, life.signal);
   let resizing;

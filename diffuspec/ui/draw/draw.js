@@ -1,7 +1,8 @@
 /* What all our components draw with; in the page's head once, as `window.DiffuSpecDraw`.
 
    Elements and numbers as text, Plotly figures in the colours of the theme, the data-table twin of a
-   picture, and its downloads as PNG, SVG and CSV. Nothing here sends a request but for plotly.js. */
+   picture, and what is taken along: PNG and SVG with title, legend and caption, CSV, and tables for papers.
+   Nothing here sends a request but for plotly.js. */
 window.DiffuSpecDraw = (() => {
   "use strict";
 
@@ -74,6 +75,7 @@ window.DiffuSpecDraw = (() => {
     const { data, layout } = themed(json, colours, node);
     layout.font = { ...layout.font, family: getComputedStyle(node).fontFamily };
     layout.width = node.clientWidth;
+    node.drawnFrom = { json, colours };
     await Plotly.react(node, data, layout, { displayModeBar: false, responsive: false, scrollZoom: false });
     if (node.dataset.ready) return;
     node.dataset.ready = "yes";
@@ -146,7 +148,7 @@ window.DiffuSpecDraw = (() => {
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   };
 
-  const visible = (colour) => colour && colour !== "transparent" && !/, 0\)$/.test(colour);
+  const visible = (colour) => colour && colour !== "transparent" && !/^rgba\(.*, 0\)$/.test(colour);
   const INLINE = ["fill", "stroke", "stroke-width", "stroke-dasharray", "stroke-linecap", "opacity", "font-size", "font-family", "font-weight", "font-style", "text-anchor"];
 
   /** A drawing made of boxes, text and SVG as one standalone SVG text: what is scrolled out of sight included. */
@@ -158,9 +160,6 @@ window.DiffuSpecDraw = (() => {
     const dy = root.scrollTop - frame.top;
     const out = svg("svg", { xmlns: SVG, width, height, viewBox: `0 0 ${width} ${height}` });
     out.append(svg("title", {}, title));
-    let ground = root;
-    while (ground && !visible(getComputedStyle(ground).backgroundColor)) ground = ground.parentElement;
-    out.append(svg("rect", { width, height, fill: ground ? getComputedStyle(ground).backgroundColor : "#fff" }));
 
     const box = (node, style) => {
       const r = node.getBoundingClientRect();
@@ -202,6 +201,7 @@ window.DiffuSpecDraw = (() => {
         "font-size": style.fontSize, "font-weight": style.fontWeight, "font-style": style.fontStyle, "xml:space": "preserve",
       }, node.data);
       if (style.opacity !== "1") text.setAttribute("opacity", style.opacity);
+      if (style.transform !== "none") for (const [name, value] of [["textLength", r.width], ["lengthAdjust", "spacingAndGlyphs"]]) text.setAttribute(name, value);
       out.append(text);
     };
     const drawing = (node) => {
@@ -233,10 +233,70 @@ window.DiffuSpecDraw = (() => {
   const picture = async (node, title) => {
     if (!node.classList.contains("js-plotly-plot")) return vector(node, title);
     const { width, height } = node._fullLayout;
-    const uri = await window.Plotly.toImage(node, { format: "svg", width, height });
-    const text = decodeURIComponent(uri.slice(uri.indexOf(",") + 1));
-    const colour = getComputedStyle(node.closest(".ds-card") || document.body).backgroundColor;
-    return { text: text.replace(/(<svg[^>]*>)/, `$1<rect width="100%" height="100%" fill="${colour}"/>`), width, height };
+    const { data, layout } = themed(node.drawnFrom.json, node.drawnFrom.colours, node);
+    const family = getComputedStyle(node).fontFamily;
+    const figure = { data, layout: { ...layout, width, height, font: { ...layout.font, family } } };
+    const uri = await window.Plotly.toImage(figure, { format: "svg", width, height });
+    return { text: decodeURIComponent(uri.slice(uri.indexOf(",") + 1)), width, height };
+  };
+
+  /** Words in lines of at most `room` px. */
+  const wrapped = (text, font, room) => {
+    const pen = Object.assign(document.createElement("canvas").getContext("2d"), { font });
+    const lines = [];
+    for (const word of text.split(" ")) {
+      const longer = lines.length ? `${lines[lines.length - 1]} ${word}` : word;
+      if (lines.length && pen.measureText(longer).width <= room) lines[lines.length - 1] = longer;
+      else lines.push(word);
+    }
+    return lines;
+  };
+
+  /** A picture ready for a slide, as SVG: below its title, above its legend and caption. white: in the light colours
+      on white, whatever the theme. */
+  const slide = async ({ node, title, legend, caption }, white) => {
+    const light = [node, legend].filter((part) => part && white);
+    // For as long as the colours are read: nothing is painted meanwhile.
+    const lit = async (read) => {
+      for (const part of light) part.classList.add("ds-light");
+      try {
+        return await read();
+      } finally {
+        for (const part of light) part.classList.remove("ds-light");
+      }
+    };
+    const [style, inner, keys] = await lit(async () => {
+      const colours = getComputedStyle(node);
+      const read = { ink: colours.getPropertyValue("--ds-ink").trim(), soft: colours.getPropertyValue("--ds-ink-soft").trim(), ground: white ? "#ffffff" : colours.getPropertyValue("--ds-card").trim(), family: colours.fontFamily };
+      return [read, await picture(node, title), legend && legend.clientWidth && legend.childElementCount ? vector(legend, "legend") : null];
+    });
+    const PAD = 20;
+    const room = Math.max(inner.width, keys ? keys.width : 0, 560);
+    const font = (size, weight = "") => `${weight} ${size}px ${style.family.replaceAll('"', "'")}`;
+    const out = svg("svg", { xmlns: SVG });
+    let y = PAD;
+    const write = (text, size, fill, weight) => {
+      for (const line of wrapped(text, font(size, weight), room)) {
+        out.append(svg("text", { x: PAD, y: y + size, fill, "font-size": size, "font-weight": weight || "normal", "font-family": style.family, "xml:space": "preserve" }, line));
+        y += Math.round(size * 1.4);
+      }
+    };
+    const place = (part) => {
+      const drawn = document.importNode(new DOMParser().parseFromString(part.text, "image/svg+xml").documentElement, true);
+      for (const [name, value] of [["x", PAD], ["y", y], ["width", part.width], ["height", part.height]]) drawn.setAttribute(name, value);
+      out.append(drawn);
+      y += part.height + 8;
+    };
+    out.append(svg("title", {}, title), svg("rect", { width: "100%", height: "100%", fill: style.ground }));
+    write(title, 19, style.ink, "650");
+    y += 8;
+    place(inner);
+    if (keys) place(keys);
+    if (caption) write(caption, 13, style.soft);
+    const width = room + 2 * PAD;
+    const height = y + PAD - 6;
+    for (const [name, value] of [["width", width], ["height", height], ["viewBox", `0 0 ${width} ${height}`]]) out.setAttribute(name, value);
+    return { text: new XMLSerializer().serializeToString(out), width, height };
   };
 
   const png = ({ text, width, height }) =>
@@ -244,7 +304,8 @@ window.DiffuSpecDraw = (() => {
       const image = new Image();
       image.onload = () => {
         const canvas = make("canvas");
-        const scale = Math.min(2, 8000 / Math.max(width, height));
+        // As wide as a slide at least.
+        const scale = Math.min(Math.max(2, 1920 / width), 8000 / Math.max(width, height));
         canvas.width = Math.round(width * scale);
         canvas.height = Math.round(height * scale);
         canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
@@ -254,28 +315,111 @@ window.DiffuSpecDraw = (() => {
       image.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(text)}`;
     });
 
-  /** Buttons PNG, SVG, CSV. node() gives the picture (leave it out where there is only a table), read() its table,
-      name() the file's name without its ending. */
-  const downloads = ({ name, title, node, read }) => {
+  /* Tables for papers: the words that people read, with a plain minus. */
+  const words = (cell) => (cell === null || cell === undefined ? "–" : String(cell));
+  const numeric = (cell) => /^[<≥>]?[+−-]?[\d.]+( ?%|×)?$/.test(words(cell)) || words(cell) === "–";
+  const TEX = {
+    "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "·": "\\textvisiblespace{}", "−": "$-$", "×": "$\\times$",
+    "≥": "$\\geq$", "≤": "$\\leq$", "<": "$<$", ">": "$>$", "±": "$\\pm$", "↵": "$\\hookleftarrow$", "⟨": "$\\langle$", "⟩": "$\\rangle$", "✓": "$\\checkmark$", "✗": "$\\times$",
+    "λ": "$\\lambda$", "τ": "$\\tau$", "ρ": "$\\rho$", "δ": "$\\delta$", "μ": "$\\mu$", "κ": "$\\kappa$", "–": "--", "◇": "$\\diamond$",
+  };
+  const tex = (text) => text.replace(/[\\~^·−×≥≤<>±↵⟨⟩✓✗λτρδμκ–◇]|[&%$#_{}]/g, (sign) => TEX[sign] || `\\${sign}`).replace(/\n/g, " ");
+  /** {head, rows} as a LaTeX table in the style of booktabs. */
+  const latex = ({ head, rows }, title) => {
+    const columns = head.map((_, i) => (rows.length && rows.every((row) => numeric(row[i])) ? "r" : "l")).join("");
+    const line = (cells) => `${cells.map((cell) => tex(words(cell))).join(" & ")} \\\\`;
+    return [
+      "% needs \\usepackage{booktabs}", "\\begin{table}", "\\centering", `\\caption{${tex(title)}}`, `\\begin{tabular}{${columns}}`, "\\toprule", line(head), "\\midrule",
+      ...rows.map(line), "\\bottomrule", "\\end{tabular}", "\\end{table}", "",
+    ].join("\n");
+  };
+  /** {head, rows} as a Markdown table. */
+  const markdown = ({ head, rows }) => {
+    const line = (cells) => `| ${cells.map((cell) => words(cell).replaceAll("−", "-").replace(/[\\|`*_<>[\]]/g, "\\$&").replace(/\n/g, " ")).join(" | ")} |`;
+    const ruler = `| ${head.map((_, i) => (rows.length && rows.every((row) => numeric(row[i])) ? "---:" : "---")).join(" | ")} |`;
+    return [line(head), ruler, ...rows.map(line), ""].join("\n");
+  };
+
+  const copy = async (text) => {
+    try {
+      await navigator.clipboard.writeText(text);
+    } catch {
+      // Where the page is not served over https there is no clipboard, but the old command.
+      const field = Object.assign(make("textarea"), { value: text });
+      document.body.append(field);
+      field.select();
+      document.execCommand("copy");
+      field.remove();
+    }
+  };
+
+  let white = false; // pictures in light colours on white, for this visit
+  const asText = (value) => (typeof value === "function" ? value() : value);
+
+  /** Buttons PNG, SVG, CSV and, behind "more", white ground, LaTeX, Markdown and the code that embeds the picture.
+
+      node() gives the picture (leave it out where there is only a table), read() its table, name() the file's name
+      without its ending; title, caption: text, or a function that gives it; legend(): a node that is drawn below the
+      picture; embed(): code for a page of one's own, null where there is none. */
+  const downloads = ({ name, title, node, read, legend, caption, embed }) => {
     const bar = make("span", "ds-save");
     bar.setAttribute("role", "group");
-    bar.setAttribute("aria-label", `Download: ${title}`);
+    bar.setAttribute("aria-label", `Download: ${asText(title)}`);
+    const drawn = () => slide({ node: node(), title: asText(title), legend: legend && legend(), caption: asText(caption) }, white);
     const kinds = {
-      png: async () => png(await picture(node(), title)),
-      svg: async () => new Blob([(await picture(node(), title)).text], { type: "image/svg+xml" }),
+      png: async () => png(await drawn()),
+      svg: async () => new Blob([(await drawn()).text], { type: "image/svg+xml" }),
       csv: async () => new Blob(["\ufeff", csv(read())], { type: "text/csv;charset=utf-8" }),
+    };
+    const button = (label, about, act) => {
+      const made = make("button", "", label);
+      made.type = "button";
+      made.title = about;
+      made.addEventListener("click", () => act(made));
+      return made;
     };
     for (const [kind, bring] of Object.entries(kinds)) {
       if (kind !== "csv" && !node) continue;
-      const button = make("button", "", kind.toUpperCase());
-      button.type = "button";
-      button.dataset.save = kind;
-      button.title = `Download as ${kind.toUpperCase()}`;
-      button.addEventListener("click", async () => save(`${name()}.${kind}`, await bring()));
-      bar.append(button);
+      const made = button(kind.toUpperCase(), `Download as ${kind.toUpperCase()}`, async () => save(`${name()}.${kind}`, await bring()));
+      made.dataset.save = kind;
+      bar.append(made);
     }
+    const more = make("details", "ds-more");
+    more.append(make("summary", "", "more"));
+    const list = make("div");
+    if (node) {
+      const label = make("label");
+      const box = Object.assign(make("input"), { type: "checkbox" });
+      box.addEventListener("change", () => (white = box.checked));
+      more.addEventListener("toggle", () => (box.checked = white));
+      label.append(box, "PNG and SVG on white");
+      list.append(label);
+    }
+    const copying = (kind, label, bring) => {
+      const made = button(label, "To the clipboard", async () => {
+        const text = bring();
+        if (text === null) return (made.textContent = "Only a recorded trace can be embedded");
+        await copy(text);
+        made.textContent = "Copied";
+        setTimeout(() => (made.textContent = label), 1500);
+      });
+      made.dataset.copy = kind;
+      list.append(made);
+    };
+    copying("latex", "Copy table as LaTeX", () => latex(read(), asText(title)));
+    copying("markdown", "Copy table as Markdown", () => markdown(read()));
+    if (embed) copying("embed", "Copy code to embed", embed);
+    more.append(list);
+    more.addEventListener("focusout", (event) => more.contains(event.relatedTarget) || (event.relatedTarget && (more.open = false)));
+    more.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape" || !more.open) return;
+      event.stopPropagation();
+      more.open = false;
+      more.firstChild.focus();
+    });
+    bar.append(more);
     return bar;
   };
 
-  return { make, svg, prob, is, signed, number, plural, plotly, themed, figure, onTheme, turnTheme, table, csv, save, picture, png, downloads };
+  return { make, svg, prob, is, signed, number, plural, plotly, themed, figure, onTheme, turnTheme, table, csv, latex, markdown, copy, save, slide, png, downloads };
 })();

@@ -202,9 +202,10 @@ def path_of(trace: Trace, step: int, ranks: Any) -> list[int]:
 
 
 def side_by_side(branches: list[Branch]) -> list[dict]:
-    """The recorded answer from the newest branch's step on, then each branch."""
+    """The recorded answer from the newest branch's step on, then each branch; at: the step each begins with."""
     if not branches:
         return []
     newest = branches[-1]
     recorded = lab.branch(newest.origin, f"recorded, from step {newest.since + 1}", newest.since)
-    return [recorded, *(lab.branch(branch.trace, branch.label, forced=branch.forced) for branch in branches)]
+    made = [{**lab.branch(one.trace, one.label, forced=one.forced), "at": one.since} for one in branches]
+    return [{**recorded, "at": newest.since}, *made]

@@ -10,6 +10,15 @@ window.DiffuSpecLab = (() => {
   const { cellFacts, reason, defaultCell } = window.DiffuSpecReasons;
   const MARK = { accepted: "✓", rejected: "✗", unknown: "?", unseen: "·" };
 
+  const whole = (branch) => branch.forced + branch.units.map((unit) => unit.t).join("");
+  /** Index of the unit at which a branch's text leaves that of another; -1 where it does not. */
+  const parts = (one, branch) => {
+    const text = whole(one);
+    let so = branch.forced;
+    if (!text.startsWith(so)) return -1; // the forced token itself is the difference
+    return branch.units.findIndex((unit) => !text.startsWith((so += unit.t)));
+  };
+
   class Lab {
     constructor(root, { knobs, trigger, searchAgain }) {
       this.root = root;
@@ -38,6 +47,13 @@ window.DiffuSpecLab = (() => {
         row.title = knob.meaning;
         const name = make("span", "", knob.symbol ? `${knob.symbol} ` : "");
         name.append(make("span", "ds-hint", knob.label.toLowerCase()));
+        row.htmlFor = `lab-${knob.name}`;
+        const term = Object.entries(window.DiffuSpecTerms.entries).find(([, entry]) => entry.knobs.some((selector) => selector.startsWith(`#knob-${knob.name} `)));
+        if (term) {
+          const help = make("span");
+          help.dataset.explain = term[0];
+          name.append(" ", help);
+        }
         row.append(name);
         let input;
         if (knob.choices.length) {
@@ -186,7 +202,8 @@ window.DiffuSpecLab = (() => {
       }
       if (slots.verified && this.again && slots.verified.index === this.step) {
         this.verified = slots.verified;
-        this.cell = null;
+        // The cell that was chosen stays chosen, where the step still has it.
+        if (slots.verified.redrafted) this.cell = null;
         this.draw();
       }
     }
@@ -434,8 +451,23 @@ window.DiffuSpecLab = (() => {
         column.append(make("h3", "", branch.label));
         const figures = make("p", "ds-note", `${plural(branch.tokens, "token")} in ${plural(branch.steps, "step")} · ${branch.tokens_per_step ?? "–"} tokens/step · ${branch.accepted_per_step ?? "–"} accepted/step`);
         const text = make("p", "ds-lab-text");
-        if (branch.forced) text.append(make("span", "ds-unit prompt", branch.forced));
-        for (const unit of branch.units) text.append(make("span", `ds-unit ${unit.o[unit.o.length - 1]}${unit.x ? " special" : ""}`, unit.t));
+        // A branch from another step has nothing to be compared with.
+        const comparable = i > 0 && branch.at === this.branches[0].at;
+        if (branch.forced) {
+          const forced = make("span", "ds-unit ds-forced", branch.forced);
+          forced.title = "forced by you";
+          forced.classList.toggle("ds-apart", comparable && !whole(this.branches[0]).startsWith(branch.forced));
+          text.append(forced);
+        }
+        const apart = comparable ? parts(this.branches[0], branch) : -1;
+        branch.units.forEach((unit, at) => {
+          const node = make("span", `ds-unit ${unit.o[unit.o.length - 1]}${unit.x ? " special" : ""}`, unit.t);
+          if (at === apart) {
+            node.classList.add("ds-apart");
+            node.title = "here the text parts from the first one";
+          }
+          text.append(node);
+        });
         column.append(figures, text);
         if (i) {
           const open = make("button", "ds-button", "Open on the Playground");

@@ -15,6 +15,7 @@ window.DiffuSpecAddress = (() => {
   };
   const OURS = ["trace", "step", "phase"];
   const STAYS = ["present", "embed", "__theme"];
+  const PICTURES = ["text", "lattice", "adl", "acceptance", "stages", "bars"]; // ids of cards
 
   /** The address with `changes` (name -> value, null to take it away); `only` drops whatever else was asked for. */
   const changed = (changes, only = false) => {
@@ -54,6 +55,10 @@ window.DiffuSpecAddress = (() => {
     const base = location.href.replace(/[?#].*/, "");
     return offline() ? `${base}#${query}` : `${base}?${query}#${page}`;
   };
+
+  // A page within another shows the player, or one picture of it: embed.css hides the rest before anything is drawn.
+  const embedded = read().get("embed");
+  if (embedded) document.documentElement.dataset.embed = PICTURES.includes(embedded) ? embedded : "player";
 
   return { read, write, whole, offline, OURS };
 })();

@@ -21,7 +21,7 @@ SCRIPTS = [
     DRAW_JS,
     *(HERE / name for name in ("address.js", "reason.js", "lattice.js", "print.js", "present.js", "player.js")),
 ]
-STYLES = [THEME_CSS, *(HERE / name for name in ("lattice.css", "player.css", "present.css", "print.css"))]
+STYLES = [THEME_CSS, *(HERE / name for name in ("lattice.css", "player.css", "present.css", "embed.css", "print.css"))]
 
 
 def player(value: str | None = None, **options) -> gr.HTML:

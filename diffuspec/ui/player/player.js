@@ -20,6 +20,7 @@ window.DiffuSpecPlayer = (() => {
   const Draw = window.DiffuSpecDraw;
   const Lattice = window.DiffuSpecLattice;
   const { Presenter } = window.DiffuSpecPresenter;
+  const { who } = window.DiffuSpecPrint;
 
   const PHASES = ["mask", "lattice", "search", "verify", "commit"];
   const SEARCHES = { cps: "CPS path", exact: "exact path", tree: "tree", argmax: "argmax path" };
@@ -29,6 +30,8 @@ window.DiffuSpecPlayer = (() => {
   const LIVE_MS = 1000; // a run under way moves on to its newest step no oftener: drawing takes the engine's cores
   const SPEEDS = [0.5, 1, 2, 4];
   const SIGN = { accepted: "✓", correction: "↺", bonus: "+" };
+  const EMBEDDED = { lattice: 620, adl: 380, acceptance: 380, stages: 340, bars: 330 }; // px, height of the picture alone
+  const capital = (text) => text[0].toUpperCase() + text.slice(1);
 
   class Player {
     constructor(root, options) {
@@ -109,10 +112,14 @@ window.DiffuSpecPlayer = (() => {
         const name = details.dataset.table;
         this.on(details, "toggle", () => this.drawTable(details));
         const node = this.find(`[data-picture=${name}]`);
+        const one = this.stepwise(name);
         details.after(Draw.downloads({
-          name: () => `diffuspec-${name}${this.stepwise(name) ? `-step-${this.at + 1}` : ""}`,
-          title: details.dataset.title,
-          node: node && (() => node.querySelector(".ds-grid") || node),
+          name: () => `diffuspec-${name}${one ? `-step-${this.at + 1}` : ""}`,
+          title: () => `${capital(details.dataset.title)}${one && this.data ? `, step ${this.at + 1} of ${this.data.steps.length}` : ""}`,
+          node: node && (() => node.querySelector(".ds-grid, .ds-bar-list") || node),
+          legend: name === "lattice" ? () => this.find("[data-legend]") : undefined,
+          caption: () => this.caption(name),
+          embed: () => this.presenter.frame(name, EMBEDDED[name]),
           read: () => this[`${name}Table`](),
         }));
       }
@@ -128,6 +135,13 @@ window.DiffuSpecPlayer = (() => {
     /** Whether a table tells of one step only. */
     stepwise(name) {
       return ["lattice", "bars", "beams"].includes(name);
+    }
+
+    /** What stands below a picture that is taken along: what it shows, and where the numbers come from. */
+    caption(name) {
+      if (!this.data) return "";
+      const said = name === "lattice" && this.step ? story(this.data, this.step, this.phase) : name === "adl" ? this.find("[data-adl-caption]").textContent : "";
+      return [said, this.data.question && `Prompt: “${this.data.question.slice(0, 160)}”.`, `${who(this.data)}.`].filter(Boolean).join(" ");
     }
 
     /** Draw a payload; payloads of one run are merged. */

@@ -6,7 +6,7 @@
 window.DiffuSpecPresenter = (() => {
   "use strict";
 
-  const { make, svg, plural } = window.DiffuSpecDraw;
+  const { copy, make, svg, plural } = window.DiffuSpecDraw;
   const Address = window.DiffuSpecAddress;
   const Print = window.DiffuSpecPrint;
 
@@ -90,6 +90,9 @@ window.DiffuSpecPresenter = (() => {
     updated(fresh) {
       const { data } = this.player;
       this.find("[data-question]").textContent = data.question || "";
+      this.find("[data-print-question]").textContent = data.question || "A run on token ids";
+      this.find("[data-print-who]").textContent = Print.who(data);
+      this.find("[data-embed-link]").href = Address.whole(this.query() || "");
       if (this.asked || data.live) {
         if (fresh && this.asked) this.moved();
         return;
@@ -116,6 +119,7 @@ window.DiffuSpecPresenter = (() => {
     moved() {
       const { data, at, phase } = this.player;
       if (!this.asked || !data) return;
+      this.find("[data-embed-link]").href = Address.whole(this.query() || "");
       const place = { step: String(at + 1), phase };
       if (Address.offline()) Address.write(place);
       else if (data.trace) Address.write({ trace: data.trace, ...place }, true);
@@ -276,11 +280,7 @@ window.DiffuSpecPresenter = (() => {
     async copy(selector, button) {
       const field = this.find(selector);
       field.select();
-      try {
-        await navigator.clipboard.writeText(field.value);
-      } catch {
-        document.execCommand("copy"); // where the page is not served over https
-      }
+      await copy(field.value);
       button.textContent = "Copied";
       setTimeout(() => (button.textContent = "Copy"), 1500);
     }

@@ -45,17 +45,29 @@ window.DiffuSpecPrint = (() => {
     return sheet;
   }
 
+  /** The page in light colours for as long as it is printed. */
+  async function summary(player) {
+    const dark = document.body.classList.contains("dark");
+    if (dark) {
+      addEventListener("afterprint", () => document.body.classList.add("dark"), { once: true });
+      document.body.classList.remove("dark");
+      await player.drawFigures();
+      await new Promise((done) => setTimeout(done, 500)); // figures under way are drawn once more
+    }
+    window.print();
+  }
+
   function print(player, what) {
     player.presenter.leave();
-    if (what === "run") return window.print();
+    if (what === "run") return summary(player);
     const steps = what === "step" ? [player.step] : player.data.steps;
     const sheets = make("div", "ds ds-sheets ds-light");
     sheets.append(...steps.filter(Boolean).map((step) => page(player, step)));
-    document.body.append(sheets);
-    document.documentElement.classList.add("ds-printing-steps");
+    player.root.after(sheets); // where the page's style sheets reach it
+    player.root.parentElement.classList.add("ds-printing-steps");
     const done = () => {
       sheets.remove();
-      document.documentElement.classList.remove("ds-printing-steps");
+      player.root.parentElement.classList.remove("ds-printing-steps");
     };
     addEventListener("afterprint", done, { once: true });
     window.print();

@@ -5,7 +5,8 @@ const DiffuSpecRace = (() => {
   "use strict";
 
   const { make, downloads } = window.DiffuSpecDraw;
-  const SPEEDS = [0.25, 0.5, 1, 2, 4];
+  const LASTS = [10, 20, 60, 0]; // seconds that a replay takes; 0: as long as the race did
+  const SLOW = 5; // a replay ends at so many times the median lane's time: one slow lane does not make the others a blink
   const STATE = { waiting: "waits", running: "running", done: "done", "left out": "left out" };
   const ordinal = (place) => `${place}${["th", "st", "nd", "rd"][place % 100 > 10 && place % 100 < 14 ? 0 : place % 10] || "th"}`;
   const seconds = (ms) => `${(ms / 1000).toFixed(2)} s`;
@@ -15,7 +16,7 @@ const DiffuSpecRace = (() => {
       this.root = root;
       this.data = null;
       this.ms = 0;
-      this.speed = 1;
+      this.lasts = 20;
       this.playing = false;
       this.lanes = [];
       this.lifetime = new AbortController();
@@ -41,12 +42,13 @@ const DiffuSpecRace = (() => {
         this.draw();
       });
       const speeds = this.find("speeds");
-      for (const speed of SPEEDS) {
-        const button = make("button", "", `${speed}×`);
+      for (const lasts of LASTS) {
+        const button = make("button", "", lasts ? `${lasts} s` : "as it was");
         button.type = "button";
         button.setAttribute("role", "radio");
-        button.dataset.speed = speed;
-        this.on(button, "click", () => this.setSpeed(speed));
+        button.title = lasts ? `The replay lasts ${lasts} seconds` : "In the time it took";
+        button.dataset.lasts = lasts;
+        this.on(button, "click", () => this.setLasts(lasts));
         speeds.append(button);
       }
       this.on(speeds, "keydown", (event) => {
@@ -54,10 +56,10 @@ const DiffuSpecRace = (() => {
         if (!move) return;
         event.preventDefault();
         event.stopPropagation();
-        this.setSpeed(SPEEDS[Math.min(Math.max(SPEEDS.indexOf(this.speed) + move, 0), SPEEDS.length - 1)]);
+        this.setLasts(LASTS[Math.min(Math.max(LASTS.indexOf(this.lasts) + move, 0), LASTS.length - 1)]);
         speeds.querySelector("[aria-checked=true]").focus();
       });
-      this.setSpeed(1);
+      this.setLasts(20);
       this.on(document, "keydown", (event) => this.key(event));
       this.find("save").append(downloads({ name: () => "race", title: "result of the race", read: () => this.data.table || { head: [], rows: [] } }));
     }
@@ -77,10 +79,10 @@ const DiffuSpecRace = (() => {
       act();
     }
 
-    setSpeed(speed) {
-      this.speed = speed;
+    setLasts(lasts) {
+      this.lasts = lasts;
       for (const button of this.find("speeds").children) {
-        const on = Number(button.dataset.speed) === speed;
+        const on = Number(button.dataset.lasts) === lasts;
         button.setAttribute("aria-checked", String(on));
         button.tabIndex = on ? 0 : -1;
       }
@@ -101,7 +103,8 @@ const DiffuSpecRace = (() => {
       for (const name of ["play", "restart", "scrub"]) this.find(name).disabled = this.data.live;
       for (const button of this.find("save").querySelectorAll("button")) button.disabled = this.data.live;
       if (this.data.live) return this.drawLive();
-      this.end = Math.max(1, ...this.data.lanes.map((lane) => lane.ms));
+      const times = this.data.lanes.map((lane) => lane.ms).sort((a, b) => a - b);
+      this.end = Math.max(1, Math.min(times[times.length - 1], SLOW * times[Math.floor((times.length - 1) / 2)]));
       this.finish();
       this.drawResult();
       // A race just run starts by itself; a recorded one waits to be asked.
@@ -121,7 +124,9 @@ const DiffuSpecRace = (() => {
     summary() {
       const first = this.winner;
       const text = `The methods ran one after another on one machine, never side by side; here they are replayed together, each in the time it took. First: ${first.label}, ${seconds(first.ms)}`;
-      return first.speedup ? `${text}, ${first.speedup.toFixed(2)} × plain AR’s speed.` : `${text}.`;
+      const slow = this.data.lanes.filter((lane) => lane.ms > this.end).map((lane) => `${lane.label} takes ${seconds(lane.ms)}`);
+      const late = slow.length ? ` The replay ends before the slowest: ${slow.join(", ")}.` : "";
+      return `${first.speedup ? `${text}, ${first.speedup.toFixed(2)} × plain AR’s speed.` : `${text}.`}${late}`;
     }
 
     build() {
@@ -155,6 +160,9 @@ const DiffuSpecRace = (() => {
         return { item, track, text, parts, units, shown: 0, place: head.lastChild };
       });
       list.replaceChildren(...this.lanes.map((lane) => lane.item));
+      const abouts = this.data.lanes.filter((lane) => lane.about);
+      this.find("abouts").hidden = !abouts.length;
+      this.find("abouts").querySelector("dl").replaceChildren(...abouts.flatMap((lane) => [make("dt", "", lane.label), make("dd", "", lane.about)]));
     }
 
     get most() {
@@ -196,7 +204,7 @@ const DiffuSpecRace = (() => {
       if (!on) return;
       let last = performance.now();
       const advance = (now) => {
-        this.seek(this.ms + (now - last) * this.speed);
+        this.seek(this.ms + (now - last) * (this.lasts ? this.end / (1000 * this.lasts) : 1));
         last = now;
         if (this.ms >= this.end) return this.play(false);
         this.frame = requestAnimationFrame(advance);
