@@ -115,7 +115,7 @@ def test_the_map_follows_its_knobs(visit, site):
     said = page.inner_text("#map [data-caption]")
     page.get_by_label("free, as on a large GPU").check()
     expect(page.locator("#map [data-caption]")).not_to_have_text(said)
-    page.click("#map summary")
+    page.click("#map .ds-table summary")
     expect(page.locator("#map tbody")).to_contain_text("the paper")
 
 
