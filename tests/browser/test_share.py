@@ -69,6 +69,8 @@ def test_tables_for_papers_have_plain_numbers_and_nothing_that_latex_would_run(v
 
 def test_a_picture_is_embedded_alone_where_its_address_brings_it_back(visit, lecture):
     page = visit(lecture, "?trace=1-maths&step=7&phase=search")
+    expect(page.locator("#step-label")).to_contain_text("Step 7 of")
+    expect(page.locator("#phase-search")).to_have_attribute("aria-checked", "true")
     page.evaluate(
         "Object.defineProperty(navigator, 'clipboard', {value: {writeText: async (t) => (window.copied = t)}})"
     )
@@ -91,7 +93,7 @@ def test_a_picture_is_embedded_alone_where_its_address_brings_it_back(visit, lec
     expect(inner.locator("#step-label")).to_contain_text("Step 8 of")
     link = inner.locator("[data-embed-link]")
     expect(link).to_be_visible()
-    assert re.search(r"trace=1-maths&step=8&phase=search#playground$", link.get_attribute("href"))
+    expect(link).to_have_attribute("href", re.compile(r"trace=1-maths&step=8&phase=search#playground$"))
     assert not serious(inner)
 
 
