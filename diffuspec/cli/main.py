@@ -35,6 +35,7 @@ from diffuspec.errors import DiffuSpecError, ServerError, TraceError
 from diffuspec.plaintext import on_terminal, visible
 from diffuspec.settings import Settings
 from diffuspec.trace.model import Trace
+from diffuspec.ui.player.text import token_label
 from diffuspec.ui.player.why import of_trace, words
 
 
@@ -89,7 +90,17 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(command=_run)
 
     replay = commands.add_parser("replay", help="show a saved trace, step by step", allow_abbrev=False)
-    replay.add_argument("file", metavar="FILE", type=Path)
+    replay.add_argument(
+        "file",
+        metavar="FILE",
+        type=Path,
+        help="a trace, a response of vLLM, SGLang, llama.cpp or LM Studio that tells of its speculation, or a folder "
+        "of specspecs",
+    )
+    replay.add_argument(
+        "--tokenizer", metavar="ID", help="folder or Hub id of one that spells tokens of which the file tells only ids"
+    )
+    replay.add_argument("--run", metavar="N", type=int, default=1, help="of several runs in it, from 1 (default: 1)")
     replay.add_argument("--html", metavar="OUT", type=Path, help="write a page that replays it offline, instead")
     replay.set_defaults(command=_replay)
 
@@ -170,15 +181,19 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _merits(trace: Trace) -> str:
-    stages = trace.stage_ms()
-    total = sum(stages.values()) or 1.0
+    stages, origin = trace.stage_ms(), trace.origin
+    total, steps = sum(stages.values()) or 1.0, trace.totals.steps
+    rate = f", {trace.tokens_per_second:.1f} tokens/s" if trace.wall_s or not origin else ""
     lines = [
         "",
-        f"{trace.new_tokens} tokens in {len(trace.steps)} steps, ended by: {visible(trace.stop_reason)}",
-        f"tokens/step {trace.tokens_per_step:.2f}, accepted/step {trace.accepted_per_step:.2f}, "
-        f"{trace.tokens_per_second:.1f} tokens/s",
-        "time: " + ", ".join(f"{name} {ms / total:.1%}" for name, ms in stages.items()),
+        f"{trace.new_tokens} tokens in {'an untold number of' if steps is None else steps} steps, ended by: "
+        f"{visible(trace.stop_reason)}",
+        f"tokens/step {trace.tokens_per_step:.2f}, accepted/step {trace.accepted_per_step:.2f}{rate}",
     ]
+    if not origin or origin.times == "stages":
+        lines.append("time: " + ", ".join(f"{name} {ms / total:.1%}" for name, ms in stages.items()))
+    if origin:
+        lines.append(visible(origin.sentence))
     if trace.baseline:
         ar = f"plain AR {trace.baseline.tokens_per_second:.1f} tokens/s, speed-up {trace.speedup:.2f}"
         difference = trace.baseline.difference
@@ -198,13 +213,26 @@ def _merits(trace: Trace) -> str:
 def _replay(arguments: argparse.Namespace) -> None:
     if arguments.html:
         check_outputs([arguments.html], [arguments.file])
-    trace = Trace.load(arguments.file)
+    trace = Trace.open(arguments.file, arguments.run - 1)
+    if arguments.tokenizer:
+        from transformers import AutoTokenizer
+
+        from diffuspec.hf.spelling import spelled
+        from diffuspec.models.target import told
+
+        with told(f"The tokenizer {arguments.tokenizer}"):
+            tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
+        trace = spelled(trace, tokenizer)
     if arguments.html:
         from diffuspec.ui.player.export import replay_page
 
         codec.write(arguments.html, replay_page(trace).encode())
         return
-    show = lambda tokens: b"".join(trace.piece(t) for t in tokens).decode("utf-8", "replace")  # noqa: E731
+
+    def show(tokens: Sequence[int]) -> str:
+        raw = (trace.piece(token) or token_label(trace, token).encode() for token in tokens)
+        return b"".join(raw).decode("utf-8", "replace")
+
     for step in trace.steps:
         last = step.verification.kind or "end"
         print(

@@ -20,8 +20,8 @@ import torch
 import transformers
 
 from diffuspec.errors import TraceError
-from diffuspec.hf.generate import Nameless
-from diffuspec.models.pair import Pair
+from diffuspec.hf.generate import name_of
+from diffuspec.hf.spelling import spelled
 from diffuspec.models.ranking import RankedLogits
 from diffuspec.provenance import PairInfo, provenance
 from diffuspec.trace.foreign.build import Answer, Looked
@@ -140,14 +140,8 @@ class _Recorded:
             max_draft=max(len(step.path) for step in answer.steps),
             ngram=0,
         )
-        pair = Pair(info, self.tokenizer or Nameless(), None, None, None, ends)
         last = answer.steps[-1].emitted[-1]
         full = len(answer.prompt_ids) + answer.start >= config.max_length
-        made = [token for step in answer.steps for token in step.emitted]
-        seen = {*answer.prompt_ids, *made}
-        for step in answer.steps:
-            seen.update(step.path, step.lattice.ids.ravel().tolist(), step.verification.top_ids.ravel().tolist())
-        pieces = {token: pair.piece(token).decode("latin-1") for token in seen} if self.tokenizer else {}
         origin = Origin(
             f"transformers {transformers.__version__}",
             "tokens",
@@ -157,18 +151,16 @@ class _Recorded:
             reading="Recorded while assisted generation ran."
             + ("" if self.candidates else " Copies of the text have no other candidates."),
         )
-        return answer.trace(
+        trace = answer.trace(
             origin,
             info=info,
             source=provenance(),
-            text=self.tokenizer.decode(made, skip_special_tokens=True) if self.tokenizer else "",
             stop_reason="stop token" if last in ends else "max tokens" if full else "stopping criterion",
-            pieces=pieces,
-            special=sorted(pair.special_ids & pieces.keys()),
             stop_ids=sorted(ends),
             wall_s=sum(step.timing.total_ms for step in answer.steps) / 1e3,
             temperature=config.temperature if config.do_sample else None,
         )
+        return trace if self.tokenizer is None else spelled(trace, self.tokenizer)
 
 
 def _candidates(logits: torch.Tensor, drafted: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -184,7 +176,7 @@ def _candidates(logits: torch.Tensor, drafted: Sequence[int]) -> tuple[np.ndarra
 
 
 def _name(model) -> str:
-    return "" if model is None else model.name_or_path or type(model).__name__
+    return "" if model is None else name_of(model)
 
 
 def _wait(tensor: torch.Tensor) -> None:

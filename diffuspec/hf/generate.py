@@ -266,7 +266,7 @@ def _pair(model, drafter, convention, config: GenerationConfig, tokenizer) -> Pa
     ends = config._eos_token_tensor
     info = PairInfo(
         name=NAME,
-        target=model.name_or_path or type(model).__name__,
+        target=name_of(model),
         drafter=str(name),
         drafter_kind=drafter.kind,
         dtype=target.arithmetic,
@@ -278,6 +278,12 @@ def _pair(model, drafter, convention, config: GenerationConfig, tokenizer) -> Pa
     )
     ends = frozenset(() if ends is None else ends.flatten().tolist())
     return Pair(info, Nameless() if tokenizer is None else tokenizer, target, drafter, None, ends)
+
+
+def name_of(model) -> str:
+    """Its Hub id, or of a folder only the last part: a trace travels."""
+    source = model.name_or_path
+    return (Path(source).name if Path(source).exists() else source) or type(model).__name__
 
 
 def _remember_cost(model, pair: Pair, settings: Settings | None) -> None:

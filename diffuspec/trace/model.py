@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import gzip
+import importlib
 import io
 import typing
 import zlib
@@ -183,6 +184,27 @@ class Trace:
     def piece(self, token: int) -> bytes:
         return self.pieces.get(token, "").encode("latin-1")
 
+    def __repr__(self) -> str:
+        origin = f" by {self.origin.engine}" if self.origin else ""
+        totals = self.totals
+        return (
+            f"<Trace{origin}: {totals.tokens} tokens in {'?' if totals.steps is None else totals.steps} steps, "
+            f"{self.tokens_per_step:.2f} tokens/step, {self.stop_reason}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """What a notebook displays: the player, without a network."""
+        return _notebook().frame(self)
+
+    def show(self, step: int, phase: str = "verify"):
+        """For a notebook: the player, opened at a step, from 1, and one of its phases mask, lattice, search, verify and
+        commit. Raises `TraceError` for others."""
+        return _notebook().shown(self, step, phase)
+
+    def to_dataframe(self, tokens: bool = False):
+        """A pandas `DataFrame` with one row a step, or a token of the answer; columns as in the exported tables."""
+        return _notebook().dataframe(self, tokens)
+
     def dumps(self) -> bytes:
         """The trace as JSON Lines."""
         body = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "steps"}
@@ -261,6 +283,11 @@ class Trace:
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, DiffuSpecError) as error:
             detail = f"{error} is missing" if isinstance(error, KeyError) else error
             raise TraceError(f"This trace is damaged: {brief(detail)}.") from error
+
+
+def _notebook():
+    # By name and late: a trace needs nothing of the pages but here.
+    return importlib.import_module("diffuspec.ui.player.notebook")
 
 
 def read_file(path: str | Path) -> bytes:

@@ -111,7 +111,7 @@ def test_help_explains_each_knob():
         (["run", "x", "--k", 64, "--length", "fixed"], "exceeds the 32 positions"),
         (["run", "word " * 9000], "Shorten the prompt"),
         (["run", "x", "--trace", "/nonexistent/t.jsonl", "--max-new-tokens", 1], "Cannot write the trace"),
-        (["replay", "README.md"], "not a DiffuSpec trace"),
+        (["replay", "README.md"], "holds no trace that can be read"),
         (["replay", "nowhere.jsonl"], "Cannot read"),
         (["bench", "--questions", "README.md"], "not a question"),
         (["bench", "--questions", "README.md", "--methods", "magic"], "Unknown method"),

@@ -205,7 +205,7 @@ def test_a_foreign_file_is_refused_and_the_trace_kept(visitor, site, tmp_path):
     visitor.locator("#trace-file input[type=file]").set_input_files(foreign) if visitor.locator(
         "#trace-file input[type=file]"
     ).count() else visitor.set_input_files("input[type=file]", foreign)
-    expect(visitor.locator("#notice")).to_contain_text("not a DiffuSpec trace")
+    expect(visitor.locator("#notice")).to_contain_text("holds no trace that can be read")
     assert f"of {len(site[1].steps)}" in label(visitor)
 
 

@@ -17,8 +17,10 @@ from diffuspec.trace.gallery import gallery
 from diffuspec.ui.player import export
 from diffuspec.ui.player.payload import payload
 from diffuspec.ui.shell.links import address
-from tests.browser.conftest import HOSTILE, HOSTILE_SCRIPT
+from tests.browser.conftest import HOSTILE, HOSTILE_SCRIPT, serious
 from tests.fakes.scripted import fake_trace
+from tests.unit.test_foreign import PLAIN, sglang, vllm, write
+from tests.unit.test_foreign import saved as saved_response
 
 
 def traces(visit, site, query="", **options):
@@ -92,6 +94,38 @@ def test_a_file_is_imported_and_a_bad_one_refused(visit, site, tmp_path):
     choose("good.jsonl.gz")
     front(page)
     expect(page.locator("#step-label")).to_contain_text(f"of {len(trace.steps)}")
+
+
+def test_what_another_engine_told_is_shown_and_the_rest_named(visit, site, tmp_path):
+    page = traces(visit, site)
+
+    def choose(*files):
+        page.click("#page-traces-button")
+        with page.expect_file_chooser() as chooser:
+            page.click("#import")
+        chooser.value.set_files([str(file) for file in files])
+        front(page)
+
+    choose(saved_response(tmp_path, vllm()))
+    expect(page.locator("[data-badge]")).to_have_text("from vLLM")
+    expect(page.locator("[data-why-speed]")).to_contain_text("Not told: which tokens were drafted")
+    expect(page.locator("#step-label")).to_contain_text("Step 2 of 4")
+    expect(page.locator("#inspector")).to_contain_text("vLLM does not tell which token that was")
+    expect(page.locator("#text")).to_contain_text("a b c d")
+    expect(page.locator("[data-stages-caption]")).to_have_text("vLLM does not tell times of steps.")
+    expect(page.locator("[data-toggle=oracle]")).to_be_hidden()
+    expect(page.locator(".ds-intro")).to_be_hidden()
+    for phase in ("mask", "lattice", "search", "commit"):
+        page.click(f"#phase-{phase}")
+    choose(*sorted(write(tmp_path / "run", ("a", 10**15, [5, 6], PLAIN)).glob("*.parquet")))
+    expect(page.locator("[data-badge]")).to_have_text("from specspecs")
+    expect(page.locator("#text")).to_contain_text("⟨10⟩")
+    choose(saved_response(tmp_path, sglang()))
+    expect(page.locator("#lattice")).to_contain_text("SGLang tells only sums")
+    expect(page.locator("[data-mat=tokens]")).to_have_text("2.50")
+    assert serious(page) == []
+    page.click("#page-lab-button")
+    expect(page.locator("#notice")).to_contain_text("SGLang told only sums of this run")
 
 
 def test_a_link_restores_prompt_and_settings(visit, site):

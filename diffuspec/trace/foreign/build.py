@@ -160,7 +160,7 @@ class Answer:
             special=tuple(special),
             steps=tuple(self.steps),
             text=text,
-            stop_reason=stop_reason or "reason not told",
+            stop_reason=stop_reason or "a reason that is not told",
             prefill_ms=prefill_ms,
             wall_s=wall_s,
             origin=origin,

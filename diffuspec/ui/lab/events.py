@@ -182,7 +182,16 @@ class Lab:
 def read(trace: Trace | None, data: Any) -> tuple[int, Settings]:
     """Step and settings out of what the page sent. Raises `TraceError` and `SettingsError`."""
     if trace is None or not trace.steps:
-        raise TraceError("There is no trace yet: run a prompt first, on the Playground.")
+        raise TraceError(
+            "There is no trace yet: run a prompt first, on the Playground."
+            if trace is None or trace.origin is None
+            else f"{trace.origin.engine} told only sums of this run: there is no step to look at."
+        )
+    if trace.origin:
+        raise TraceError(
+            f"This trace comes from {trace.origin.engine}, which tells no lattice: there is nothing to search again. "
+            "Run its prompt on the Playground, or open a trace that was made there."
+        )
     step, changes = (data or {}).get("step"), (data or {}).get("settings")
     if not isinstance(step, int) or isinstance(step, bool):
         step = 0

@@ -10,13 +10,16 @@ from diffuspec.ui.draw.palette import COLOURS
 
 def reached(trace: Trace) -> list[int]:
     """Steps whose accepted length reaches position i + 1, for i from 0 to the longest draft."""
+    if not trace.steps:
+        histogram = trace.totals.histogram
+        return [sum(histogram[place + 1 :]) for place in range(len(histogram) - 1)]
     longest = max((step.draft_length for step in trace.steps), default=0)
     return [sum(step.accepted > place for step in trace.steps) for place in range(longest)]
 
 
 def acceptance_figure(trace: Trace) -> go.Figure:
     """Share of the run's steps that reach each position; one bar a position."""
-    counts, steps = reached(trace), max(len(trace.steps), 1)
+    counts, steps = reached(trace), max(len(trace.steps) or trace.totals.steps or 0, 1)
     positions = list(range(1, len(counts) + 1))
     figure = go.Figure(
         layout=go.Layout(

@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 
 from diffuspec.settings import Settings
 from diffuspec.trace.model import Trace
+from diffuspec.trace.origin import NOT_TOLD
 from diffuspec.trace.steps import Step
 from diffuspec.ui.draw.palette import COLOURS
 
@@ -40,6 +41,8 @@ SYMBOLS = {
 def decision(step: Step, settings: Settings) -> str:
     """Which term of Eq. 11 fixed the next draft length, in words and with its numbers."""
     length = step.length
+    if length.decided == NOT_TOLD:
+        return "what sets the next length is not told"
     if settings.length == "confidence" and length.wanted is not None:
         return (
             f"{length.k} columns kept, decided by {NAMES.get(length.decided, length.decided)}: "
@@ -70,14 +73,15 @@ def adl_figure(trace: Trace) -> go.Figure:
     x = [step.index + 1 for step in steps]
     averaged, adaptive = settings.length == "adl", settings.length != "fixed"
     figure = go.Figure(layout=_layout(trace))
-    figure.add_bar(
-        x=x,
-        y=[step.length.generated for step in steps],
-        name="L_gen",
-        width=0.8,
-        marker={"color": COLOURS["accepted-soft"], "line": {"width": 0}},
-        hovertemplate="L_gen %{y}<extra></extra>",
-    )
+    if trace.origin is None:
+        figure.add_bar(
+            x=x,
+            y=[step.length.generated for step in steps],
+            name="L_gen",
+            width=0.8,
+            marker={"color": COLOURS["accepted-soft"], "line": {"width": 0}},
+            hovertemplate="L_gen %{y}<extra></extra>",
+        )
     figure.add_bar(
         x=x,
         y=[step.length.accepted for step in steps],

@@ -9,9 +9,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import orjson
 
 from diffuspec.plaintext import csv_text
 from diffuspec.trace.model import Trace
+from diffuspec.trace.origin import UNKNOWN
 from diffuspec.trace.steps import STAGES, Step
 from diffuspec.ui.draw.plotly_url import PLOTLY_JS
 from diffuspec.ui.player.component import HTML, SCRIPTS, STYLES
@@ -42,6 +44,11 @@ STEP_COLUMNS = (
 TOKEN_COLUMNS = ("position", "token", "text", "origin", "step", "target_p", "drafter_q", "drafter_rank")
 
 
+# Of a page for a notebook, and what the player itself takes of it.
+LIGHT_BYTES, PLAYER_BYTES = 10**6, 250_000
+LIGHT_STYLE = ".ds-plot { display: none; } body .offline-head { display: none; }"
+
+
 def file_stem(trace: Trace) -> str:
     """A file name for the trace, from the first words of its prompt."""
     words = re.findall(r"[a-z0-9]+", (trace.prompt or "").lower())
@@ -49,8 +56,15 @@ def file_stem(trace: Trace) -> str:
 
 
 def steps_csv(trace: Trace) -> str:
-    """One row a step. Texts are JSON strings: line breaks stay visible and no cell starts a formula."""
-    rows = []
+    """One row a step. Texts are JSON strings: line breaks stay visible and no cell starts a formula. What another
+    engine did not tell of its steps is left empty."""
+    return csv_text(STEP_COLUMNS, step_rows(trace))
+
+
+def step_rows(trace: Trace) -> list[tuple]:
+    """Of `STEP_COLUMNS`."""
+    rows, own = [], trace.origin is None
+    timed = own or trace.origin.times == "stages"
     for step in trace.steps:
         length, timing = step.length, step.timing
         rows.append(
@@ -64,30 +78,36 @@ def steps_csv(trace: Trace) -> str:
                 len(step.emitted),
                 _quoted(trace, step.emitted),
                 miss(step) or "",
-                trace.oracle(step.index),
-                length.generated,
+                trace.oracle(step.index) if own else "",
+                length.generated if own else "",
                 length.accepted,
                 _number(length.ema_gen),
                 _number(length.ema_acc),
-                length.next_k,
+                length.next_k if own else "",
                 length.decided,
-                *(round(ms, 3) for ms in timing.stages().values()),
+                *(round(ms, 3) if timed else "" for ms in timing.stages().values()),
             )
         )
-    return csv_text(STEP_COLUMNS, rows)
+    return rows
 
 
 def tokens_csv(trace: Trace) -> str:
     """One row a token of the answer: where it came from, the target's p and the drafter's q where they are known."""
+    return csv_text(TOKEN_COLUMNS, token_rows(trace))
+
+
+def token_rows(trace: Trace) -> list[tuple]:
+    """Of `TOKEN_COLUMNS`."""
     rows = []
     for step in trace.steps:
         for place, (token, origin) in enumerate(zip(step.emitted, origins(step), strict=True)):
-            rank = step.lattice.rank_of(place, token) if place < step.lattice.k else None
+            known = place < step.lattice.k and not np.isnan(step.lattice.logq[place, 0])
+            rank = step.lattice.rank_of(place, token) if known else None
             q = None if rank is None else float(np.exp(step.lattice.logq[place, rank]))
             rows.append(
                 (
                     step.start + place + 1,
-                    token,
+                    "" if token == UNKNOWN else token,
                     _quoted(trace, [token]),
                     origin,
                     step.index + 1,
@@ -96,7 +116,7 @@ def tokens_csv(trace: Trace) -> str:
                     "" if rank is None else rank + 1,
                 )
             )
-    return csv_text(TOKEN_COLUMNS, rows)
+    return rows
 
 
 def _target_p(step: Step, place: int, token: int) -> float | None:
@@ -162,24 +182,48 @@ DiffuSpecPlayer.mount(document.querySelector(".ds-player"), {{ plotly: () => Pro
 """
 
 
-def replay_page(trace: Trace, source: Source | None = None) -> str:
+def replay_page(
+    trace: Trace, source: Source | None = None, *, at: tuple[int, str] | None = None, light: bool = False
+) -> str:
     """One HTML file that replays the trace: player, styles, plotly.js and the trace itself, and no address anywhere.
 
     The trace stands in it as JSON whose `<` are escaped, so that no token can end the script that holds it.
+    at: step (from 0) and phase to open with; light: without plotly.js and what it draws, and of a long run only the
+    lattices next to that step, so that the page takes less than `LIGHT_BYTES`.
     """
-    body = payload(trace, "offline", source or Source(RECORDED)).replace("<", "\\u003c")
+    body = payload(trace, "offline", source or Source(RECORDED), at=at, figures=not light)
+    if light:
+        body = _lightened(body, at[0] if at else 0)
+    body = body.replace("<", "\\u003c")
     origin = trace.provenance
-    about = f"{trace.pair.target}, {trace.pair.dtype} · recorded {origin.recorded_at[:10]} on {origin.machine}"
-    scripts = [PLOTLY_JS, *SCRIPTS]
+    where = f"recorded {origin.recorded_at[:10]} on {origin.machine}" if origin.machine else "recorded elsewhere"
+    engine = f", by {trace.origin.engine}" if trace.origin else ""
+    about = f"{', '.join(filter(None, [trace.pair.target, trace.pair.dtype]))} · {where}{engine}"
+    scripts = SCRIPTS if light else [PLOTLY_JS, *SCRIPTS]
     return PAGE.format(
         title=html.escape(f"DiffuSpec: {trace.prompt or 'a run'}"[:120]),
         prompt=html.escape(trace.prompt or "A run on token ids"),
         about=html.escape(about),
-        styles="\n".join(path.read_text(encoding="utf-8") for path in STYLES),
+        styles="\n".join([*(path.read_text(encoding="utf-8") for path in STYLES), LIGHT_STYLE if light else ""]),
         player=HTML.read_text(encoding="utf-8"),
         payload=body,
         scripts="\n".join(f"<script>{_script(path)}</script>" for path in scripts),
     )
+
+
+def _lightened(body: str, at: int) -> str:
+    """A payload without the details of the steps farthest from `at`, as many as make it too large."""
+    if len(body) <= LIGHT_BYTES - PLAYER_BYTES:
+        return body
+    made = orjson.loads(body)
+    sizes = [len(orjson.dumps(step.get("detail"))) for step in made["steps"]]
+    excess = len(body) - (LIGHT_BYTES - PLAYER_BYTES)
+    for index in sorted(range(len(sizes)), key=lambda i: -abs(i - at)):
+        if excess <= 0:
+            break
+        excess -= sizes[index]
+        del made["steps"][index]["detail"]
+    return orjson.dumps(made).decode()
 
 
 def _script(path: Path) -> str:

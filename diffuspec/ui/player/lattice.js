@@ -213,12 +213,12 @@ window.DiffuSpecLattice = (() => {
     node.dataset.rank = rank;
     if (phase === "mask") return node;
     const outside = rank < 0 ? OUTSIDE[rank] : null;
-    const q = outside ? null : Math.exp(d.logq[col][rank]);
+    const q = outside || d.logq[col][rank] === null ? null : Math.exp(d.logq[col][rank]);
     const text = label(data, tokenAt(step, col, rank));
     node.style.setProperty("--q", (q || 0).toFixed(3));
     const foot = make("span", "ds-cell-foot");
     node.append(token(text, fit && { ...at, width: at.width - 20 }), foot);
-    const facts = [`“${text}”`, `+${col + 1}`, ...(outside ? [outside.from] : [`rank ${rank + 1}`, `q ${prob(q)}`])];
+    const facts = [`“${text}”`, `+${col + 1}`, ...(outside ? [outside.from] : q === null ? ["q not told"] : [`rank ${rank + 1}`, `q ${prob(q)}`])];
     if (explained(text)) facts.push(explained(text));
     const classes = [];
     if (phase !== "lattice") {

@@ -7,6 +7,7 @@ from typing import Any
 
 from diffuspec.provenance import Provenance
 from diffuspec.trace.model import Trace
+from diffuspec.trace.origin import UNKNOWN
 from diffuspec.ui.player import why
 from diffuspec.ui.player.text import looping, token_label
 
@@ -34,12 +35,21 @@ def provenance(origin: Provenance, kind: str) -> dict[str, str]:
     return {"badge": badge, "title": title, "kind": kind}
 
 
+def _foreign(trace: Trace) -> dict[str, str]:
+    """As `provenance`, of a trace that another engine made."""
+    engine, made = trace.origin.engine, provenance(trace.provenance, RECORDED)
+    title = made["title"] if trace.provenance.machine else f"{engine} does not tell on which machine, nor when"
+    return {"badge": f"from {engine}", "title": title, "kind": RECORDED}
+
+
 def verdict(trace: Trace, source: Source) -> dict[str, Any]:
     """Whether the answer is plain AR's: state, the headline and one line of detail."""
     baseline, compared = trace.baseline, source.comparing
     if compared is not None:
         budget = trace.settings.max_new_tokens
         return _verdict("pending", "…", f"measuring plain AR … {compared}/{budget}")
+    if trace.origin:
+        return _verdict("none", "–", f"{trace.origin.engine} does not tell plain decoding’s answer")
     if baseline is None:
         if trace.stop_reason == "running":
             return _verdict("pending", "…", "plain AR is measured after the run")
@@ -66,22 +76,24 @@ def _verdict(state: str, headline: str, detail: str) -> dict[str, str]:
 
 def merits(trace: Trace, source: Source) -> dict[str, Any]:
     """Everything the figures of merit show; times in milliseconds, rates in tokens per second."""
-    baseline, account = trace.baseline, why.of_trace(trace)
+    baseline, account, origin = trace.baseline, why.of_trace(trace), trace.origin
+    counted, staged = trace.totals.steps or not origin, not origin or origin.times == "stages"
     # More digits than the page shows: 16 / 11 rounded to 1.455 would be 1.46 there.
     return {
-        "tokens_per_step": round(trace.tokens_per_step, 6),
-        "accepted_per_step": round(trace.accepted_per_step, 6),
-        "tokens_per_second": round(trace.tokens_per_second, 2),
+        "tokens_per_step": round(trace.tokens_per_step, 6) if counted else None,
+        "accepted_per_step": round(trace.accepted_per_step, 6) if counted else None,
+        "tokens_per_second": round(trace.tokens_per_second, 2) if trace.wall_s or not origin else None,
         "ar_tokens_per_second": round(baseline.tokens_per_second, 2) if baseline and baseline.token_ids else None,
         "speedup": round(trace.speedup, 6) if baseline and baseline.token_ids else None,
         "verdict": verdict(trace, source),
         "plain_ms": round(account.plain_ms, 3) if account else None,
-        "why": why.words(account) if account else None,
-        "stage_ms": {name: round(value, 2) for name, value in trace.stage_ms().items()},
-        "loops": looping(trace.token_ids),
+        "why": origin.sentence if origin else why.words(account) if account else None,
+        "stage_ms": {name: round(value, 2) for name, value in trace.stage_ms().items()} if staged else None,
+        "loops": "" if UNKNOWN in trace.token_ids else looping(trace.token_ids),
         "new_tokens": trace.new_tokens,
         "budget": trace.settings.max_new_tokens,
         "stop_reason": trace.stop_reason,
+        "steps": trace.totals.steps,
         "wall_s": round(trace.wall_s, 3),
-        "provenance": provenance(trace.provenance, source.kind),
+        "provenance": _foreign(trace) if origin else provenance(trace.provenance, source.kind),
     }

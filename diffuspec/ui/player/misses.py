@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from diffuspec.trace.model import Trace
+from diffuspec.trace.origin import NOT_TOLD
 from diffuspec.trace.steps import Step
 
 KINDS = ("drafter", "pruned", "search")
 
 
 def miss(step: Step) -> str | None:
-    """`drafter`, `pruned` or `search` for a step whose draft was refused, None for any other."""
+    """`drafter`, `pruned` or `search` for a step whose draft was refused, None for any other, and where another
+    engine did not tell what else it drafted."""
+    if step.length.decided == NOT_TOLD:
+        return None
     place = step.verification.accepted
     if step.verification.kind != "correction" or place >= step.lattice.k:
         return None

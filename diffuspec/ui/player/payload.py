@@ -15,10 +15,11 @@ import orjson
 from diffuspec.errors import PromptError
 from diffuspec.trace.gallery import gallery
 from diffuspec.trace.model import Trace
+from diffuspec.trace.origin import UNKNOWN
 from diffuspec.trace.steps import STAGES, Step
 from diffuspec.ui.draw.palette import COLOURS
 from diffuspec.ui.player import lattice
-from diffuspec.ui.player.acceptance import acceptance_figure
+from diffuspec.ui.player.acceptance import acceptance_figure, reached
 from diffuspec.ui.player.adl import adl_figure, decision
 from diffuspec.ui.player.merits import Source, merits
 from diffuspec.ui.player.stages import stages_figure
@@ -87,6 +88,7 @@ def payload(
         "stages": STAGES,
         "prompt": [_unit(unit) for unit in prompt_units(trace)],
         "units": [_unit(unit) for unit in answer_units(trace)],
+        "origin": _origin(trace),
         "steps": steps,
         "labels": {token: token_label(trace, token) for token in sorted(shown)},
         "stops": trace.stop_ids,
@@ -113,10 +115,30 @@ def _links(trace: Trace) -> dict[str, str | None]:
     return {"trace": gallery().name_of(trace), "link": link}
 
 
+def _origin(trace: Trace) -> dict[str, Any] | None:
+    """What the player must not show as known of another engine's trace; None for our own. text: the answer, where the
+    tokens of its steps are not known; reached: steps that accepted so many tokens and more, where only sums are."""
+    origin = trace.origin
+    if origin is None:
+        return None
+    told = trace.token_ids and UNKNOWN not in trace.token_ids
+    return {
+        "engine": origin.engine,
+        "knows": origin.knows,
+        "times": origin.times,
+        "candidates": origin.candidates,
+        "target": origin.target,
+        "text": "" if told else trace.text,
+        "reached": None if trace.steps else reached(trace),
+    }
+
+
 def _outline(trace: Trace, step: Step) -> dict[str, Any]:
     made = lattice.outline(step)
     made["length"]["words"] = decision(step, trace.settings)
     made["oracle"] = trace.oracle(step.index)
+    if trace.origin and not trace.origin.times:
+        made["ms"] = None
     return made
 
 

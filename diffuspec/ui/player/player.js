@@ -187,7 +187,13 @@ window.DiffuSpecPlayer = (() => {
       }
       if (this.at !== before) this.cell = null;
       if (!next.live) this.follow = false;
-      this.find("[data-toggle=path]").textContent = SEARCHES[next.settings.search];
+      this.find("[data-toggle=path]").textContent = next.origin ? "draft" : SEARCHES[next.settings.search];
+      // Another engine's drafts have no beams, and no other path where its candidates are not told.
+      const shownOf = { argmax: "candidates", oracle: "candidates", target: "candidates", rows: "candidates", beams: "search" };
+      for (const [name, needs] of Object.entries(shownOf)) {
+        this.find(`[data-toggle=${name}]`).hidden = Boolean(next.origin && !next.origin[needs]);
+        if (next.origin && !next.origin[needs] && this.show[name]) this.toggle(name, this.find(`[data-toggle=${name}]`));
+      }
       this.drawMerits();
       this.drawText();
       if (pictured) this.drawFigures();
@@ -378,14 +384,15 @@ window.DiffuSpecPlayer = (() => {
       };
       const here = m.provenance.kind === "measured" ? "measured here" : "as recorded";
       const waiting = m.verdict.state === "pending";
-      this.find("[data-mat=tokens]").textContent = m.tokens_per_step.toFixed(2);
-      this.find("[data-mat=accepted]").textContent = m.accepted_per_step.toFixed(2);
+      const told = (value, digits) => (value === null ? "–" : value.toFixed(digits));
+      this.find("[data-mat=tokens]").textContent = told(m.tokens_per_step, 2);
+      this.find("[data-mat=accepted]").textContent = told(m.accepted_per_step, 2);
       this.find("[data-merit=mat]").title =
         "Mean accepted tokens, two conventions: tokens/step counts the correction or bonus, accepted/step (the paper’s Eq. 2) does not.";
       card("speedup", m.speedup === null ? (waiting ? "…" : "–") : `${m.speedup.toFixed(2)}×`, `over AR, ${here}`,
         "Tokens per second over plain AR decoding by the same target, dtype, kernels and cache, prefill included.");
       const ar = m.ar_tokens_per_second;
-      card("rate", m.tokens_per_second.toFixed(1), `tokens/s · plain AR ${ar === null ? (waiting ? "…" : "–") : ar.toFixed(1)}`);
+      card("rate", told(m.tokens_per_second, 1), `tokens/s · plain AR ${ar === null ? (waiting ? "…" : "–") : ar.toFixed(1)}`);
       const verdict = card("verdict", m.verdict.headline, m.verdict.detail, m.verdict.detail);
       verdict.dataset.state = m.verdict.state;
       const loops = this.find("[data-loops]");
@@ -394,25 +401,27 @@ window.DiffuSpecPlayer = (() => {
       const differs = m.verdict.state === "differs" ? `Differs ${m.verdict.detail}. ` : "";
       this.find("[data-why-speed]").textContent = `${differs}${m.why || ""}`;
 
-      const total = Math.max(this.data.stages.reduce((sum, name) => sum + m.stage_ms[name], 0), 1e-9);
       const bar = this.find(".ds-stages");
-      bar.replaceChildren(...this.data.stages.map((name) => {
+      const stages = m.stage_ms ? this.stages : []; // another engine may not have told them
+      const total = Math.max(stages.reduce((sum, name) => sum + m.stage_ms[name], 0), 1e-9);
+      bar.replaceChildren(...stages.map((name) => {
         const part = make("i", `ds-stage-${name}`);
         part.style.flexGrow = String(m.stage_ms[name] / total);
         part.title = `${name}: ${m.stage_ms[name].toFixed(0)} ms`;
         return part;
       }));
       const percent = (name) => `${name} ${((100 * m.stage_ms[name]) / total).toFixed(0)}`;
-      bar.setAttribute("aria-label", `Time by stage in percent: ${this.data.stages.map(percent).join(", ")}`);
+      bar.setAttribute("aria-label", `Time by stage${m.stage_ms ? ` in percent: ${stages.map(percent).join(", ")}` : " is not told"}`);
       const note = this.find("[data-merit=stages] .ds-note");
-      note.replaceChildren(...this.data.stages.map((name) => make("span", `ds-key ds-stage-${name}`, percent(name))), document.createTextNode("%"));
+      if (m.stage_ms) note.replaceChildren(...stages.map((name) => make("span", `ds-key ds-stage-${name}`, percent(name))), document.createTextNode("%"));
+      else note.textContent = "time by stage: not told";
 
       const badge = this.find("[data-badge]");
       badge.textContent = m.provenance.badge;
       badge.title = m.provenance.title;
       this.find("[data-run]").textContent = this.data.live
         ? `${plural(m.new_tokens, "token")} of ${m.budget} …`
-        : `${plural(m.new_tokens, "token")} in ${plural(this.data.steps.length, "step")}, ${m.wall_s.toFixed(1)} s · ended by ${m.stop_reason === "stopped" ? "you" : m.stop_reason}`;
+        : `${plural(m.new_tokens, "token")}${m.steps === null ? "" : ` in ${plural(m.steps, "step")}`}${m.tokens_per_second === null ? "" : `, ${m.wall_s.toFixed(1)} s`} · ended by ${m.stop_reason === "stopped" ? "you" : m.stop_reason}`;
     }
 
     drawText() {
@@ -430,6 +439,8 @@ window.DiffuSpecPlayer = (() => {
         }
         wanted.push(unit);
       }
+      const { origin } = this.data;
+      if (origin && origin.text) wanted.push({ t: `${wanted.length ? "\n" : ""}${origin.text}`, s: [-1], o: ["told"], x: false });
       const sign = (unit) => `${unit.t}|${unit.s.join()}|${unit.o.join()}`;
       const signs = wanted.map(sign);
       let same = 0;
@@ -456,7 +467,7 @@ window.DiffuSpecPlayer = (() => {
       } else node.textContent = unit.t;
       if (origin in SIGN && origin !== "accepted") node.dataset.sign = SIGN[origin];
       const spread = unit.o.length > 1 ? `, one character out of ${unit.o.length} tokens` : "";
-      node.title = step >= 0 ? `step ${step + 1}: ${origin === "ghost" ? "rejected draft" : origin}${spread}` : "prompt";
+      node.title = step >= 0 ? `step ${step + 1}: ${origin === "ghost" ? "rejected draft" : origin}${spread}` : origin === "told" ? "the answer; which step wrote what is not told" : "prompt";
       return node;
     }
 
@@ -538,10 +549,11 @@ window.DiffuSpecPlayer = (() => {
         this.drawBeams();
         this.drawInspector();
       };
+      if (!step && this.data.origin) return empty(`${this.data.origin.engine} tells only sums of this run: there are no steps to look at.`);
       if (!step) return empty(this.data.live ? "The first step is on its way: the target reads the prompt." : "The run was stopped before its first step.");
       if (!step.k && !step.path.length && this.guessing) return empty("Nothing was drafted in this step: the target writes one token itself.");
       if (!step.k && !step.path.length) return empty(`Nothing was drafted in this step: the target wrote ${step.emitted.map((id) => `“${this.label(id)}”`).join("")} itself.`);
-      if (!step.detail) return empty("This step’s lattice arrives when the run ends.");
+      if (!step.detail) return empty(this.data.live ? "This step’s lattice arrives when the run ends." : "This step’s lattice was left out, to keep this page small: save the trace, and open it in the playground.");
       if (!this.cell || !this.cell.picked || !Lattice.holds(step, this.cell)) this.cell = this.defaultCell(step);
 
       const hadFocus = box.contains(document.activeElement);
@@ -613,9 +625,9 @@ window.DiffuSpecPlayer = (() => {
     /** The numbers of a cell that are known in the phase in front. */
     cellNumbers(step, f) {
       const search = searched(step);
-      const rowsOf = [["drafter q", f.outside ? `none: ${f.outside.from}` : `${prob(f.q)} · rank ${f.rank + 1}`]];
+      const rowsOf = [["drafter q", f.outside ? `none: ${f.outside.from}` : f.q === null ? "not told" : `${prob(f.q)} · rank ${f.rank + 1}`]];
       if (Lattice.explained(f.label)) rowsOf.push([f.label, Lattice.explained(f.label)]);
-      if (this.phase !== "lattice") {
+      if (this.phase !== "lattice" && !this.data.origin) {
         rowsOf.push(
           [`proxy (${search ? PROXIES[this.data.settings.proxy] : "not used"})`, prob(f.proxy)],
           ["λ·log q + (1−λ)·log proxy", signed(f.combined)],
@@ -624,7 +636,7 @@ window.DiffuSpecPlayer = (() => {
         const lost = step.detail.levels.length ? lostBeams(step).filter((beam) => beam.depth === f.col && beam.ranks[f.col] === f.rank) : [];
         if (lost.length) rowsOf.push([lost.length === 1 ? "beam lost here by" : `${lost.length} beams lost here, best by`, signed(Math.min(...lost.map((beam) => beam.best)), 1)]);
       }
-      if (!this.guessing) rowsOf.push(["target p", f.target === null ? (step.detail.server ? "not told by this server" : "–") : `${prob(f.target)} · rank ${f.targetRank === null ? "> 8" : f.targetRank}`]);
+      if (!this.guessing) rowsOf.push(["target p", f.target === null ? (step.detail.server ? "not told by this server" : this.data.origin && !this.data.origin.target ? "not told" : "–") : `${prob(f.target)} · rank ${f.targetRank === null ? "> 8" : f.targetRank}`]);
       const list = make("dl", "ds-facts");
       for (const [name, value] of rowsOf) list.append(make("dt", "", name), make("dd", "", value));
       return list;
@@ -632,7 +644,7 @@ window.DiffuSpecPlayer = (() => {
 
     /** The target's likeliest tokens at a cell's column, where they are known. */
     alternatives(step, f) {
-      if (f.col >= step.detail.topIds.length) return [];
+      if (f.col >= step.detail.topIds.length || !step.detail.topIds[f.col].length) return [];
       const box = make("div", "ds-alternatives");
       box.append(make("h3", "ds-sub", f.col <= step.seen ? "The target’s likeliest here" : "The target’s likeliest, after a rejected prefix"));
       const list = make("ol");
@@ -655,7 +667,11 @@ window.DiffuSpecPlayer = (() => {
       const box = this.find("[data-picture=bars]");
       const { step } = this;
       if (!step || !step.detail || !step.path.length) {
-        box.replaceChildren(make("p", "ds-empty", step && !step.path.length ? "No draft in this step." : "…"));
+        box.replaceChildren(make("p", "ds-empty", step && !step.path.length ? "No draft in this step." : this.data.origin ? "No steps are told." : "…"));
+        return;
+      }
+      if (this.data.origin && !this.data.origin.target) {
+        box.replaceChildren(make("p", "ds-empty", `${this.data.origin.engine} does not tell the target’s p.`));
         return;
       }
       if (this.guessing) {
@@ -726,7 +742,7 @@ window.DiffuSpecPlayer = (() => {
       const lengths = steps.map((step) => step.k);
       const say = (name, text) => this.figures[name].setAttribute("aria-label", `${text}; the table below has the numbers`);
       say("adl", steps.length ? `Draft length over ${steps.length} steps, from ${Math.min(...lengths)} to ${Math.max(...lengths)}` : "Draft length, no step yet");
-      say("acceptance", `Acceptance by position; ${merits.accepted_per_step.toFixed(2)} accepted a step`);
+      say("acceptance", `Acceptance by position${merits.accepted_per_step === null ? "" : `; ${merits.accepted_per_step.toFixed(2)} accepted a step`}`);
       say("stages", `Milliseconds of each step by stage, ${this.data.stages.join(", ")}`);
     }
 
@@ -734,8 +750,8 @@ window.DiffuSpecPlayer = (() => {
     markFigures() {
       const { step } = this;
       const known = step && !this.guessing;
-      this.find("[data-adl-caption]").textContent = step && !known ? `Step ${this.at + 1}: k = ${step.k}` : step ? `Step ${this.at + 1}: L_gen ${step.length.generated}, L_acc ${step.length.accepted}; ${step.length.words}.` : "";
-      this.find("[data-stages-caption]").textContent = step ? `Step ${this.at + 1}: ${this.data.stages.map((name, i) => `${name} ${step.ms[i].toFixed(1)}`).join(" · ")} ms` : "";
+      this.find("[data-adl-caption]").textContent = step && !known ? `Step ${this.at + 1}: k = ${step.k}` : step ? `Step ${this.at + 1}: ${this.data.origin ? `k ${step.k}` : `L_gen ${step.length.generated}`}, L_acc ${step.length.accepted}; ${step.length.words}.` : "";
+      this.find("[data-stages-caption]").textContent = this.timesOf(step);
       for (const name of ["adl", "stages"]) {
         const node = this.figures[name];
         const layout = node._fullLayout;
@@ -764,6 +780,20 @@ window.DiffuSpecPlayer = (() => {
         veil.style.top = `${layout.yaxis._offset - 2}px`;
         veil.style.height = `${layout.yaxis._length + 4}px`;
       }
+    }
+
+    /** Stages whose times are told. */
+    get stages() {
+      return this.data.origin ? ["draft", "verify"] : this.data.stages;
+    }
+
+    /** The caption under the times: of the step in front, as far as they are told. */
+    timesOf(step) {
+      const { origin } = this.data;
+      if (origin && !origin.times) return `${origin.engine} does not tell times of steps.`;
+      if (!step) return "";
+      if (origin && origin.times === "steps") return `Step ${this.at + 1}: ${step.ms.reduce((sum, ms) => sum + ms, 0).toFixed(1)} ms; stages are not told`;
+      return `Step ${this.at + 1}: ${this.stages.map((name) => `${name} ${step.ms[this.data.stages.indexOf(name)].toFixed(1)}`).join(" · ")} ms`;
     }
 
     resize() {
@@ -816,20 +846,22 @@ window.DiffuSpecPlayer = (() => {
     adlTable() {
       return {
         head: ["step", "k", "L_gen", "L_acc", "EMA_gen", "EMA_acc", "wanted", "next k", "decided by"],
-        rows: this.data.steps.map(({ i, k, length: l }) => [i + 1, k, l.generated, l.accepted, l.ema_gen, l.ema_acc, l.wanted, l.next_k, l.decided]),
+        rows: this.data.steps.map(({ i, k, length: l }) => this.data.origin ? [i + 1, k, "", l.accepted, "", "", "", "", l.decided] : [i + 1, k, l.generated, l.accepted, l.ema_gen, l.ema_acc, l.wanted, l.next_k, l.decided]),
       };
     }
 
     stagesTable() {
-      return { head: ["step", ...this.data.stages.map((name) => `${name} ms`)], rows: this.data.steps.map(({ i, ms }) => [i + 1, ...ms]) };
+      const staged = !this.data.origin || this.data.origin.times === "stages";
+      return { head: ["step", ...this.data.stages.map((name) => `${name} ms`)], rows: this.data.steps.map(({ i, ms }) => [i + 1, ...this.data.stages.map((_, at) => (staged && this.stages.includes(this.data.stages[at]) ? ms[at] : ""))]) };
     }
 
     acceptanceTable() {
-      const { steps } = this.data;
-      const longest = Math.max(0, ...steps.map((step) => step.k));
+      const { steps, origin, merits } = this.data;
+      const sums = origin && origin.reached;
+      const longest = sums ? sums.length : Math.max(0, ...steps.map((step) => step.k));
       const rows = Array.from({ length: longest }, (_, place) => {
-        const count = steps.filter((step) => step.accepted > place).length;
-        return [`+${place + 1}`, count, `${((100 * count) / steps.length).toFixed(0)} %`];
+        const count = sums ? sums[place] : steps.filter((step) => step.accepted > place).length;
+        return [`+${place + 1}`, count, `${((100 * count) / (sums ? merits.steps : steps.length)).toFixed(0)} %`];
       });
       return { head: ["position", "steps that reach it", "share"], rows };
     }

@@ -43,7 +43,7 @@ window.DiffuSpecReasons = (() => {
       const at = d.topIds[col].indexOf(id);
       targetRank = at < 0 ? null : at + 1;
     }
-    const before = outside ? 0 : d.logq[col].slice(0, rank).reduce((sum, value) => sum + Math.exp(value), 0);
+    const before = outside || q === null ? 0 : d.logq[col].slice(0, rank).reduce((sum, value) => sum + Math.exp(value), 0);
     return {
       id, label: data.labels[id], col, rank, q: p(q), logq: q, proxy: p(proxy), combined, onPath, beams,
       survivors: level ? level.survivors : 0, target: p(target), targetRank, before,
@@ -77,6 +77,7 @@ window.DiffuSpecReasons = (() => {
     const known = (value) => (value === null ? "" : ` (${is("p", value)})`);
     const own = sampled ? "The target drew" : "The target’s own choice here is";
 
+    if (data.origin) return foreignReason(data, step, f, own, quote, known);
     if (col >= n && d.tree) {
       return { tone: "unseen", head: "Why not accepted?", text: `The target’s walk through the tree ended at +${seen + 1}, before this position; the path shown goes on from there to a leaf, +${n}.` };
     }
@@ -100,6 +101,20 @@ window.DiffuSpecReasons = (() => {
     }
     if (f.onPath) return rejection(data, step, f, own, quote, known);
     return passedOver(data, step, f, own, quote, known);
+  }
+
+  /** As far as another engine told. */
+  function foreignReason(data, step, f, own, quote, known) {
+    const { origin } = data;
+    const fate = f.col < step.seen ? "accepted" : f.col === step.seen ? "rejected" : "unseen";
+    if (!f.onPath) return { tone: "unseen", head: "Not drafted", text: `It was a candidate of the drafter (${is("q", f.q)}), and ${quote(step.path[f.col])} was drafted.` };
+    const q = f.q === null ? "" : ` The drafter gave it ${is("q", f.q)}.`;
+    const last = fate === "accepted" && f.col === step.seen - 1 && step.kind === "bonus" ? " It was the last of the draft, so the target adds a token of its own." : "";
+    if (fate === "unseen") return { tone: "unseen", head: "Why not looked at?", text: `The target’s choice ended the draft at +${step.seen + 1}; what follows was thrown away.${q}` };
+    if (fate === "accepted") return { tone: fate, head: "Why accepted?", text: `It is the target’s own token here${known(f.target)}.${q}${last}` };
+    const drafted = f.id < 0 ? `what was drafted; ${origin.engine} does not tell which token that was` : `${quote(f.id)}${known(f.target)}`;
+    const right = f.choice === null || f.choice < 0 ? "The target wrote another token than" : `${own} ${quote(f.choice)}${known(targetP(step, f.col, f.choice))}, not`;
+    return { tone: fate, head: "Why rejected?", text: `${right} ${drafted}.${q}` };
   }
 
   /** "u = 0.42 < 0.87" or "u = 0.91 ≥ 0.34": what the ratio rule compared at a column. */
@@ -262,11 +277,25 @@ window.DiffuSpecReasons = (() => {
     },
   };
 
+  /** Of another engine's step: what it told, and that the rest is not told. */
+  function foreignStory(data, step, phase) {
+    const { origin } = data;
+    const named = step.path.every((id) => id >= 0);
+    const draft = `${plural(step.path.length, "token")} ${step.path.length === 1 ? "was" : "were"} drafted${named ? `: ${said(data, step.path)}` : ""}.`;
+    if (phase === "mask" || phase === "lattice" || phase === "search") {
+      return `${draft} ${origin.engine} does not tell ${origin.candidates ? "how the draft was chosen" : "what else the drafter considered"}.`;
+    }
+    const own = step.token === null ? "" : step.token < 0 ? "a token of its own" : said(data, [step.token]);
+    const end = step.token === null ? "and the answer ends there" : `and the target adds ${own}`;
+    if (phase === "verify") return `The target reads ${plural(step.path.length, "drafted token")}: ${step.seen} accepted, ${end}.`;
+    return STORY.commit(data, step).replace(/ The next draft has k = .*$/, "");
+  }
+
   /** What happens in a phase of a step, in one or two sentences. */
   const story = (data, step, phase) => {
     if (!step.detail || !(step.k || step.path.length)) return "";
     if (!step.k && (phase === "mask" || phase === "lattice")) return "No draft in this step: what the text before and the 3-gram offer for nothing promised more tokens per second.";
-    return STORY[phase](data, step);
+    return data.origin ? foreignStory(data, step, phase) : STORY[phase](data, step);
   };
 
   return { OUTSIDE, tokenAt, cellFacts, targetP, reason, defaultCell, lostBeams, story, searched, p };

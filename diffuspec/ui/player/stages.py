@@ -52,7 +52,18 @@ def stages_figure(trace: Trace) -> go.Figure:
             },
         )
     )
-    for stage in STAGES:
+    origin = trace.origin
+    if origin and origin.times != "stages":
+        if origin.times:
+            figure.add_bar(
+                x=x,
+                y=[round(step.timing.total_ms, 2) for step in trace.steps],
+                name="whole step",
+                marker={"color": COLOURS["ink-soft"], "line": {"width": 0}},
+                hovertemplate="step %{y:.1f} ms<extra></extra>",
+            )
+        return figure
+    for stage in ("draft", "verify") if origin else STAGES:
         colour = COLOURS[f"stage-{stage}"]
         figure.add_bar(
             x=x,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from diffuspec.trace.model import Trace
+from diffuspec.trace.origin import UNKNOWN
 from diffuspec.trace.steps import Step
 
 ACCEPTED, PROMPT = "accepted", "prompt"
@@ -50,6 +51,8 @@ def _printable(character: str) -> bool:
 
 def token_label(spelling: Spelling, token: int) -> str:
     """One token as a cell shows it: `·speed`, `↵`, `⟨im_end⟩`, `⟨E2 80⟩` for a part of a character."""
+    if token == UNKNOWN:
+        return "▯"
     raw = spelling.piece(token)
     if token in spelling.special or token in spelling.stop_ids:
         return f"⟨{raw.decode('utf-8', 'replace').strip('<|>') or token}⟩"
@@ -110,10 +113,11 @@ def units(spelling: Spelling, marked: Sequence[tuple[int, int, str]]) -> list[Un
     made, held, raw = [], [], b""
     for entry in marked:
         token = entry[0]
-        if token in special:
+        nameless = not spelling.piece(token)
+        if token in special or nameless:
             if held:
                 made.append(_unit(raw.decode("utf-8", "replace"), held))
-            made.append(_unit(token_label(spelling, token), [entry], special=True))
+            made.append(_unit(token_label(spelling, token), [entry], special=token in special or token != UNKNOWN))
             held, raw = [], b""
             continue
         held, raw = [*held, entry], raw + spelling.piece(token)

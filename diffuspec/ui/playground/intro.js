@@ -146,7 +146,8 @@ const drawWords = (data, index) => {
 
 const draw = () => {
   const { data } = player;
-  if (!data.steps.length) return;
+  root.hidden = Boolean(data.origin); // what it says is of our own runs
+  if (!data.steps.length || data.origin) return;
   const index = example();
   // A run under way keeps its first step here until it ends.
   const same = drawn && drawn.run === data.run && (data.live || (drawn.index === index && drawn.count === data.steps.length));

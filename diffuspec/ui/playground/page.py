@@ -14,7 +14,7 @@ from diffuspec.ui.player.payload import payload
 from diffuspec.ui.playground.component import intro
 from diffuspec.ui.playground.events import Runs
 from diffuspec.ui.shell.examples import EXAMPLES, FIRST
-from diffuspec.ui.shell.files import open_trace, save_trace
+from diffuspec.ui.shell.files import ENDINGS, open_trace, save_trace
 from diffuspec.ui.shell.host import DTYPES
 from diffuspec.ui.shell.knobs import groups, knob_component, preset_knobs, without_effect
 from diffuspec.ui.shell.shared import IN_TURN, PRIVATE, QUIET, Shared
@@ -76,7 +76,9 @@ def build(shared: Shared) -> None:
                     elem_id="dtype",
                 )
             with gr.Row(elem_id="trace-files"):
-                opened = gr.UploadButton("Open trace …", size="sm", elem_id="trace-file", file_types=[".jsonl", ".gz"])
+                opened = gr.UploadButton(
+                    "Open trace …", size="sm", elem_id="trace-file", file_types=ENDINGS, file_count="multiple"
+                )
                 save = gr.Button("Save trace", size="sm", elem_id="trace-download")
                 download = gr.DownloadButton("trace", elem_id="trace-ready", visible="hidden")
         with gr.Column(elem_id="stage", min_width=320):

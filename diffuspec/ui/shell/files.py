@@ -54,21 +54,30 @@ def _sweep(root: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def without_folder(error: BaseException, path: str) -> str:
-    """The words of an error on a visitor's file, without the place where this server keeps it."""
-    return str(error).replace(str(Path(path)), Path(path).name).replace(path, Path(path).name)
+def without_folder(error: BaseException, *paths: str) -> str:
+    """The words of an error on a visitor's files, without the place where this server keeps them."""
+    words = str(error)
+    for path in paths:
+        words = words.replace(str(Path(path)), Path(path).name).replace(path, Path(path).name)
+    return words
 
 
-def open_trace(shared: Shared, path: str | None) -> list[Any]:
-    """Show a trace from a file, with its prompt and settings. -> `Shared.shown`, `Shared.setup`"""
+# Endings of files that hold traces, ours and other engines'.
+ENDINGS = [".jsonl", ".gz", ".json", ".txt", ".parquet"]
+
+
+def open_trace(shared: Shared, path: str | list[str] | None) -> list[Any]:
+    """Show a trace from a file, or from files that belong together, with its prompt and settings.
+    -> `Shared.shown`, `Shared.setup`"""
     nothing = [gr.skip()] * (len(shared.shown) + len(shared.setup))
-    if not path:
+    paths = [path] if isinstance(path, str) else path
+    if not paths:
         return nothing
     try:
-        trace = Trace.load(path)
+        trace = Trace.open(paths if len(paths) > 1 else paths[0])
         return [*show(trace), *shared.set_up_as(trace)]
     except DiffuSpecError as error:
-        nothing[2] = message(f"{without_folder(error, path)} The trace on the page is kept.")
+        nothing[2] = message(f"{without_folder(error, *paths)} The trace on the page is kept.")
     except Exception as error:
         explain(error)
         nothing[2] = message("This file cannot be shown as a trace. The trace on the page is kept.")

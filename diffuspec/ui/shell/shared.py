@@ -73,7 +73,10 @@ class Shared:
         return [prompt or "", *self.knob_values(settings, keep)]
 
     def set_up_as(self, trace: Trace) -> list[Any]:
-        """-> `setup`: as a trace was made. How long the next answer may be stays the visitor's own choice."""
+        """-> `setup`: as a trace was made. How long the next answer may be stays the visitor's own choice; where
+        another engine made the trace, all settings do."""
+        if trace.origin:
+            return [trace.prompt or gr.skip(), *[gr.skip()] * len(self.knobs)]
         return self.set_up(trace.prompt, trace.settings, keep=("max_new_tokens",))
 
 

@@ -7,7 +7,7 @@ from functools import partial
 import gradio as gr
 
 from diffuspec.trace.gallery import gallery as recorded
-from diffuspec.ui.shell.files import FORMATS, open_trace
+from diffuspec.ui.shell.files import ENDINGS, FORMATS, open_trace
 from diffuspec.ui.shell.shared import PRIVATE, QUIET, Shared, go_to_shown
 from diffuspec.ui.traces.component import gallery
 from diffuspec.ui.traces.events import Traces
@@ -28,8 +28,14 @@ def build(shared: Shared) -> None:
     with gr.Row(elem_id="traces", elem_classes="page", equal_height=False):
         shown = gallery(cards(recorded()), elem_id="gallery")
         with gr.Column(elem_id="trace-tools", min_width=280):
-            gr.HTML("<h2>Open a file</h2><p>A trace saved here or recorded elsewhere: JSON Lines, plain or gzip.</p>")
-            opened = gr.UploadButton("Open trace …", file_types=[".jsonl", ".gz"], size="sm", elem_id="import")
+            gr.HTML(
+                "<h2>Open a file</h2><p>A trace saved here or recorded elsewhere; or what another engine wrote of its "
+                "own speculation: a response of vLLM, SGLang, llama.cpp or LM Studio (.json), or both files of "
+                "specspecs (.parquet).</p>"
+            )
+            opened = gr.UploadButton(
+                "Open trace …", file_types=ENDINGS, file_count="multiple", size="sm", elem_id="import"
+            )
             gr.HTML("<h2>Take the present trace along</h2><p>The one that stands on the Playground.</p>")
             buttons = {
                 name: gr.Button(words, size="sm", elem_id=f"export-{name}") for name, (words, _) in FORMATS.items()
