@@ -154,7 +154,7 @@ class ModelServer:
                 str(i): {"logprob": logp, "rank": int((order > order[i]).sum()) + 1, "decoded_token": None}
                 for i, logp in told.items()
             })  # fmt: skip
-        top = [{"token": f"token_id:{i}", "logprob": logp} for i, logp in self._top(text[-1], sampling["logprobs"])]
+        top = [{"token_id": i, "logprob": logp, "rank": None} for i, logp in self._top(text[-1], sampling["logprobs"])]
         token = self._draw(text[-1], sampling)
         return {
             "request_id": "1",

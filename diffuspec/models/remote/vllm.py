@@ -85,7 +85,10 @@ class Vllm(Server):
             rows = [_told(entry, token) for entry, token in zip(told, drafted, strict=True)]
             if None in rows:
                 return None
-            top = [(_id_of(one["token"]), float(one["logprob"])) for one in last]
+            # Before 0.32 a token was written as text there, "token_id:123".
+            top = [
+                (one["token_id"] if "token_id" in one else _id_of(one["token"]), float(one["logprob"])) for one in last
+            ]
             return [*rows, _row(int(choice["token_ids"][0]), top)]
 
     def next_tokens(self, prompts: list[list[int]], talk: Conversation) -> Asked:
