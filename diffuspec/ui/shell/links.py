@@ -2,6 +2,8 @@
 
 ?prompt=Why+is+the+sky+blue%3F&k_max=12&lam=0.4      a prompt, and knobs that differ from the defaults
 ?trace=code&step=5&phase=verify                      a recorded trace, opened at a step (counted from 1)
+&present=1                                           in the presenter view (read by the page alone)
+&embed=1, &embed=lattice                             the player or one picture alone, for other pages (likewise)
 """
 
 from __future__ import annotations
