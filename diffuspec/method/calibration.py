@@ -51,7 +51,7 @@ class Calibration:
         norm = top + np.log(np.exp(log - top).sum(1, keepdims=True) + np.exp(rest - top))
         return np.minimum(log - norm, 0.0).astype(np.float32)
 
-    def kept(self, p: np.ndarray | float) -> np.ndarray:
+    def kept(self, p: np.ndarray | float) -> np.ndarray | np.floating:
         """g(p)."""
         return np.interp(p, self.x, self.y)
 

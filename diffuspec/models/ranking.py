@@ -23,9 +23,9 @@ def likeliest(values: torch.Tensor) -> torch.Tensor:
 class RankedLogits:
     """A pass's logits, float32 [n, V], of which a row is looked through once: by the threads of the pass itself where
     it gives its `ranks`, else when it is asked for. drawn: whether the rows' tokens were drawn already, by the target
-    itself; they are not."""
+    itself; they are not, and it has no requests that `took` time."""
 
-    drawn = False
+    drawn, took = False, None
 
     def __init__(self, values: torch.Tensor, ranks: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None):
         self.values = values

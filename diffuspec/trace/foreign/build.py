@@ -148,7 +148,9 @@ class Answer:
         )
         settings = Settings(search="argmax", length="fixed", proxy="none")
         if temperature:
-            settings = settings.replace(temperature=min(temperature, Settings.knobs()["temperature"].high))
+            settings = settings.replace(
+                temperature=min(temperature, Settings.knobs()["temperature"].high or temperature)
+            )
         return Trace(
             prompt=prompt,
             prompt_ids=tuple(int(token) for token in self.prompt_ids),
