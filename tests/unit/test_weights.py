@@ -17,7 +17,8 @@ from safetensors import SafetensorError
 from diffuspec import assets
 from diffuspec.errors import WeightsError
 from diffuspec.models import embedded as weights
-from diffuspec.models import pair
+from diffuspec.models import pair, wheels
+from diffuspec.models.wheels import OutOfReach
 
 
 @pytest.fixture
@@ -168,7 +169,7 @@ def no_wheel(cache, monkeypatch):
                 raise error
             return subprocess.CompletedProcess(command, returncode, "", stderr)
 
-        monkeypatch.setattr(weights.subprocess, "run", run)
+        monkeypatch.setattr(wheels.subprocess, "run", run)
         return commands
 
     return pip
@@ -281,7 +282,7 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(cache, monkeypatch):
 
 def test_where_pip_has_no_way_out_the_hub_is_asked_for_the_compiled_pass_too(cache, monkeypatch):
     def refused(scratch, progress):
-        raise weights._OutOfReach("no route")
+        raise OutOfReach("no route")
 
     def from_hub(made, pip_error, progress):
         made.mkdir()
@@ -337,11 +338,11 @@ def test_weights_that_cannot_be_read_are_made_anew_once(cache, monkeypatch):
     """A damaged header of the right size: found when it is read."""
     tried = []
 
-    def target(source, dtype, device):
+    def target(source, dtype, device, static):
         tried.append(source)
         raise WeightsError("header too large")
 
     monkeypatch.setattr(pair, "_embedded_target", target)
     with pytest.raises(WeightsError, match="header too large"):
-        pair._load_embedded("float32", "cpu", weights.silent)
+        pair._load_embedded("float32", "cpu", weights.silent, None)
     assert len(tried) == 2 and len(cache) == 2

