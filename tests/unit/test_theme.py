@@ -20,7 +20,7 @@ def colours(theme: str) -> dict[str, str]:
     blocks = {"light": [r":root"], "dark": [r":root", r"\.dark"]}[theme]
     found = {}
     for block in blocks:
-        body = re.search(rf"^{block} \{{(.*?)^\}}", sheet, re.S | re.M).group(1)
+        body = re.search(rf"^{block}[^{{]* \{{(.*?)^\}}", sheet, re.S | re.M).group(1)
         found |= dict(re.findall(r"--ds-([\w-]+): ([^;]+);", body))
     return found
 
