@@ -262,3 +262,31 @@ def test_nothing_overflows_at_820_pixels(visit, site):
     assert page.evaluate("document.documentElement.scrollWidth") <= 820
     places = [page.locator(name).bounding_box()["y"] for name in ("#gallery", "#trace-tools")]
     assert places == sorted(places), "the recorded traces come first"
+
+
+def test_my_runs_are_listed_opened_and_compared(visit, site):
+    page = visit(site)
+    for question, preset in (("First question?", "Default"), ("Second question?", "Plain diffusion draft")):
+        page.get_by_role("radio", name=preset, exact=True).check()
+        page.fill("#prompt textarea", question)
+        page.click("#run")
+        expect(page.locator("#run")).to_be_disabled()
+        expect(page.locator("#run")).to_be_enabled(timeout=40_000)
+    page.click("#page-traces-button")
+    mine = page.locator("#my-runs .ds-trace-card")
+    expect(mine).to_have_count(2)
+    expect(mine.nth(0)).to_contain_text("Second question?")
+    expect(mine.nth(0)).to_contain_text("Plain diffusion draft")
+    expect(mine.nth(1)).to_contain_text("First question?")
+    mine.nth(1).get_by_role("button", name="Compare").click()
+    compared = page.locator(".ds-comparison")
+    expect(compared).to_contain_text("The prompts differ")
+    first, second = (run.trace for run in site.runs[-2:])
+    expect(compared.locator("tr", has_text="tokens/step")).to_contain_text(f"{first.tokens_per_step:.2f}")
+    expect(compared.locator("tr", has_text="tokens/step")).to_contain_text(f"{second.tokens_per_step:.2f}")
+    expect(compared.locator("tr", has_text="search")).to_contain_text("argmax")
+    assert not serious(page)
+    mine.nth(1).get_by_role("button", name="Open").click()
+    front(page)
+    expect(page.locator("#prompt textarea")).to_have_value("First question?")
+    expect(page.get_by_role("radio", name="Default", exact=True)).to_be_checked()

@@ -17,6 +17,9 @@ from diffuspec.ui.shell.files import export
 from diffuspec.ui.shell.knobs import to_settings
 from diffuspec.ui.shell.notice import message
 from diffuspec.ui.shell.shared import Shared, show
+from diffuspec.ui.traces.view import beside
+
+GONE = "This run is no longer kept here. Run it again, or open a file that you saved."
 
 
 class Traces:
@@ -33,6 +36,24 @@ class Traces:
             return self._said(message(str(error)))
         except (KeyError, TypeError):
             return self._said(message("There is no such trace: pick one of the cards."))
+
+    def enter_mine(self, event: gr.EventData):
+        """A run of the visitor's own was opened. -> `Shared.shown`, `Shared.setup`"""
+        trace = self._mine(event)
+        if trace is None:
+            return self._said(message(GONE))
+        return [*show(trace), *self.shared.set_up_as(trace)]
+
+    def compare(self, front: Trace | None, event: gr.EventData):
+        """Set a run of the visitor's own beside the one on the Playground. -> comparison, notice"""
+        trace = self._mine(event)
+        if trace is None or front is None:
+            return gr.skip(), message(GONE)
+        return beside(trace, front), message(None)
+
+    def _mine(self, event: gr.EventData) -> Trace | None:
+        asked = sent(event)
+        return self.shared.runs.get(asked.get("name") if isinstance(asked, dict) else None)
 
     def follow(self, request: gr.Request):
         """The page was opened: do what its address asks for. -> `Shared.shown`, `Shared.setup`"""

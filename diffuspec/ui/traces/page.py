@@ -9,11 +9,12 @@ import gradio as gr
 from diffuspec.trace.gallery import gallery as recorded
 from diffuspec.ui.shell.files import ENDINGS, FORMATS, open_trace
 from diffuspec.ui.shell.shared import PRIVATE, QUIET, Shared, go_to_shown
-from diffuspec.ui.traces.component import gallery
+from diffuspec.ui.traces.component import comparison, gallery
 from diffuspec.ui.traces.events import Traces
-from diffuspec.ui.traces.view import cards
+from diffuspec.ui.traces.view import cards, my_runs
 
 NAME, TITLE = "traces", "Traces"
+NONE = '{"groups": []}'
 # The file is made when it is asked for; then the hidden button is pressed.
 SAVE = "() => setTimeout(() => document.querySelector('#export-ready').click(), 100)"
 COPY = """(link) => {
@@ -26,7 +27,10 @@ COPY = """(link) => {
 def build(shared: Shared) -> None:
     traces = Traces(shared, recorded())
     with gr.Row(elem_id="traces", elem_classes="page", equal_height=False):
-        shown = gallery(cards(recorded()), elem_id="gallery")
+        with gr.Column(elem_id="trace-cards", min_width=280):
+            mine = gallery(NONE, elem_id="my-runs")
+            compared = comparison(elem_id="comparison")
+            shown = gallery(cards(recorded()), elem_id="gallery")
         with gr.Column(elem_id="trace-tools", min_width=280):
             gr.HTML(
                 "<h2>Open a file</h2><p>A trace saved here or recorded elsewhere; or what another engine wrote of its "
@@ -54,11 +58,15 @@ def build(shared: Shared) -> None:
             )
     for entered in (
         shown.select(traces.enter, None, [*shared.shown, *shared.setup], **QUIET),
+        mine.select(traces.enter_mine, None, [*shared.shown, *shared.setup], **QUIET),
         opened.upload(
             partial(open_trace, shared), opened, [*shared.shown, *shared.setup], show_progress="hidden", **PRIVATE
         ),
     ):
         entered.success(None, shared.notice, js=go_to_shown("playground"), **QUIET)
+    mine.expand(traces.compare, shared.trace, [compared, shared.notice], **QUIET)
+    for when in (shared.demo.load, shared.mine.change, shared.player.change):
+        when(partial(my_runs, runs=shared.runs), shared.mine, mine, trigger_mode="always_last", **QUIET)
     for name, button in buttons.items():
         button.click(
             traces.exporter(name), shared.trace, [ready, shared.notice], show_progress="hidden", **PRIVATE

@@ -1,4 +1,4 @@
-/* The cards of the recorded traces. All text by textContent. */
+/* The cards of traces: the recorded ones, or a visitor's own runs. All text by textContent. */
 const { make, plural } = window.DiffuSpecDraw;
 const root = element.querySelector(".ds-gallery");
 
@@ -27,7 +27,9 @@ const draw = () => {
     const grid = make("div", "ds-cards");
     for (const card of group.cards) {
       const node = make("article", "ds-card ds-trace-card");
-      node.append(make("h3", "", card.title));
+      const mine = card.at !== undefined;
+      const title = mine ? new Date(card.at * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" }) : card.title;
+      node.append(make("h3", "", title));
       if (card.problem) {
         node.append(make("p", "ds-problem", card.problem));
         grid.append(node);
@@ -38,12 +40,19 @@ const draw = () => {
       const foot = make("footer");
       const open = make("button", "ds-primary", "Open");
       open.type = "button";
-      open.setAttribute("aria-label", `Open ${card.title} on the Playground`);
+      open.setAttribute("aria-label", `Open ${title} on the Playground`);
       open.addEventListener("click", () => trigger("select", { name: card.name }));
-      const link = make("a", "", "link");
-      link.href = `?trace=${encodeURIComponent(card.name)}#playground`;
-      link.setAttribute("aria-label", `Link to ${card.title}`);
-      link.title = "An address that opens this trace";
+      const link = make(mine ? "button" : "a", "", mine ? "compare" : "link");
+      if (mine) {
+        link.type = "button";
+        link.title = "Set it beside the run on the Playground";
+        link.setAttribute("aria-label", `Compare ${title} with the run on the Playground`);
+        link.addEventListener("click", () => trigger("expand", { name: card.name }));
+      } else {
+        link.href = `?trace=${encodeURIComponent(card.name)}#playground`;
+        link.setAttribute("aria-label", `Link to ${title}`);
+        link.title = "An address that opens this trace";
+      }
       foot.append(open, link, make("span", `ds-verdict-${card.state}`, card.state === "same" ? "✓ identical to AR" : card.verdict));
       const badge = make("p", "ds-badge", card.badge);
       badge.title = `${card.models}; ${card.origin}`;
