@@ -96,7 +96,7 @@ def beside(a: Trace, b: Trace) -> str:
     else:
         here, there = (token_label(trace, trace.token_ids[found.tokens_alike]) for trace in (a, b))
         notes.append(f"The texts part at token {found.tokens_alike + 1}: “{here}” there, “{there}” here.")
-    if found.step is not None:
+    if found.same_prompt and found.step is not None:
         notes.append(f"Step {found.step + 1} is the first that differs.")
     rows = [(name, *map(_plain, values)) for name, values in found.settings.items()]
     if found.pairs:
