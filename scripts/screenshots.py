@@ -1,6 +1,7 @@
 """The pictures in assets/screenshots, taken anew: `python -m scripts.screenshots`.
 
-It needs Chromium, and loads the embedded pair. The recorded traces and results are shown, so that the pictures change only where the app does.
+It needs Chromium, and loads the embedded pair. The recorded traces and results are shown,
+so that the pictures change only where the app does.
 """
 
 from __future__ import annotations
