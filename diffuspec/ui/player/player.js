@@ -154,6 +154,7 @@ window.DiffuSpecPlayer = (() => {
         this.play(false);
         this.follow = next.live;
         this.at = 0;
+        this.awaited = null;
         this.cell = null;
         this.drawn = [];
         this.guesses.clear();
@@ -175,10 +176,14 @@ window.DiffuSpecPlayer = (() => {
       this.counted = next.steps.length;
       if ((this.follow && due) || this.at >= next.steps.length) this.at = this.lastDraft();
       // A run that was followed to its end opens at such a step too: its last ones are short of tokens to draft.
-      if ((fresh || (this.follow && next.steps.length)) && !next.live) {
-        // A short run may be over at the first look, whose last steps alone are sent in full.
+      const opens = fresh || (this.follow && next.steps.length) || (this.awaited !== null && this.awaited === this.at);
+      if (opens && !next.live) {
+        // A short run may be over at the first look, whose last steps alone are sent in full: then the last one stands in
+        // front until the rest has come, unless the visitor goes elsewhere.
         const telling = this.tellingStep();
-        this.at = telling < next.steps.length && !next.steps[telling].detail ? this.lastDraft() : telling;
+        const waits = telling < next.steps.length && !next.steps[telling].detail;
+        this.at = waits ? this.lastDraft() : telling;
+        this.awaited = waits ? this.at : null;
       }
       const wanted = fresh && (next.at || this.presenter.wanted(next));
       if (wanted) {
