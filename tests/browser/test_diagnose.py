@@ -3,7 +3,9 @@
 import pytest
 from playwright.sync_api import expect
 
+from diffuspec import assets
 from diffuspec.measure.diagnose.diagnosis import Diagnosis
+from diffuspec.measure.diagnose.verdict import sentences
 from tests.browser.conftest import serious
 from tests.fakes.diagnosis import fake_diagnosis
 
@@ -22,8 +24,9 @@ def upload(page, button, path):
 
 def test_a_diagnosis_from_the_press_to_the_file(visit, site, tmp_path):
     page = at_diagnose(visit, site)
-    page.click("#diagnose-save")
-    expect(page.locator("#notice .ds-message")).to_contain_text("There is no diagnosis yet")
+    there = Diagnosis.load(assets.ASSETS / "results" / "diagnosis.json")
+    expect(page.locator("#diagnose-said")).to_contain_text(f"recorded earlier, on {there.provenance.recorded_at[:10]}")
+    expect(page.locator("#diagnosis")).to_contain_text(sentences(there)[0])
     page.fill("#diagnose-minutes input", "0")
     page.click("#diagnose-run")
     expect(page.locator("#notice .ds-message")).to_contain_text("enter a number from 0.5 to 30")

@@ -19,6 +19,7 @@ from diffuspec.measure.diagnose.reliability import (
 from diffuspec.measure.diagnose.splits import CODE, language, repetition
 from diffuspec.measure.diagnose.verdict import AVOID, TUNE, UNSURE, USE, compare, sentences, verdict
 from diffuspec.measure.statistics import Estimate
+from diffuspec.ui.diagnose.events import save, save_report
 from diffuspec.ui.diagnose.report import body, page
 from tests.fakes.diagnosis import fake_diagnosis
 
@@ -148,3 +149,8 @@ def test_code_and_repetition():
 
 def test_an_estimate_without_an_interval_is_a_number():
     assert str(Estimate(1.5, None, None, 2)) == "1.50"
+
+
+def test_there_is_nothing_to_save_before_the_first():
+    for write in (save, save_report):
+        assert "There is no diagnosis yet: press Diagnose first." in str(write(None)[1])

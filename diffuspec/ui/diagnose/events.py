@@ -139,9 +139,11 @@ def progress(fraction: float, said: str) -> str:
 
 def status(shown: Shown, told: str = "") -> str:
     """The line when it does not work."""
-    said = told or (
-        f"On the page: {SAID[shown[1]]}." if shown else "Nothing diagnosed yet: press Diagnose, or open one."
-    )
+    said = told or "Nothing diagnosed yet: press Diagnose, or open one."
+    if shown and not told:
+        origin = shown[0].provenance
+        where = f", on {origin.recorded_at[:10]}, {origin.machine}" if shown[1] != MEASURED else ""
+        said = f"On the page: {SAID[shown[1]]}{where}."
     return f'<div class="ds ds-diagnose-said"><span role="status">{escape(said)}</span></div>'
 
 
