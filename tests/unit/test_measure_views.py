@@ -10,6 +10,7 @@ from diffuspec.errors import DiffuSpecError
 from diffuspec.measure import paper
 from diffuspec.measure.studies import STUDIES
 from diffuspec.settings import Settings
+from diffuspec.ui.diagnose.events import recorded as diagnosed
 from diffuspec.ui.measure.events import MOST_QUESTION_BYTES, Studies, asked, recorded
 from diffuspec.ui.measure.figures import FIGURES, study_chart
 from diffuspec.ui.measure.view import results_payload, tables
@@ -97,7 +98,8 @@ def test_results_that_come_along_are_read_and_a_damaged_file_is_passed_over(tmp_
 def test_every_results_file_of_the_project_is_on_the_page():
     files = {path.stem for path in (ASSETS / "results").glob("*.json")}
     shelf = recorded(ASSETS / "results")
-    assert shelf.keys() == files and len(files) >= 8
+    assert shelf.keys() | {"diagnosis"} == files and len(shelf) >= 8
+    assert diagnosed(ASSETS / "results" / "diagnosis.json"), "the page Diagnose opens with it"
     assert all(result.rows for result, _ in shelf.values())
 
 
