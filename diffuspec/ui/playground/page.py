@@ -92,7 +92,7 @@ def build(shared: Shared) -> None:
             [said, run, stop, ticket, shared.mine],
             **QUIET,
         )
-    ticket.change(
+    shared.followed = ticket.change(
         runs.follow,
         ticket,
         [shared.player, shared.trace, said, run, stop],

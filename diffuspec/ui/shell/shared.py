@@ -44,6 +44,7 @@ class Shared:
     player: gr.HTML | None = None
     prompt: gr.Textbox | None = None
     controls: dict[str, gr.components.Component] = field(default_factory=dict)
+    followed: gr.events.Dependency | None = None  # after its `then` a run is over
 
     @property
     def shown(self) -> list[gr.components.Component]:

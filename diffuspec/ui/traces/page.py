@@ -65,8 +65,8 @@ def build(shared: Shared) -> None:
     ):
         entered.success(None, shared.notice, js=go_to_shown("playground"), **QUIET)
     mine.expand(traces.compare, shared.trace, [compared, shared.notice], **QUIET)
-    for when in (shared.demo.load, shared.mine.change, shared.player.change):
-        when(partial(my_runs, runs=shared.runs), shared.mine, mine, trigger_mode="always_last", **QUIET)
+    for when in (shared.demo.load, shared.followed.then):
+        when(partial(my_runs, runs=shared.runs), shared.mine, mine, **QUIET)
     for name, button in buttons.items():
         button.click(
             traces.exporter(name), shared.trace, [ready, shared.notice], show_progress="hidden", **PRIVATE
